@@ -1,0 +1,70 @@
+"""Files as values: what travels between stages is an :class:`Artifact`, and every file is written in one step."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aethernet.errors import StoreError
+
+__all__ = ["Artifact", "atomic_path", "file_digest", "fsync_folder"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A file's content: two artifacts with one digest are the same whatever they are called."""
+
+    name: str
+    """File name it is released under; no folders."""
+    sha256: str
+    """Lower-case hexadecimal digest of the content."""
+    size: int
+    """Bytes."""
+
+    @classmethod
+    def of(cls, path: Path | str, name: str | None = None) -> Artifact:
+        """Describe a file by reading it once."""
+        path = Path(path)
+        return cls(name=name or path.name, sha256=file_digest(path), size=path.stat().st_size)
+
+
+def file_digest(path: Path | str) -> str:
+    """sha256 of a file, lower-case hexadecimal, in constant memory."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_path(path: Path | str) -> Iterator[Path]:
+    """A temporary sibling to write to; it replaces ``path`` when the block ends well and vanishes when it does not.
+
+    Raises:
+        StoreError: The disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"could not write {path}: {error.strerror or error}", hint="free space or choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,8 @@
+"""Checkpoints in and out: read safely, understand completely, save with the config beside the weights."""
+
+from __future__ import annotations
+
+from aethernet.checkpoint.loading import LoadedNetwork, load
+from aethernet.checkpoint.saving import save_pth, save_safetensors
+
+__all__ = ["LoadedNetwork", "load", "save_pth", "save_safetensors"]

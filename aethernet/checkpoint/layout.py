@@ -1,0 +1,249 @@
+"""From tensors by name to a network config: the only place that infers anything from names and shapes.
+
+Everything is read from the tensors and from metadata; the single thing neither may tell (generation 3's residual scale)
+becomes a note that callers show.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from aethernet.errors import (
+    AethernetError,
+    CheckpointError,
+    HalfFusedError,
+    KeyMismatchError,
+    NotACheckpointError,
+    SpecMismatchError,
+    UnknownNetworkError,
+)
+from aethernet.network.config import NORM_EPS, PRESETS, Form, NetworkConfig, Norm
+
+__all__ = ["QuantizationRecords", "StateDict", "infer_config", "separate", "unwrap"]
+
+StateDict = dict[str, Tensor]
+
+_WRAPPERS = ("params_ema", "params", "state_dict")
+_RECORD = re.compile(r"(^|\.)(weight_fake_quant|activation_post_process)\.")
+_BLOCK = re.compile(r"^(?:stages|layers)\.(\d+)\.(\d+)\.conv\.(lk_conv\.weight|fused_conv\.weight)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationRecords:
+    """What quantisation-aware training left beside the weights, by the checkpoint's own names; used by int8 alone."""
+
+    origin: str
+    """``qat`` (observers and fake quantisers) or ``converted`` (PyTorch's packed int8 modules)."""
+    tensors: StateDict = field(repr=False)
+    """Scales, zero-points, ranges and switches; an unused observer holds (+inf, -inf)."""
+
+
+def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Take off wrappers and a ``module.`` prefix; the exponential moving average wins over the raw weights.
+
+    Returns:
+        The entries by name and the file's own ``metadata`` (empty if there is none).
+    """
+    metadata = content.get("metadata", {})
+    for _ in range(len(_WRAPPERS)):
+        inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    entries = {str(name): value for name, value in content.items()}
+    while entries and all(name.startswith("module.") for name in entries):
+        entries = {name.removeprefix("module."): value for name, value in entries.items()}
+    if not any(isinstance(value, Tensor) for value in entries.values()):
+        listed = ", ".join(list(entries)[:5]) or "nothing"
+        raise NotACheckpointError(f"expected tensors by name, found {listed}")
+    return entries, metadata if isinstance(metadata, Mapping) else {}
+
+
+def separate(entries: Mapping[str, Any]) -> tuple[StateDict, QuantizationRecords | None]:
+    """Divide entries into float weights and quantisation records; packed int8 weights come back dequantised."""
+    weights: StateDict = {}
+    records: StateDict = {}
+    foreign: list[str] = []
+    packed = False
+    for name, value in entries.items():
+        module = name.rpartition(".")[0]
+        if _RECORD.search(name):
+            if isinstance(value, Tensor):
+                records[name] = value
+        elif name.endswith("._packed_params._packed_params") and isinstance(value, tuple) and len(value) == 2:
+            packed = True
+            linear = name.removesuffix("._packed_params._packed_params")
+            weight, bias = value
+            weights[f"{linear}.weight"] = weight.dequantize()
+            if bias is not None:
+                weights[f"{linear}.bias"] = bias.detach()
+        elif name.endswith("._packed_params.dtype"):
+            packed = True
+        elif isinstance(value, Tensor) and name.endswith((".scale", ".zero_point")) and f"{module}.zero_point" in entries:
+            records[name] = value
+        elif isinstance(value, Tensor):
+            packed = packed or value.is_quantized
+            weights[name] = value.dequantize() if value.is_quantized else value.detach()
+        else:
+            foreign.append(name)
+    if foreign:
+        raise KeyMismatchError((), foreign)
+    if not records:
+        return weights, None
+    return weights, QuantizationRecords(origin="converted" if packed else "qat", tensors=records)
+
+
+def infer_config(
+    weights: StateDict, metadata: Mapping[str, Any], *, quantized: bool, residual_scale: float | None
+) -> tuple[NetworkConfig, Form, list[str]]:
+    """Read generation, form and every size from tensors, and what tensors cannot tell from metadata.
+
+    Args:
+        weights: Tensors by name, records removed.
+        metadata: The file's own ``metadata``; its ``arch_config`` must agree with the tensors.
+        quantized: Whether the file holds quantisation records.
+        residual_scale: What the caller knows generation 3's residual scale to be.
+
+    Returns:
+        The config, the form, and notes on what had to be assumed.
+
+    Raises:
+        UnknownNetworkError, HalfFusedError, KeyMismatchError, SpecMismatchError: See :mod:`aethernet.errors`.
+    """
+    generation = _generation(weights)
+    group = "layers" if generation == 1 else "stages"
+    form = _form(weights, generation)
+    notes: list[str] = []
+    try:
+        config = _shapes(weights, generation, group, form)
+    except KeyError as error:
+        raise KeyMismatchError([str(error.args[0])], ()) from None
+    except (IndexError, AethernetError) as error:
+        raise UnknownNetworkError(f"an AetherNet of generation {generation} with impossible shapes: {error}") from error
+    stated = metadata.get("arch_config", {})
+    stated = stated if isinstance(stated, Mapping) else {}
+    _check_stated(config, stated)
+    config = dataclasses.replace(config, image_range=float(stated.get("img_range", 1.0)))
+    if generation == 3 and form is not Form.FUSED:
+        scale, note = _residual_scale(config, stated.get("res_scale"), residual_scale)
+        config = dataclasses.replace(config, residual_scale=scale)
+        notes += [note] if note else []
+    elif residual_scale is not None and residual_scale != config.residual_scale:
+        raise SpecMismatchError(
+            f"a residual scale of {residual_scale} was stated, but "
+            + ("it is already folded into these weights" if generation == 3 else f"generation {generation} has none")
+        )
+    return config, form, notes
+
+
+def _generation(weights: StateDict) -> int:
+    if any(name.startswith("layers.0.0.conv.") for name in weights):
+        return 1
+    if any(name.startswith("stages.0.0.conv.") for name in weights):
+        return 3 if "scale_tensor" in weights else 2
+    listed = ", ".join(sorted(weights)[:5])
+    raise UnknownNetworkError(f"expected the tensors of an AetherNet (layers.0.0.conv.… or stages.0.0.conv.…), found {listed}, …")
+
+
+def _form(weights: StateDict, generation: int) -> Form:
+    kernels = [match for name in weights if (match := _BLOCK.match(name))]
+    merged = [match[0] for match in kernels if match[3].startswith("fused")]
+    parallel = [match[0] for match in kernels if match[3].startswith("lk")]
+    if merged and parallel:
+        raise HalfFusedError(merged, parallel)
+    if parallel:
+        return Form.TRAINING
+    # A fused file of generation 1 is known by the mean it carries, one of 2 and 3 by the folded temperature.
+    fused = "mean" in weights if generation == 1 else not any(name.endswith(".ffn.temperature") for name in weights)
+    return Form.FUSED if fused else Form.MERGED
+
+
+def _shapes(weights: StateDict, generation: int, group: str, form: Form) -> NetworkConfig:
+    depths: dict[int, int] = {}
+    for name in weights:
+        if match := re.match(rf"^{group}\.(\d{{1,4}})\.(\d{{1,4}})\.", name):
+            stage, block = int(match[1]), int(match[2])
+            depths[stage] = max(depths.get(stage, 0), block + 1)
+    first = weights["conv_first.weight"]
+    block = f"{group}.0.0"
+    large = weights[f"{block}.conv.{'lk_conv' if form is Form.TRAINING else 'fused_conv'}.weight"]
+    small = weights[f"{block}.conv.sk_conv.weight"].shape[-1] if form is Form.TRAINING else None
+    gate = weights[f"{block}.ffn.{'fc1_gate' if generation == 1 else 'conv_gate'}.weight"]
+    norm = weights.get(f"{block}.norm.weight")
+    is_layer_norm = generation == 1 or (norm is not None and norm.ndim == 1)
+    if norm is None and not (form is Form.FUSED and generation != 1):
+        raise KeyError(f"{block}.norm.weight")
+    config = NetworkConfig(
+        generation=generation,
+        scale=_scale(weights, generation),
+        embed_dim=first.shape[0],
+        in_channels=first.shape[1],
+        depths=tuple(depths.get(stage, 0) for stage in range(max(depths) + 1)),
+        hidden_channels=gate.shape[0],
+        large_kernel=large.shape[-1],
+        small_kernel=small,
+        norm=Norm.LAYER if is_layer_norm else Norm.DEPLOYMENT,
+        norm_eps=1e-5 if is_layer_norm and generation != 1 else NORM_EPS[generation],
+        channel_attention=f"{block}.channel_attn.fc.0.weight" in weights,
+        spatial_attention=f"{block}.spatial_attn.conv.weight" in weights,
+    )
+    width = weights["conv_last.weight"].shape[1]
+    return config if config.upsampled_channels == width else dataclasses.replace(config, reconstruction_channels=width)
+
+
+def _scale(weights: StateDict, generation: int) -> int:
+    prefix = "upsample." if generation == 1 else "upsample.blocks."
+    convs = [tensor for name, tensor in weights.items() if re.match(rf"^{re.escape(prefix)}\d+\.weight$", name)]
+    width = weights["conv_last.weight"].shape[1]
+    if not convs:
+        scale = 1 if generation == 1 else 0
+    elif len(convs) > 1:
+        scale = 1 << len(convs)
+    else:
+        ratio, rest = divmod(convs[0].shape[0], width)
+        scale = {1: 1, 4: 2, 9: 3}.get(ratio, 0) if rest == 0 else 0
+    if not scale:
+        raise UnknownNetworkError(f"cannot tell the scale: {len(convs)} upsampling convolutions before {width} channels")
+    for name in ("scale", "scale_tensor"):
+        if name in weights and (weights[name].numel() != 1 or int(weights[name].reshape(()).item()) != scale):
+            raise CheckpointError(
+                f"the buffer '{name}' says {weights[name].tolist()}, the upsampler's shapes say {scale}",
+                hint="the file was put together from different networks",
+            )
+    return scale
+
+
+def _check_stated(config: NetworkConfig, stated: Mapping[str, Any]) -> None:
+    facts = {
+        "in_chans": config.in_channels,
+        "embed_dim": config.embed_dim,
+        "depths": list(config.depths),
+        "lk_kernel": config.large_kernel,
+        "scale": config.scale,
+        "use_channel_attn": config.channel_attention,
+        "use_spatial_attn": config.spatial_attention,
+    }
+    for name, found in facts.items():
+        if name in stated and (list(stated[name]) if name == "depths" else stated[name]) != found:
+            raise SpecMismatchError(f"the file's arch_config says {name} = {stated[name]}, its tensors say {found}")
+
+
+def _residual_scale(config: NetworkConfig, recorded: Any, stated: float | None) -> tuple[float, str | None]:
+    if recorded is not None:
+        if stated is not None and float(recorded) != stated:
+            raise SpecMismatchError(f"the file records a residual scale of {recorded}, the spec says {stated}")
+        return float(recorded), None
+    if stated is not None:
+        return stated, None
+    small = {(PRESETS[3][name].embed_dim, PRESETS[3][name].depths) for name in ("mobile", "tiny")}
+    guess = 0.2 if (config.embed_dim, config.depths) in small else 0.1
+    return guess, (
+        f"this generation-3 file does not record its residual scale; {guess} was assumed from its width and depths "
+        "(state it with residual_scale if you know better: a wrong value gives a wrong picture)"
+    )

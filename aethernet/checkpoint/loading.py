@@ -1,0 +1,180 @@
+"""Loading: one function from a file to a network that computes what was trained, and everything known about it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from aethernet.checkpoint.layout import QuantizationRecords, StateDict, infer_config, separate, unwrap
+from aethernet.checkpoint.reading import read_checkpoint
+from aethernet.checkpoint.saving import METADATA_KEY
+from aethernet.errors import CheckpointError, KeyMismatchError, NonFiniteWeightsError, SpecMismatchError, UsageError
+from aethernet.network import build_network
+from aethernet.network.config import Form, NetworkConfig, Norm
+
+if TYPE_CHECKING:
+    from aethernet.network import AetherNet
+
+__all__ = ["LoadedNetwork", "load"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedNetwork:
+    """A network read from a file."""
+
+    model: AetherNet = field(repr=False)
+    """In evaluation mode, float32, [N, C, H, W] in [0, 1] -> [N, C, s*H, s*W]."""
+    config: NetworkConfig
+    form: Form
+    """How far the file's weights were folded; ``model`` has the same form."""
+    quantization: QuantizationRecords | None
+    """Records of quantisation-aware training, kept aside for int8; the model computes without them."""
+    notes: tuple[str, ...]
+    """What had to be assumed or was set aside: show these."""
+    stored_dtype: str
+    """Type the weights had in the file, such as ``float16``."""
+    set_aside: StateDict = field(default_factory=dict, repr=False)
+    """Tensors the file holds and the model leaves out, by name."""
+
+
+def load(
+    path: Path | str, *, expect: Mapping[str, Any] | None = None, residual_scale: float | None = None
+) -> LoadedNetwork:
+    """Read any AetherNet checkpoint (``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``), strictly and without running code.
+
+    Args:
+        path: The file.
+        expect: Fields of :class:`NetworkConfig` with the values they must have.
+        residual_scale: Generation 3's residual scale, where the file does not record it.
+
+    Raises:
+        CheckpointError: One subclass per kind of trouble, see :mod:`aethernet.errors`.
+    """
+    raw = read_checkpoint(path)
+    entries, metadata = unwrap(raw.content)
+    weights, records = separate(entries)
+    config, form, notes = infer_config(
+        weights,
+        _own_metadata(raw.metadata) | dict(metadata),
+        quantized=records is not None,
+        residual_scale=residual_scale,
+    )
+    if METADATA_KEY in raw.metadata:
+        config = _agreed_config(raw.metadata[METADATA_KEY], config, form)
+    _check_expectations(config, expect or {})
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values() if tensor.is_floating_point()})
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise NonFiniteWeightsError(broken)
+    weights, set_aside = _settle_norms(weights, config, form)
+    if config.generation == 3 and records is not None and "quant_fusion_layer.error_comp" in weights:
+        # Generation 3 skips this constant while training quantised, so without it is what was trained.
+        set_aside["quant_fusion_layer.error_comp"] = weights["quant_fusion_layer.error_comp"]
+        weights["quant_fusion_layer.error_comp"] = torch.zeros_like(weights["quant_fusion_layer.error_comp"])
+        notes.append("error_comp was set to zero: generation 3 leaves it out in quantisation-aware training")
+    model = build_network(config, form)
+    _fill(model, weights)
+    for note in notes:
+        log.warning("%s: %s", Path(path).name, note)
+    return LoadedNetwork(
+        model=model.eval().requires_grad_(False),
+        config=config,
+        form=form,
+        quantization=records,
+        notes=tuple(notes),
+        stored_dtype="+".join(dtypes),
+        set_aside=set_aside,
+    )
+
+
+def _description(text: str) -> Mapping[str, Any]:
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("the file's aethernet metadata is not JSON", hint="save the network again") from error
+    if not isinstance(description, Mapping) or not isinstance(description.get("network"), Mapping):
+        raise CheckpointError("the file's aethernet metadata has no network config", hint="save the network again")
+    return description
+
+
+def _own_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Our own record, in the shape of the one the original trainer writes, so that one code path uses both."""
+    if METADATA_KEY not in metadata:
+        return {}
+    network = _description(metadata[METADATA_KEY])["network"]
+    names = {"residual_scale": "res_scale", "image_range": "img_range"}
+    return {"arch_config": {names[field]: network[field] for field in names if field in network}}
+
+
+def _agreed_config(text: str, inferred: NetworkConfig, form: Form) -> NetworkConfig:
+    """The recorded config, which must not contradict the tensors."""
+    description = _description(text)
+    try:
+        recorded = NetworkConfig.from_json(description["network"])
+    except UsageError as error:
+        raise CheckpointError(f"the file's aethernet metadata is invalid: {error}", hint="save the network again") from error
+    untold = {"small_kernel", "residual_scale", "image_range", "norm_eps"}
+    facts, found = recorded.to_json(), inferred.to_json()
+    differing = [name for name in facts if name not in untold and facts[name] != found[name]]
+    if description.get("form") != form.value:
+        differing.append("form")
+    if differing:
+        raise SpecMismatchError(f"the file's recorded config and its tensors disagree on {', '.join(differing)}")
+    return recorded
+
+
+def _check_expectations(config: NetworkConfig, expect: Mapping[str, Any]) -> None:
+    found = config.to_json() | {"preset": config.preset_name()}
+    unknown = sorted(set(expect) - set(found))
+    if unknown:
+        raise UsageError(f"no such network field: {', '.join(unknown)}", hint=f"known are {', '.join(sorted(found))}")
+    wrong = [f"{name}: expected {expect[name]}, found {found[name]}" for name in expect if _plain(expect[name]) != found[name]]
+    if wrong:
+        raise SpecMismatchError("the spec does not describe this checkpoint; " + "; ".join(wrong))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _settle_norms(weights: StateDict, config: NetworkConfig, form: Form) -> tuple[StateDict, StateDict]:
+    """Running statistics beside merged kernels: generation 2 leaves them behind unused, generation 3 still needs them."""
+    if form is not Form.MERGED or config.norm is not Norm.DEPLOYMENT:
+        return weights, {}
+    leftover = {name: tensor for name, tensor in weights.items() if name.endswith((".running_mean", ".running_var"))}
+    settled = {name: tensor for name, tensor in weights.items() if name not in leftover}
+    if config.generation == 2:
+        return settled, leftover
+    for name in leftover:
+        norm, _, statistic = name.rpartition(".")
+        if statistic == "running_mean" or f"{norm}.running_mean" not in leftover:
+            continue
+        gain = settled[f"{norm}.weight"].double() / torch.sqrt(leftover[name].double() + config.norm_eps)
+        shift = settled[f"{norm}.bias"].double() - leftover[f"{norm}.running_mean"].double() * gain
+        settled[f"{norm}.weight"], settled[f"{norm}.bias"] = gain.float(), shift.float()
+    return settled, {}
+
+
+def _fill(model: AetherNet, weights: StateDict) -> None:
+    wanted = model.state_dict()
+    # A generation-2 file may come without the buffer that names its scale; the value was inferred from shapes.
+    optional = {"scale", "mean"} & (wanted.keys() - weights.keys())
+    missing = wanted.keys() - weights.keys() - optional
+    unexpected = weights.keys() - wanted.keys()
+    misshapen = [
+        f"{name} (expected {tuple(wanted[name].shape)}, found {tuple(weights[name].shape)})"
+        for name in wanted.keys() & weights.keys()
+        if wanted[name].shape != weights[name].shape
+    ]
+    if missing or unexpected or misshapen:
+        raise KeyMismatchError(missing, unexpected, misshapen)
+    model.load_state_dict(weights | {name: wanted[name] for name in optional}, strict=True)

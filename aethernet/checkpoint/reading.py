@@ -1,0 +1,130 @@
+"""From a file nobody vouches for to tensors by name, without running anything that is in it.
+
+What a file is, is told from its first bytes, never from its name.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aethernet.errors import NotACheckpointError, TruncatedCheckpointError, UnsafeCheckpointError
+
+__all__ = ["RawCheckpoint", "read_checkpoint"]
+
+_ZIP_MAGIC = b"PK\x03\x04"
+_LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
+_PICKLE_MAGIC = b"\x80"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawCheckpoint:
+    """What a file holds, not yet understood."""
+
+    content: Mapping[str, Any]
+    """The outermost dictionary: tensors, or wrappers around them."""
+    metadata: Mapping[str, str]
+    """Safetensors metadata; empty for PyTorch files."""
+    format: str
+    """``safetensors`` or ``pytorch``."""
+
+
+def read_checkpoint(path: Path | str) -> RawCheckpoint:
+    """Read ``.pth``, ``.pt``, ``.ckpt`` or ``.safetensors`` into CPU memory.
+
+    Raises:
+        NotACheckpointError: It is something else.
+        TruncatedCheckpointError: It ends too early or is damaged.
+        UnsafeCheckpointError: Reading it would run code. Nothing was run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise NotACheckpointError(f"expected a checkpoint file at {path}, found {found}")
+    with open(path, "rb") as file:
+        head = file.read(16)
+    if head.startswith(_ZIP_MAGIC):
+        return _read_torch(path)
+    if head.startswith(_PICKLE_MAGIC):
+        return _read_torch(path)
+    if len(head) > 8 and head[8:9] == b"{":
+        return _read_safetensors(path)
+    found = "an empty file" if not head else f"a file that begins with {head[:8]!r}"
+    raise NotACheckpointError(f"expected a PyTorch or safetensors checkpoint, found {found}: {path}")
+
+
+def _read_safetensors(path: Path) -> RawCheckpoint:
+    from safetensors import SafetensorError, safe_open
+
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        header_size = int.from_bytes(file.read(8), "little")
+        if header_size > size - 8:
+            raise TruncatedCheckpointError(
+                f"expected a safetensors header of {header_size} bytes, found {size - 8} bytes in all: {path}"
+            )
+        try:
+            header = json.loads(file.read(header_size))
+            end = max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
+            raise NotACheckpointError(f"expected a safetensors header, found unreadable JSON: {path}") from error
+    if isinstance(end, int) and 8 + header_size + end > size:
+        raise TruncatedCheckpointError(f"expected {8 + header_size + end} bytes, found {size}: {path}")
+    try:
+        with safe_open(path, framework="pt") as tensors:
+            content = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
+            metadata = dict(tensors.metadata() or {})
+    except (SafetensorError, OSError, KeyError, AttributeError, ValueError, RuntimeError) as error:
+        raise NotACheckpointError(f"expected a valid safetensors file, found: {error} ({path})") from error
+    return RawCheckpoint(content=content, metadata=metadata, format="safetensors")
+
+
+def _read_torch(path: Path) -> RawCheckpoint:
+    import torch
+
+    try:
+        with warnings.catch_warnings():
+            # Rebuilding quantised tensors warns that their storage type is deprecated; the reader cannot act on it.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _explain_unpickling(path, error) from error
+    except EOFError as error:
+        raise TruncatedCheckpointError(f"expected a whole PyTorch file, found one that ends too early: {path}") from error
+    except Exception as error:  # noqa: BLE001 (the reader is C++ and raises whatever it likes on damaged input)
+        raise _explain_damage(path, error) from error
+    if not isinstance(content, Mapping):
+        raise NotACheckpointError(f"expected a dictionary of tensors, found a {type(content).__name__}: {path}")
+    return RawCheckpoint(content=content, metadata={}, format="pytorch")
+
+
+def _explain_unpickling(path: Path, error: Exception) -> Exception:
+    text = str(error)
+    if path.read_bytes()[: len(_ZIP_MAGIC)] == _ZIP_MAGIC or _names_code(text):
+        wanted = text.split("Unsupported global: GLOBAL ")
+        what = wanted[1].split(" ")[0] if len(wanted) > 1 else "an object that is no tensor"
+        return UnsafeCheckpointError(f"expected only tensors, found pickled code ({what}): {path}")
+    with open(path, "rb") as file:
+        is_torch = file.read(len(_LEGACY_TORCH_MAGIC)) == _LEGACY_TORCH_MAGIC
+    if is_torch:
+        return TruncatedCheckpointError(f"expected a whole PyTorch file, found a damaged one: {path}")
+    return NotACheckpointError(f"expected a PyTorch checkpoint, found another pickle file: {path}")
+
+
+def _names_code(text: str) -> bool:
+    return "Unsupported global" in text or "Unsupported class" in text or "Trying to" in text
+
+
+def _explain_damage(path: Path, error: Exception) -> Exception:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if not any(name.endswith("data.pkl") for name in archive.namelist()):
+                return NotACheckpointError(f"expected a PyTorch checkpoint, found another ZIP archive: {path}")
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return TruncatedCheckpointError(f"expected a whole PyTorch file, found a damaged one ({reason[:200]}): {path}")

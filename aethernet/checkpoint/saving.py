@@ -1,0 +1,85 @@
+"""Saving: safetensors with the config in the metadata, and ``.pth`` that the strictest safe loaders accept."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from aethernet.artifact import atomic_path
+from aethernet.network.config import SCHEMA_VERSION, Form
+
+if TYPE_CHECKING:
+    from aethernet.network import AetherNet
+
+__all__ = ["METADATA_KEY", "config_metadata", "form_of", "save_pth", "save_safetensors"]
+
+METADATA_KEY = "aethernet"
+"""The one key of the safetensors metadata; its value is JSON."""
+
+
+def form_of(network: AetherNet) -> Form:
+    """How far a network has been folded, from its modules."""
+    from aethernet.fusion import Foldable
+    from aethernet.network.blocks import ReparameterisedLargeKernelConv
+
+    modules = list(network.modules())
+    if any(isinstance(module, ReparameterisedLargeKernelConv) for module in modules):
+        return Form.TRAINING
+    return Form.MERGED if any(isinstance(module, Foldable) for module in modules) else Form.FUSED
+
+
+def config_metadata(network: AetherNet) -> dict[str, str]:
+    """Safetensors metadata that describes ``network``: schema version, config and form as JSON."""
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        "network": network.config.to_json(),
+        "form": form_of(network).value,
+    }
+    return {METADATA_KEY: json.dumps(description, sort_keys=True)}
+
+
+def _plain_tensors(network: AetherNet, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    return {
+        name: (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+
+
+def save_safetensors(network: AetherNet, path: Path | str, *, dtype: torch.dtype | None = None) -> Path:
+    """Write weights and config to ``path`` in one step; equal networks give equal bytes.
+
+    Args:
+        network: Any form of any generation.
+        path: Target file.
+        dtype: Floating-point tensors are stored in this type (default: as they are).
+    """
+    from safetensors.torch import save
+
+    data = save(_plain_tensors(network, dtype), metadata=config_metadata(network))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return Path(path)
+
+
+def save_pth(network: AetherNet, path: Path | str, *, dtype: torch.dtype | None = None) -> Path:
+    """Write a bare state dict of plain tensors: no parameters, bools, bytes or objects, so that any safe unpickler reads it.
+
+    Equal networks give equal bytes.
+    """
+    with atomic_path(path) as temporary:
+        _save_deterministically(_plain_tensors(network, dtype), temporary)
+    return Path(path)
+
+
+def _save_deterministically(tensors: Mapping[str, Tensor], path: Path) -> None:
+    # torch names the archive's root folder after the file; a buffer gives it a constant name.
+    with open(path, "wb") as file:
+        torch.save(dict(tensors), file)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,171 @@
+"""Every error a user can meet, one class per kind of trouble.
+
+A message says what was expected and what was found; ``hint`` says what to do next. ``cli.main`` and ``python -m flows``
+print both and choose the exit code: 2 where the call itself was wrong (:class:`UsageError`), 1 for everything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class AethernetError(Exception):
+    """Base of all errors raised on purpose."""
+
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        if hint:
+            self.hint = hint
+
+
+class UsageError(AethernetError):
+    """The command or the spec asks for something that cannot be."""
+
+
+class MissingDependencyError(AethernetError):
+    """An optional library is needed and not installed."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(
+            f"this step needs the Python package '{module}', which is not installed",
+            hint=f"install it with: pip install 'aethernet[{extra}]'",
+        )
+        self.module = module
+        self.extra = extra
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+class CheckpointError(AethernetError):
+    """A checkpoint cannot be used."""
+
+
+class NotACheckpointError(CheckpointError):
+    """The file is not a PyTorch or safetensors checkpoint at all."""
+
+    hint = "give a .pth, .pt, .ckpt or .safetensors file as the training framework saved it"
+
+
+class TruncatedCheckpointError(CheckpointError):
+    """The file starts like a checkpoint and ends too early or is damaged inside."""
+
+    hint = "download or copy the file again and compare its size and sha256 with the source"
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """The file would have to run code to be read. Nothing was executed."""
+
+    hint = "ask the author for a state dict saved as .safetensors; this tool never unpickles code"
+
+
+class UnknownNetworkError(CheckpointError):
+    """The tensors do not belong to a network this version knows."""
+
+    hint = "known are AetherNet generations 1, 2 and 3; check that the file holds the generator (net_g), not a discriminator or an optimizer state"
+
+
+class KeyMismatchError(CheckpointError):
+    """Tensors are missing, superfluous or of another shape than the network needs."""
+
+    hint = "the file was changed after training or belongs to another variant; use the file as the trainer saved it"
+
+    def __init__(self, missing: Iterable[str], unexpected: Iterable[str], misshapen: Iterable[str] = ()) -> None:
+        self.missing = sorted(missing)
+        self.unexpected = sorted(unexpected)
+        self.misshapen = sorted(misshapen)
+        parts = [
+            f"{len(names)} {label}: {', '.join(names)}"
+            for label, names in (
+                ("missing", self.missing),
+                ("unexpected", self.unexpected),
+                ("of the wrong shape", self.misshapen),
+            )
+            if names
+        ]
+        super().__init__("the checkpoint's tensors do not fit the network; " + "; ".join(parts))
+
+
+class NonFiniteWeightsError(CheckpointError):
+    """A weight is NaN or infinite."""
+
+    hint = "the training run diverged; take an earlier checkpoint"
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = sorted(names)
+        super().__init__(f"expected finite weights, found NaN or infinity in {', '.join(self.names)}")
+
+
+class HalfFusedError(CheckpointError):
+    """Some blocks hold merged kernels and others the training branches."""
+
+    hint = "fuse the whole network or none of it; best start from the training checkpoint"
+
+    def __init__(self, fused: Iterable[str], unfused: Iterable[str]) -> None:
+        self.fused = sorted(fused)
+        self.unfused = sorted(unfused)
+        super().__init__(
+            "expected all large kernels in one form; "
+            f"{len(self.fused)} are merged ({', '.join(self.fused)}) and {len(self.unfused)} are not ({', '.join(self.unfused)})"
+        )
+
+
+class SpecMismatchError(CheckpointError):
+    """The spec states one thing about the checkpoint, the file says another."""
+
+    hint = "correct the spec, or use the checkpoint it was written for"
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+class FusionError(AethernetError):
+    """A network could not be folded completely."""
+
+
+class ExportError(AethernetError):
+    """An exported file breaks its contract."""
+
+
+class ComparisonError(AethernetError):
+    """A comparison could not be carried out (bad numbers never raise this; the gate judges them)."""
+
+
+class GateError(AethernetError):
+    """At least one form that must pass missed its limits. ``table`` holds every measurement."""
+
+    hint = "nothing was published; the table lists every form, picture and size, the forms stay in the store for study"
+
+    def __init__(self, message: str, table: str) -> None:
+        super().__init__(message)
+        self.table = table
+
+
+class SpecError(UsageError):
+    """A release spec is not valid."""
+
+
+class StoreError(AethernetError):
+    """The content-addressed store cannot hold or give back a file."""
+
+
+class BundleError(AethernetError):
+    """A release folder is not what its manifest says, or is unsafe to touch."""
+
+    hint = "download the release again; if this is your own build, run the release flow again"
+
+
+class HubError(AethernetError):
+    """A hub refused, or cannot be reached."""
+
+
+class AlreadyPublishedError(HubError):
+    """Another release already stands under this name and version."""
+
+    hint = "a published version is never changed; raise `version` in the spec"
+
+
+class TrainingError(AethernetError):
+    """Training cannot start or go on."""
