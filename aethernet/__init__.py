@@ -1,1 +1,41 @@
+"""aethernet: from a trained super-resolution checkpoint to a release people can trust.
+
+Importing this package is light; the names below load what they need when first used::
+
+    import aethernet
+
+    network = aethernet.load("net_g.pth")          # any AetherNet checkpoint, nothing in it is executed
+    fused = aethernet.fuse(network.model)          # same picture, fewer operations
+    aethernet.export_onnx(fused, "net.onnx")       # contract-checked ONNX
+    bundle = aethernet.open_bundle("out/net_2x")   # a release folder
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aethernet.bundle import open_bundle, verify_bundle
+    from aethernet.checkpoint import load
+    from aethernet.export import export_onnx
+    from aethernet.fusion import fuse
+
 __version__ = "0.1.0"
+
+__all__ = ["__version__", "export_onnx", "fuse", "load", "open_bundle", "verify_bundle"]
+
+_HOMES = {
+    "load": "aethernet.checkpoint",
+    "fuse": "aethernet.fusion",
+    "export_onnx": "aethernet.export",
+    "open_bundle": "aethernet.bundle",
+    "verify_bundle": "aethernet.bundle",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'aethernet' has no attribute '{name}'")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

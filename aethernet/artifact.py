@@ -56,7 +56,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         os.replace(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
-        raise StoreError(f"could not write {path}: {error.strerror or error}", hint="free space or choose another folder") from error
+        raise StoreError(
+            f"could not write {path}: {error.strerror or error}", hint="free space or choose another folder"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

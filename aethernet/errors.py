@@ -64,11 +64,14 @@ class UnsafeCheckpointError(CheckpointError):
 class UnknownNetworkError(CheckpointError):
     """The tensors do not belong to a network this version knows."""
 
-    hint = "known are AetherNet generations 1, 2 and 3; check that the file holds the generator (net_g), not a discriminator or an optimizer state"
+    hint = (
+        "known are AetherNet generations 1, 2 and 3; check that the file holds the generator (net_g), "
+        "not a discriminator or an optimizer state"
+    )
 
 
 class KeyMismatchError(CheckpointError):
-    """Tensors are missing, superfluous or of another shape than the network needs."""
+    """Tensors are missing, superfluous or of another shape or type than the network needs."""
 
     hint = "the file was changed after training or belongs to another variant; use the file as the trainer saved it"
 
@@ -81,7 +84,7 @@ class KeyMismatchError(CheckpointError):
             for label, names in (
                 ("missing", self.missing),
                 ("unexpected", self.unexpected),
-                ("of the wrong shape", self.misshapen),
+                ("of the wrong shape or type", self.misshapen),
             )
             if names
         ]
@@ -108,7 +111,8 @@ class HalfFusedError(CheckpointError):
         self.unfused = sorted(unfused)
         super().__init__(
             "expected all large kernels in one form; "
-            f"{len(self.fused)} are merged ({', '.join(self.fused)}) and {len(self.unfused)} are not ({', '.join(self.unfused)})"
+            f"{len(self.fused)} are merged ({', '.join(self.fused)}) "
+            f"and {len(self.unfused)} are not ({', '.join(self.unfused)})"
         )
 
 

@@ -1,12 +1,14 @@
 """Folding: everything linear in a trained network is multiplied out once, so that inference need not.
 
-This module holds the algebra and the driver :func:`fuse`; it knows no particular network. A module that can fold offers
-``fold() -> nn.Module`` (its plain replacement, computed in float64) and is marked by :class:`Foldable`; a network offers
-``fold_`` and arranges what reaches across modules. Structural re-parameterisation as such: Ding et al., RepVGG, CVPR 2021
-(arXiv:2101.03697); for parallel large and small depthwise kernels: Ding et al., RepLKNet, CVPR 2022 (arXiv:2203.06717).
+This module holds the algebra and the driver :func:`fuse`; it knows no particular network. A module that can fold
+offers ``fold() -> nn.Module`` (its plain replacement, computed in float64) and is marked by :class:`Foldable`; a
+network offers ``fold_`` and arranges what reaches across modules. Structural re-parameterisation as such: Ding et al.,
+RepVGG, CVPR 2021 (arXiv:2101.03697); for parallel large and small depthwise kernels: Ding et al., RepLKNet, CVPR 2022
+(arXiv:2203.06717).
 
-What may fold is decided by equality, also at the picture's border: an affine map *after* a convolution always folds into
-it; one *before* it only when the convolution pads nothing, because the padding's zeros would have to become the map's bias.
+What may fold is decided by equality, also at the picture's border: an affine map *after* a convolution always folds
+into it; one *before* it only when the convolution pads nothing, because the padding's zeros would have to become the
+map's bias.
 """
 
 from __future__ import annotations
@@ -113,10 +115,10 @@ def _transformed(model: Network, *, fold: bool) -> Network:
     dtype = next(model.parameters()).dtype
     result = copy.deepcopy(model).eval().double()
     with torch.no_grad():
-        result.merge_()  # type: ignore[operator]  # both are there: checked above
+        result.merge_()
         if fold:
-            result.fold_()  # type: ignore[operator]
+            result.fold_()
     left = [name for name, module in result.named_modules() if fold and isinstance(module, Foldable)]
     if left:
         raise FusionError(f"expected nothing foldable after fusing, found {', '.join(left)}")
-    return result.to(dtype).requires_grad_(False)
+    return result.to(dtype).eval().requires_grad_(False)  # again: replacements are born in training mode

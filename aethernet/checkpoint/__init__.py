@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aethernet.checkpoint.loading import LoadedNetwork, load
+from aethernet.checkpoint.loading import LoadedNetwork, hold_same_tensors, load
 from aethernet.checkpoint.saving import save_pth, save_safetensors
 
-__all__ = ["LoadedNetwork", "load", "save_pth", "save_safetensors"]
+__all__ = ["LoadedNetwork", "hold_same_tensors", "load", "save_pth", "save_safetensors"]

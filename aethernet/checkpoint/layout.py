@@ -7,21 +7,23 @@ becomes a note that callers show.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aethernet.errors import (
-    AethernetError,
     CheckpointError,
     HalfFusedError,
     KeyMismatchError,
     NotACheckpointError,
     SpecMismatchError,
     UnknownNetworkError,
+    UsageError,
 )
 from aethernet.network.config import NORM_EPS, PRESETS, Form, NetworkConfig, Norm
 
@@ -31,6 +33,8 @@ StateDict = dict[str, Tensor]
 
 _WRAPPERS = ("params_ema", "params", "state_dict")
 _RECORD = re.compile(r"(^|\.)(weight_fake_quant|activation_post_process)\.")
+_MOST_DOUBLINGS = 6
+"""An upsampler with more steps is no network anyone trained."""
 _BLOCK = re.compile(r"^(?:stages|layers)\.(\d+)\.(\d+)\.conv\.(lk_conv\.weight|fused_conv\.weight)$")
 
 
@@ -74,9 +78,9 @@ def separate(entries: Mapping[str, Any]) -> tuple[StateDict, QuantizationRecords
     for name, value in entries.items():
         module = name.rpartition(".")[0]
         if _RECORD.search(name):
-            if isinstance(value, Tensor):
+            if _is_plain(value):
                 records[name] = value
-        elif name.endswith("._packed_params._packed_params") and isinstance(value, tuple) and len(value) == 2:
+        elif name.endswith("._packed_params._packed_params") and _is_packed(value):
             packed = True
             linear = name.removesuffix("._packed_params._packed_params")
             weight, bias = value
@@ -85,13 +89,13 @@ def separate(entries: Mapping[str, Any]) -> tuple[StateDict, QuantizationRecords
                 weights[f"{linear}.bias"] = bias.detach()
         elif name.endswith("._packed_params.dtype"):
             packed = True
-        elif isinstance(value, Tensor) and name.endswith((".scale", ".zero_point")) and f"{module}.zero_point" in entries:
+        elif not _is_plain(value):
+            foreign.append(name)
+        elif name.endswith((".scale", ".zero_point")) and f"{module}.zero_point" in entries:
             records[name] = value
-        elif isinstance(value, Tensor):
+        else:
             packed = packed or value.is_quantized
             weights[name] = value.dequantize() if value.is_quantized else value.detach()
-        else:
-            foreign.append(name)
     if foreign:
         raise KeyMismatchError((), foreign)
     if not records:
@@ -99,15 +103,29 @@ def separate(entries: Mapping[str, Any]) -> tuple[StateDict, QuantizationRecords
     return weights, QuantizationRecords(origin="converted" if packed else "qat", tensors=records)
 
 
+def _is_plain(value: Any) -> bool:
+    """A dense tensor with data: neither sparse nor a placeholder without any."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+
+
+def _is_packed(value: Any) -> bool:
+    """The weight and bias of PyTorch's packed linear module."""
+    return (
+        isinstance(value, tuple)
+        and len(value) == 2
+        and _is_plain(value[0])
+        and (value[1] is None or _is_plain(value[1]))
+    )
+
+
 def infer_config(
-    weights: StateDict, metadata: Mapping[str, Any], *, quantized: bool, residual_scale: float | None
+    weights: StateDict, metadata: Mapping[str, Any], *, residual_scale: float | None
 ) -> tuple[NetworkConfig, Form, list[str]]:
     """Read generation, form and every size from tensors, and what tensors cannot tell from metadata.
 
     Args:
         weights: Tensors by name, records removed.
         metadata: The file's own ``metadata``; its ``arch_config`` must agree with the tensors.
-        quantized: Whether the file holds quantisation records.
         residual_scale: What the caller knows generation 3's residual scale to be.
 
     Returns:
@@ -124,14 +142,14 @@ def infer_config(
         config = _shapes(weights, generation, group, form)
     except KeyError as error:
         raise KeyMismatchError([str(error.args[0])], ()) from None
-    except (IndexError, AethernetError) as error:
+    except (IndexError, UsageError) as error:
         raise UnknownNetworkError(f"an AetherNet of generation {generation} with impossible shapes: {error}") from error
     stated = metadata.get("arch_config", {})
     stated = stated if isinstance(stated, Mapping) else {}
     _check_stated(config, stated)
-    config = dataclasses.replace(config, image_range=float(stated.get("img_range", 1.0)))
+    config = dataclasses.replace(config, image_range=_positive(stated, "img_range") or 1.0)
     if generation == 3 and form is not Form.FUSED:
-        scale, note = _residual_scale(config, stated.get("res_scale"), residual_scale)
+        scale, note = _residual_scale(config, _positive(stated, "res_scale"), residual_scale)
         config = dataclasses.replace(config, residual_scale=scale)
         notes += [note] if note else []
     elif residual_scale is not None and residual_scale != config.residual_scale:
@@ -148,7 +166,9 @@ def _generation(weights: StateDict) -> int:
     if any(name.startswith("stages.0.0.conv.") for name in weights):
         return 3 if "scale_tensor" in weights else 2
     listed = ", ".join(sorted(weights)[:5])
-    raise UnknownNetworkError(f"expected the tensors of an AetherNet (layers.0.0.conv.… or stages.0.0.conv.…), found {listed}, …")
+    raise UnknownNetworkError(
+        f"expected the tensors of an AetherNet (layers.0.0.conv.… or stages.0.0.conv.…), found {listed}, …"
+    )
 
 
 def _form(weights: StateDict, generation: int) -> Form:
@@ -171,14 +191,14 @@ def _shapes(weights: StateDict, generation: int, group: str, form: Form) -> Netw
             stage, block = int(match[1]), int(match[2])
             depths[stage] = max(depths.get(stage, 0), block + 1)
     first = weights["conv_first.weight"]
-    block = f"{group}.0.0"
-    large = weights[f"{block}.conv.{'lk_conv' if form is Form.TRAINING else 'fused_conv'}.weight"]
-    small = weights[f"{block}.conv.sk_conv.weight"].shape[-1] if form is Form.TRAINING else None
-    gate = weights[f"{block}.ffn.{'fc1_gate' if generation == 1 else 'conv_gate'}.weight"]
-    norm = weights.get(f"{block}.norm.weight")
+    start = f"{group}.0.0"
+    large = weights[f"{start}.conv.{'lk_conv' if form is Form.TRAINING else 'fused_conv'}.weight"]
+    small = weights[f"{start}.conv.sk_conv.weight"].shape[-1] if form is Form.TRAINING else None
+    gate = weights[f"{start}.ffn.{'fc1_gate' if generation == 1 else 'conv_gate'}.weight"]
+    norm = weights.get(f"{start}.norm.weight")
     is_layer_norm = generation == 1 or (norm is not None and norm.ndim == 1)
     if norm is None and not (form is Form.FUSED and generation != 1):
-        raise KeyError(f"{block}.norm.weight")
+        raise KeyError(f"{start}.norm.weight")
     config = NetworkConfig(
         generation=generation,
         scale=_scale(weights, generation),
@@ -190,8 +210,8 @@ def _shapes(weights: StateDict, generation: int, group: str, form: Form) -> Netw
         small_kernel=small,
         norm=Norm.LAYER if is_layer_norm else Norm.DEPLOYMENT,
         norm_eps=1e-5 if is_layer_norm and generation != 1 else NORM_EPS[generation],
-        channel_attention=f"{block}.channel_attn.fc.0.weight" in weights,
-        spatial_attention=f"{block}.spatial_attn.conv.weight" in weights,
+        channel_attention=f"{start}.channel_attn.fc.0.weight" in weights,
+        spatial_attention=f"{start}.spatial_attn.conv.weight" in weights,
     )
     width = weights["conv_last.weight"].shape[1]
     return config if config.upsampled_channels == width else dataclasses.replace(config, reconstruction_channels=width)
@@ -204,14 +224,15 @@ def _scale(weights: StateDict, generation: int) -> int:
     if not convs:
         scale = 1 if generation == 1 else 0
     elif len(convs) > 1:
-        scale = 1 << len(convs)
+        scale = 1 << len(convs) if len(convs) <= _MOST_DOUBLINGS else 0
     else:
-        ratio, rest = divmod(convs[0].shape[0], width)
-        scale = {1: 1, 4: 2, 9: 3}.get(ratio, 0) if rest == 0 else 0
+        scale = next((scale for scale in (1, 2, 3) if convs[0].shape[0] == scale**2 * width), 0)
     if not scale:
-        raise UnknownNetworkError(f"cannot tell the scale: {len(convs)} upsampling convolutions before {width} channels")
+        raise UnknownNetworkError(
+            f"cannot tell the scale: {len(convs)} upsampling convolutions before {width} channels"
+        )
     for name in ("scale", "scale_tensor"):
-        if name in weights and (weights[name].numel() != 1 or int(weights[name].reshape(()).item()) != scale):
+        if name in weights and (weights[name].numel() != 1 or weights[name].item() != scale):
             raise CheckpointError(
                 f"the buffer '{name}' says {weights[name].tolist()}, the upsampler's shapes say {scale}",
                 hint="the file was put together from different networks",
@@ -220,7 +241,7 @@ def _scale(weights: StateDict, generation: int) -> int:
 
 
 def _check_stated(config: NetworkConfig, stated: Mapping[str, Any]) -> None:
-    facts = {
+    facts: dict[str, int | list[int]] = {
         "in_chans": config.in_channels,
         "embed_dim": config.embed_dim,
         "depths": list(config.depths),
@@ -230,15 +251,33 @@ def _check_stated(config: NetworkConfig, stated: Mapping[str, Any]) -> None:
         "use_spatial_attn": config.spatial_attention,
     }
     for name, found in facts.items():
-        if name in stated and (list(stated[name]) if name == "depths" else stated[name]) != found:
+        if name in stated and not _agree(stated[name], found):
             raise SpecMismatchError(f"the file's arch_config says {name} = {stated[name]}, its tensors say {found}")
 
 
-def _residual_scale(config: NetworkConfig, recorded: Any, stated: float | None) -> tuple[float, str | None]:
+def _agree(stated: Any, found: int | list[int]) -> bool:
+    """Whether metadata nobody vouches for says the same as the tensors."""
+    if isinstance(found, list):
+        return isinstance(stated, list | tuple) and len(stated) == len(found) and all(map(_agree, stated, found))
+    return isinstance(stated, int | float) and stated == found
+
+
+def _positive(stated: Mapping[str, Any], name: str) -> float | None:
+    value = stated.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CheckpointError(
+            f"expected a positive number as the file's {name}, found {value!r}", hint="correct or remove the metadata"
+        )
+    return float(value)
+
+
+def _residual_scale(config: NetworkConfig, recorded: float | None, stated: float | None) -> tuple[float, str | None]:
     if recorded is not None:
-        if stated is not None and float(recorded) != stated:
+        if stated is not None and recorded != stated:
             raise SpecMismatchError(f"the file records a residual scale of {recorded}, the spec says {stated}")
-        return float(recorded), None
+        return recorded, None
     if stated is not None:
         return stated, None
     small = {(PRESETS[3][name].embed_dim, PRESETS[3][name].depths) for name in ("mobile", "tiny")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from aethernet.network.config import Form, NetworkConfig, Norm
 if TYPE_CHECKING:
     from aethernet.network import AetherNet
 
-__all__ = ["LoadedNetwork", "load"]
+__all__ = ["LoadedNetwork", "assemble", "hold_same_tensors", "load"]
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ class LoadedNetwork:
     """Records of quantisation-aware training, kept aside for int8; the model computes without them."""
     notes: tuple[str, ...]
     """What had to be assumed or was set aside: show these."""
+    format: str
+    """``safetensors`` or ``pytorch``."""
     stored_dtype: str
     """Type the weights had in the file, such as ``float16``."""
     set_aside: StateDict = field(default_factory=dict, repr=False)
@@ -48,7 +50,7 @@ class LoadedNetwork:
 def load(
     path: Path | str, *, expect: Mapping[str, Any] | None = None, residual_scale: float | None = None
 ) -> LoadedNetwork:
-    """Read any AetherNet checkpoint (``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``), strictly and without running code.
+    """Read any AetherNet checkpoint (``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``), strictly, without running code.
 
     Args:
         path: The file.
@@ -59,18 +61,45 @@ def load(
         CheckpointError: One subclass per kind of trouble, see :mod:`aethernet.errors`.
     """
     raw = read_checkpoint(path)
-    entries, metadata = unwrap(raw.content)
+    loaded = assemble(
+        raw.content, raw.metadata, file_format=raw.format, expect=expect, residual_scale=residual_scale
+    )
+    for note in loaded.notes:
+        log.warning("%s: %s", Path(path).name, note)
+    return loaded
+
+
+def assemble(
+    content: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    *,
+    file_format: str = "pytorch",
+    expect: Mapping[str, Any] | None = None,
+    residual_scale: float | None = None,
+) -> LoadedNetwork:
+    """The network that a file's content describes: all of :func:`load` but the reading.
+
+    Args:
+        content: Tensors by name, or wrappers around them.
+        metadata: Safetensors metadata, empty where there is none.
+        file_format: What the content was read from, ``pytorch`` or ``safetensors``.
+        expect: As for :func:`load`.
+        residual_scale: As for :func:`load`.
+
+    Raises:
+        CheckpointError: As for :func:`load`.
+    """
+    entries, inner_metadata = unwrap(content)
     weights, records = separate(entries)
     config, form, notes = infer_config(
-        weights,
-        _own_metadata(raw.metadata) | dict(metadata),
-        quantized=records is not None,
-        residual_scale=residual_scale,
+        weights, _own_metadata(metadata) | dict(inner_metadata), residual_scale=residual_scale
     )
-    if METADATA_KEY in raw.metadata:
-        config = _agreed_config(raw.metadata[METADATA_KEY], config, form)
+    if METADATA_KEY in metadata:
+        config = _agreed_config(metadata[METADATA_KEY], config, form)
     _check_expectations(config, expect or {})
-    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in weights.values() if tensor.is_floating_point()})
+    dtypes = sorted(
+        {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values() if tensor.is_floating_point()}
+    )
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
@@ -83,16 +112,25 @@ def load(
         notes.append("error_comp was set to zero: generation 3 leaves it out in quantisation-aware training")
     model = build_network(config, form)
     _fill(model, weights)
-    for note in notes:
-        log.warning("%s: %s", Path(path).name, note)
     return LoadedNetwork(
         model=model.eval().requires_grad_(False),
         config=config,
         form=form,
         quantization=records,
         notes=tuple(notes),
+        format=file_format,
         stored_dtype="+".join(dtypes),
         set_aside=set_aside,
+    )
+
+
+def hold_same_tensors(paths: Sequence[Path]) -> bool:
+    """Whether several checkpoint files build networks with bit-identical tensors; ONNX files never count as such."""
+    if len(paths) < 2 or any(path.suffix == ".onnx" for path in paths):
+        return len(paths) < 2
+    first, *others = [load(path).model.state_dict() for path in paths]
+    return all(
+        first.keys() == other.keys() and all(torch.equal(first[name], other[name]) for name in first) for other in others
     )
 
 
@@ -121,10 +159,14 @@ def _agreed_config(text: str, inferred: NetworkConfig, form: Form) -> NetworkCon
     try:
         recorded = NetworkConfig.from_json(description["network"])
     except UsageError as error:
-        raise CheckpointError(f"the file's aethernet metadata is invalid: {error}", hint="save the network again") from error
-    untold = {"small_kernel", "residual_scale", "image_range", "norm_eps"}
+        raise CheckpointError(
+            f"the file's aethernet metadata is invalid: {error}", hint="save the network again"
+        ) from error
+    untold = {"small_kernel", "residual_scale", "image_range", "norm_eps", "reconstruction_channels"}
     facts, found = recorded.to_json(), inferred.to_json()
     differing = [name for name in facts if name not in untold and facts[name] != found[name]]
+    if recorded.upsampled_channels != inferred.upsampled_channels:
+        differing.append("reconstruction_channels")
     if description.get("form") != form.value:
         differing.append("form")
     if differing:
@@ -137,7 +179,11 @@ def _check_expectations(config: NetworkConfig, expect: Mapping[str, Any]) -> Non
     unknown = sorted(set(expect) - set(found))
     if unknown:
         raise UsageError(f"no such network field: {', '.join(unknown)}", hint=f"known are {', '.join(sorted(found))}")
-    wrong = [f"{name}: expected {expect[name]}, found {found[name]}" for name in expect if _plain(expect[name]) != found[name]]
+    wrong = [
+        f"{name}: expected {expect[name]}, found {found[name]}"
+        for name in expect
+        if _plain(expect[name]) != found[name]
+    ]
     if wrong:
         raise SpecMismatchError("the spec does not describe this checkpoint; " + "; ".join(wrong))
 
@@ -147,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 
 def _settle_norms(weights: StateDict, config: NetworkConfig, form: Form) -> tuple[StateDict, StateDict]:
-    """Running statistics beside merged kernels: generation 2 leaves them behind unused, generation 3 still needs them."""
+    """Running statistics beside merged kernels: generation 2 leaves them unused, generation 3 still needs them."""
     if form is not Form.MERGED or config.norm is not Norm.DEPLOYMENT:
         return weights, {}
     leftover = {name: tensor for name, tensor in weights.items() if name.endswith((".running_mean", ".running_var"))}
@@ -174,6 +220,11 @@ def _fill(model: AetherNet, weights: StateDict) -> None:
         f"{name} (expected {tuple(wanted[name].shape)}, found {tuple(weights[name].shape)})"
         for name in wanted.keys() & weights.keys()
         if wanted[name].shape != weights[name].shape
+    ]
+    misshapen += [
+        f"{name} (expected floating point, found {str(weights[name].dtype).removeprefix('torch.')})"
+        for name in wanted.keys() & weights.keys()
+        if wanted[name].is_floating_point() and not weights[name].is_floating_point()
     ]
     if missing or unexpected or misshapen:
         raise KeyMismatchError(missing, unexpected, misshapen)

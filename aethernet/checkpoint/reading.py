@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import pickle
+import pickletools
+import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +24,33 @@ __all__ = ["RawCheckpoint", "read_checkpoint"]
 _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_TORCH_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _PICKLE_MAGIC = b"\x80"
+_LARGEST_HEADER = 100_000_000
+"""Bytes; the safetensors format allows no more."""
+_WANTED_CODE = re.compile(r"GLOBAL (?P<name>[\w.]+)|Trying to call")
+_CALLING_OPCODES = {
+    "GLOBAL",
+    "STACK_GLOBAL",
+    "INST",
+    "OBJ",
+    "NEWOBJ",
+    "NEWOBJ_EX",
+    "REDUCE",
+    "BUILD",
+    "EXT1",
+    "EXT2",
+    "EXT4",
+}
+# What Python's zipfile raises on damaged archives: its own error, undecodable names, unknown methods, a bad stream.
+_ZIP_TROUBLE = (
+    zipfile.BadZipFile,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    StopIteration,
+    zlib.error,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +95,8 @@ def _read_safetensors(path: Path) -> RawCheckpoint:
     size = path.stat().st_size
     with open(path, "rb") as file:
         header_size = int.from_bytes(file.read(8), "little")
+        if header_size > _LARGEST_HEADER:
+            raise NotACheckpointError(f"expected a PyTorch or safetensors checkpoint, found something else: {path}")
         if header_size > size - 8:
             raise TruncatedCheckpointError(
                 f"expected a safetensors header of {header_size} bytes, found {size - 8} bytes in all: {path}"
@@ -96,7 +128,9 @@ def _read_torch(path: Path) -> RawCheckpoint:
     except pickle.UnpicklingError as error:
         raise _explain_unpickling(path, error) from error
     except EOFError as error:
-        raise TruncatedCheckpointError(f"expected a whole PyTorch file, found one that ends too early: {path}") from error
+        raise TruncatedCheckpointError(
+            f"expected a whole PyTorch file, found one that ends too early: {path}"
+        ) from error
     except Exception as error:  # noqa: BLE001 (the reader is C++ and raises whatever it likes on damaged input)
         raise _explain_damage(path, error) from error
     if not isinstance(content, Mapping):
@@ -105,26 +139,62 @@ def _read_torch(path: Path) -> RawCheckpoint:
 
 
 def _explain_unpickling(path: Path, error: Exception) -> Exception:
-    text = str(error)
-    if path.read_bytes()[: len(_ZIP_MAGIC)] == _ZIP_MAGIC or _names_code(text):
-        wanted = text.split("Unsupported global: GLOBAL ")
-        what = wanted[1].split(" ")[0] if len(wanted) > 1 else "an object that is no tensor"
-        return UnsafeCheckpointError(f"expected only tensors, found pickled code ({what}): {path}")
-    with open(path, "rb") as file:
-        is_torch = file.read(len(_LEGACY_TORCH_MAGIC)) == _LEGACY_TORCH_MAGIC
-    if is_torch:
+    wanted = _WANTED_CODE.search(str(error))
+    if wanted is None and _is_damaged_pickle(path):
         return TruncatedCheckpointError(f"expected a whole PyTorch file, found a damaged one: {path}")
-    return NotACheckpointError(f"expected a PyTorch checkpoint, found another pickle file: {path}")
+    if wanted is None and not _calls_code(path):
+        return NotACheckpointError(f"expected a PyTorch checkpoint, found another pickle file: {path}")
+    what = f"pickled code ({wanted['name']})" if wanted and wanted["name"] else "a pickle that must be run to be read"
+    return UnsafeCheckpointError(f"expected only tensors, found {what}: {path}")
 
 
-def _names_code(text: str) -> bool:
-    return "Unsupported global" in text or "Unsupported class" in text or "Trying to" in text
+def _is_damaged_pickle(path: Path) -> bool:
+    """Whether the pickle differs from what was written; a whole one that cannot be read wants to run code."""
+    if not _begins_with(path, _ZIP_MAGIC):
+        return _begins_with(path, _LEGACY_TORCH_MAGIC)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))  # checks the CRC
+    except _ZIP_TROUBLE:
+        return True
+    return False
+
+
+def _calls_code(path: Path) -> bool:
+    """Whether a pickle asks for anything beyond plain values; it is looked at, not run."""
+    if _begins_with(path, _ZIP_MAGIC):
+        return True
+    try:
+        with open(path, "rb") as file:
+            while file.peek(1):  # older files hold several pickles in a row
+                if any(opcode.name in _CALLING_OPCODES for opcode, _, _ in pickletools.genops(file)):
+                    return True
+    except ValueError:
+        pass
+    return False
 
 
 def _explain_damage(path: Path, error: Exception) -> Exception:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if not any(name.endswith("data.pkl") for name in archive.namelist()):
-                return NotACheckpointError(f"expected a PyTorch checkpoint, found another ZIP archive: {path}")
+    if _begins_with(path, _ZIP_MAGIC):
+        names = _archive_names(path)
+        if any(name.endswith("/constants.pkl") for name in names):
+            return UnsafeCheckpointError(f"expected only tensors, found a TorchScript program: {path}")
+        if names and not any(name.endswith("data.pkl") for name in names):
+            return NotACheckpointError(f"expected a PyTorch checkpoint, found another ZIP archive: {path}")
+    elif not _begins_with(path, _LEGACY_TORCH_MAGIC) and path.stat().st_size > len(_LEGACY_TORCH_MAGIC):
+        return NotACheckpointError(f"expected a PyTorch checkpoint, found another pickle file: {path}")
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return TruncatedCheckpointError(f"expected a whole PyTorch file, found a damaged one ({reason[:200]}): {path}")
+
+
+def _archive_names(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except _ZIP_TROUBLE:
+        return []
+
+
+def _begins_with(path: Path, magic: bytes) -> bool:
+    with open(path, "rb") as file:
+        return file.read(len(magic)) == magic

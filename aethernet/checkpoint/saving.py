@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,8 +44,11 @@ def config_metadata(network: AetherNet) -> dict[str, str]:
 
 
 def _plain_tensors(network: AetherNet, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    # Cloned, so that a parameter that is a view (into a trainer's flat buffer, say) brings nothing but itself.
     return {
-        name: (tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+        name: tensor.detach()
+        .to("cpu", dtype if tensor.is_floating_point() else None)
+        .clone(memory_format=torch.contiguous_format)
         for name, tensor in network.state_dict().items()
     }
 
@@ -68,18 +70,13 @@ def save_safetensors(network: AetherNet, path: Path | str, *, dtype: torch.dtype
 
 
 def save_pth(network: AetherNet, path: Path | str, *, dtype: torch.dtype | None = None) -> Path:
-    """Write a bare state dict of plain tensors: no parameters, bools, bytes or objects, so that any safe unpickler reads it.
+    """Write a bare state dict of plain tensors, no parameters, bools or objects: any safe unpickler reads it.
 
     Equal networks give equal bytes.
     """
-    with atomic_path(path) as temporary:
-        _save_deterministically(_plain_tensors(network, dtype), temporary)
-    return Path(path)
-
-
-def _save_deterministically(tensors: Mapping[str, Tensor], path: Path) -> None:
     # torch names the archive's root folder after the file; a buffer gives it a constant name.
-    with open(path, "wb") as file:
-        torch.save(dict(tensors), file)
-        file.flush()
-        os.fsync(file.fileno())
+    buffer = io.BytesIO()
+    torch.save(_plain_tensors(network, dtype), buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+    return Path(path)

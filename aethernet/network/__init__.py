@@ -32,7 +32,7 @@ __all__ = [
 AetherNet = AetherNet1 | AetherNet2
 """Any generation (3 is a 2)."""
 
-_CLASSES = {1: AetherNet1, 2: AetherNet2, 3: AetherNet3}
+_CLASSES: dict[int, type[AetherNet1 | AetherNet2]] = {1: AetherNet1, 2: AetherNet2, 3: AetherNet3}
 
 
 def build_network(
@@ -48,7 +48,7 @@ def build_network(
         drop_path: Largest stochastic-depth rate, rising linearly from 0 over the blocks (training form only).
         dropout: Dropout rate inside the feed-forwards (training form only).
     """
-    network: AetherNet = _CLASSES[config.generation](config, drop_path=drop_path, dropout=dropout)
+    network = _CLASSES[config.generation](config, drop_path=drop_path, dropout=dropout)
     if form is Form.TRAINING:
         return network
     with torch.no_grad():

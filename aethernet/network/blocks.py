@@ -43,7 +43,7 @@ def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 
 class ReparameterisedLargeKernelConv(Foldable):
-    """A large depthwise kernel with a small one beside it; the small one helps training (RepLKNet, arXiv:2203.06717)."""
+    """A large depthwise kernel beside a small one, which helps training (RepLKNet, arXiv:2203.06717)."""
 
     def __init__(self, channels: int, large_kernel: int, small_kernel: int) -> None:
         super().__init__()
@@ -55,7 +55,8 @@ class ReparameterisedLargeKernelConv(Foldable):
     def forward(self, x: Tensor) -> Tensor:
         large = self.lk_conv(x) + self.lk_bias.view(1, -1, 1, 1)
         small = self.sk_conv(x) + self.sk_bias.view(1, -1, 1, 1)
-        return large + small
+        y: Tensor = large + small
+        return y
 
     def fold(self) -> MergedLargeKernelConv:
         channels, _, kernel, _ = self.lk_conv.weight.shape
@@ -99,6 +100,7 @@ class DeploymentNorm(Foldable):
     def forward(self, x: Tensor) -> Tensor:
         mean, variance = self.running_mean, self.running_var
         if self.training:
+            x = x.to(self.running_mean.dtype)  # autocast hands over half precision, too coarse for statistics
             mean = x.mean(dim=(0, 2, 3), keepdim=True)
             variance = x.var(dim=(0, 2, 3), keepdim=True, unbiased=False)
             with torch.no_grad():
@@ -179,7 +181,7 @@ class TemperedGatedFeedForward(GatedFeedForward, Foldable):
 
 
 class ChannelAttention(nn.Module):
-    """Squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507), reduction 8, without biases. Pools the whole picture."""
+    """Squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507), reduction 8, no biases. Pools the whole picture."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -197,7 +199,7 @@ class ChannelAttention(nn.Module):
 
     def expect_gain_(self, gain: float) -> None:
         """From now on the input arrives multiplied by ``gain``: keep the gate as it was."""
-        fold_gain_before(self.fc[0], 1 / gain)
+        fold_gain_before(self.fc[0], 1 / gain)  # type: ignore[arg-type]  # nn.Sequential forgets its types
 
 
 class SpatialAttention(nn.Module):
@@ -264,7 +266,7 @@ class Block(nn.Module):
         self.ffn = ffn
         self.channel_attn = channel_attn
         self.spatial_attn = spatial_attn
-        self.residual_gain = Gain(residual_scale) if residual_scale != 1 else nn.Identity()
+        self.residual_gain: nn.Module = Gain(residual_scale) if residual_scale != 1 else nn.Identity()
         self.drop_path = StochasticDepth(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -276,7 +278,7 @@ class Block(nn.Module):
     def fold_(self) -> None:
         """In place, after merging: the norm goes into the large kernel, temperature and residual scale into 1x1s."""
         if isinstance(self.norm, AffineMap):
-            fold_affine_after(self.conv.fused_conv, self.norm.weight, self.norm.bias)  # type: ignore[arg-type,union-attr]
+            fold_affine_after(self.conv.fused_conv, self.norm.weight, self.norm.bias)  # type: ignore[arg-type]
             self.norm = nn.Identity()
         if isinstance(self.ffn, TemperedGatedFeedForward):
             self.ffn = self.ffn.fold()

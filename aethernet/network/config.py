@@ -1,11 +1,12 @@
 """What an AetherNet is, as data: one frozen config per network, and the published presets.
 
-Shapes, names and default values are facts about the published networks (generations 1 to 3, June 2025 to version 3.1.1).
+Shapes, names and defaults are facts about the published networks (generations 1 to 3, June 2025 to version 3.1.1).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -80,7 +81,8 @@ class NetworkConfig:
             raise UsageError(f"expected generation 1, 2 or 3, found {self.generation}")
         if self.scale < 1 or (self.scale != 3 and self.scale & (self.scale - 1)):
             raise UsageError(f"expected a scale of 1, 3 or a power of two, found {self.scale}")
-        if self.embed_dim < 1 or self.hidden_channels < 1 or self.in_channels < 1:
+        widths = (self.embed_dim, self.hidden_channels, self.in_channels, self.upsampled_channels)
+        if any(width < 1 for width in widths):
             raise UsageError("expected positive channel counts")
         if not self.depths or any(depth < 1 for depth in self.depths):
             raise UsageError(f"expected at least one block in every stage, found depths {self.depths}")
@@ -88,8 +90,10 @@ class NetworkConfig:
             if kernel is not None and (kernel < 1 or kernel % 2 == 0):
                 raise UsageError(f"expected odd kernels, found {kernel}")
         if self.small_kernel is not None and self.small_kernel > self.large_kernel:
-            raise UsageError(f"the small kernel ({self.small_kernel}) is larger than the large one ({self.large_kernel})")
-        if not self.residual_scale > 0 or not self.image_range > 0 or not self.norm_eps > 0:
+            raise UsageError(
+                f"the small kernel ({self.small_kernel}) is larger than the large one ({self.large_kernel})"
+            )
+        if any(not 0 < number < math.inf for number in (self.residual_scale, self.image_range, self.norm_eps)):
             raise UsageError("expected a positive residual_scale, image_range and norm_eps")
         if self.generation == 1 and (self.norm is not Norm.LAYER or self.channel_attention or self.spatial_attention):
             raise UsageError("generation 1 has layer norms and no attention")
@@ -233,7 +237,9 @@ PRESETS: Mapping[int, Mapping[str, Preset]] = MappingProxyType(
         ),
         3: MappingProxyType(
             {
-                "mobile": _generation_3(64, (2,) * 4, channel=False, large_kernel=7, small_kernel=3, residual_scale=0.2),
+                "mobile": _generation_3(
+                    64, (2,) * 4, channel=False, large_kernel=7, small_kernel=3, residual_scale=0.2
+                ),
                 "tiny": _generation_3(64, (3,) * 3, residual_scale=0.2),
                 "small": _generation_3(96, (4,) * 4),
                 "medium": _generation_3(128, (6,) * 4),

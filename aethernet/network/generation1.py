@@ -69,7 +69,7 @@ class AetherNet1(nn.Module):
         self.register_buffer("mean", torch.tensor(0.5 if config.in_channels == 3 else 0.0), persistent=False)
         self.enter_range: nn.Module = CentreThenScale(config.image_range)
         self.leave_range: nn.Module = RestoreRange(1 / config.image_range, shift_first=False)
-        rates = iter(torch.linspace(0, drop_path, sum(config.depths)).tolist())
+        rates = iter(torch.linspace(0, drop_path, sum(config.depths), device="cpu").tolist())
         self.conv_first = conv3x3(config.in_channels, config.embed_dim)
         self.layers = nn.ModuleList(
             nn.Sequential(*(Block1(config, next(rates), dropout) for _ in range(depth))) for depth in config.depths
@@ -98,7 +98,7 @@ class AetherNet1(nn.Module):
 
     def fold_(self) -> None:
         for layer in self.layers:
-            for block in layer:
+            for block in layer.children():
                 block.drop_path = nn.Identity()
         if isinstance(self.leave_range, RestoreRange):
             fold_gain_before(self.conv_first, self.config.image_range)

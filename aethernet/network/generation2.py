@@ -85,7 +85,7 @@ class AetherNet2(nn.Module):
         self.register_buffer("mean", torch.full((1, config.in_channels, 1, 1), 0.5))
         self.enter_range, self.leave_range = self._ranges()
         channels = config.embed_dim
-        rates = iter(torch.linspace(0, drop_path, sum(config.depths)).tolist())
+        rates = iter(torch.linspace(0, drop_path, sum(config.depths), device="cpu").tolist())
         self.conv_first = conv3x3(config.in_channels, channels)
         self.stages = nn.ModuleList(
             nn.Sequential(*(_block(config, next(rates), dropout) for _ in range(depth))) for depth in config.depths
@@ -126,9 +126,8 @@ class AetherNet2(nn.Module):
         merge_children_(self)
 
     def fold_(self) -> None:
-        for stage in self.stages:
-            for block in stage:
-                block.fold_()
+        for block in [module for module in self.stages.modules() if isinstance(module, Block)]:
+            block.fold_()
         if isinstance(self.quant_fusion_layer, CompensatedInputFusion | CompensatedOutputFusion):
             self.quant_fusion_layer = self.quant_fusion_layer.fold()
         self._fold_body_norm()
@@ -137,7 +136,7 @@ class AetherNet2(nn.Module):
             self.enter_range, self.leave_range = CentreThenScale(1.0), Unchanged()
 
     def _fold_body_norm(self) -> None:
-        """Generation 2's body norm stays an affine map: what follows pads with zeros, what precedes it is a skip too."""
+        """Generation 2's body norm stays an affine map: what follows pads with zeros, what precedes is a skip too."""
 
     def _fold_ranges(self) -> None:
         image_range, channels = self.config.image_range, self.config.in_channels

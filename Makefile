@@ -1,0 +1,48 @@
+# A fresh machine needs Python 3.11 or newer, make, and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := convert,flows,hub,signing,spandrel,training,video,openvino,development
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup release test test-fast lint types benchmark clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with everything this machine can have, pinned by constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "aethernet needs Python 3.11 or newer, found $$($(PYTHON) --version); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@echo "setting up $(VENV) (PyTorch and its libraries are several gigabytes; once only)" >&2
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --constraint constraints.txt
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt tensorrt-rtx || \
+		echo "TensorRT-RTX has no package for this machine; releases will be made without its engines" >&2
+	@touch $@
+
+release: $(STAMP) ## Release the sample network that comes with the repository into out/ and publish it to hub/
+	$(BIN)/python -m flows release releases/aether_tiny_2x --output out --hub "file://$(CURDIR)/hub"
+
+test: $(STAMP) ## Run all tests, fast ones first
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -m slow
+
+test-fast: $(STAMP) ## Run the fast tests only
+	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+
+lint: $(STAMP) ## Check style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check types
+	$(BIN)/mypy
+
+benchmark: $(STAMP) ## Time and memory of whole releases, as JSON
+	$(BIN)/python benchmarks/release.py --json
+
+clean: ## Remove what releases and tests made here (not .venv, not the store)
+	rm -rf out hub .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,91 @@
+"""``aethernet info``: what a checkpoint, ONNX file or release folder is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from aethernet.errors import UsageError
+
+__all__ = ["inspect_path"]
+
+
+def inspect_path(path: Path) -> dict[str, Any]:
+    """Facts in the order people look for them; JSON values only.
+
+    Raises:
+        AethernetError: It is none of the kinds known.
+    """
+    if not path.exists():
+        raise UsageError(f"expected a file or folder at {path}, found nothing")
+    if path.is_dir():
+        return _bundle(path)
+    return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path)
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    from aethernet.bundle import open_bundle
+
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    return {
+        "kind": "release",
+        "name": manifest.name,
+        "version": manifest.version,
+        "network": f"{manifest.network.family} {manifest.network.preset}",
+        "scale": manifest.network.config["scale"],
+        "parameters": manifest.network.parameters,
+        "forms": {form.precision.value: form.reason or form.status for form in manifest.forms},
+        "files": [entry.path for entry in manifest.files],
+        "license": manifest.license,
+        "identity": manifest.identity,
+        "built": bundle.build.created,
+    }
+
+
+def _onnx(path: Path) -> dict[str, Any]:
+    import google.protobuf.message
+    import onnx
+
+    from aethernet.artifact import file_digest
+    from aethernet.export.contract import describe_onnx
+
+    try:
+        description = describe_onnx(onnx.load(str(path), load_external_data=False))
+    except (google.protobuf.message.DecodeError, onnx.checker.ValidationError) as error:
+        raise UsageError(f"expected an ONNX file, found something else: {path}") from error
+    return {
+        "kind": "ONNX",
+        "sha256": file_digest(path),
+        "inputs": {name: f"{dtype} {list(shape)}" for name, (dtype, shape) in description.inputs.items()},
+        "outputs": {name: f"{dtype} {list(shape)}" for name, (dtype, shape) in description.outputs.items()},
+        "opset": description.opset,
+        "ir_version": description.ir_version,
+        "nodes": description.nodes,
+        "operators": description.operators,
+        "metadata": description.metadata,
+    }
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    from aethernet.artifact import file_digest
+    from aethernet.checkpoint import load
+
+    loaded = load(path)
+    config = loaded.config
+    return {
+        "kind": "checkpoint",
+        "sha256": file_digest(path),
+        "format": loaded.format,
+        "network": f"AetherNet generation {config.generation}, {config.preset_name()}",
+        "form": loaded.form.value,
+        "scale": config.scale,
+        "channels": config.in_channels,
+        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "stored_as": loaded.stored_dtype,
+        "quantization_records": len(loaded.quantization.tensors) if loaded.quantization else 0,
+        "receptive_radius": config.receptive_radius,
+        "pools_globally": config.pools_globally,
+        "config": config.to_json(),
+        "notes": list(loaded.notes),
+    }

@@ -1,0 +1,176 @@
+"""``aethernet``: single steps and everything a downloaded release needs, without the workflow engine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aethernet import __version__
+from aethernet.cli.output import emit_json, exit_code_for, print_error, say
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+ResidualScale = Annotated[
+    float | None, typer.Option(help="Residual scale of a generation-3 checkpoint that does not record it.")
+]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    del debug  # read by main(), which reports errors
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def info(file: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or release folder.")], as_json: AsJson = False) -> None:
+    """Say what a file is."""
+    from aethernet.cli import inspection
+
+    _show(inspection.inspect_path(file), as_json)
+
+
+@app.command()
+def fuse(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint of any form.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUT", help=".safetensors (with config) or .pth (plain tensors).")],
+    half: Annotated[bool, typer.Option("--half", help="Store the weights as fp16.")] = False,
+    residual_scale: ResidualScale = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fold everything linear into the convolutions; a fused network comes back equal."""
+    from aethernet.cli import steps
+
+    _show(steps.fuse_file(source, destination, half=half, residual_scale=residual_scale), as_json)
+    say(f"wrote {destination}; next: aethernet export {destination} {destination.with_suffix('.onnx')} --verify")
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint of any form.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUT.onnx")],
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    opset: Annotated[int, typer.Option(help="17 to 21.")] = 17,
+    static: Annotated[str | None, typer.Option(metavar="HxW", help="Fixed input size, batch 1 (default: all axes free).")] = None,
+    minimum: Annotated[str, typer.Option("--min", metavar="NxHxW", help="Smallest input, recorded for engines.")] = "1x16x16",
+    optimum: Annotated[str, typer.Option("--opt", metavar="NxHxW", help="Best input, recorded for engines.")] = "1x256x256",
+    maximum: Annotated[str, typer.Option("--max", metavar="NxHxW", help="Largest input, recorded for engines.")] = "4x1080x1920",
+    fold: Annotated[bool, typer.Option(help="Fuse before exporting.")] = True,
+    images: Annotated[Path | None, typer.Option(help="Pictures to measure on (default: the library's own two).")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Run the file beside PyTorch; exit 1 when they differ.")] = False,
+    atol: Annotated[float | None, typer.Option(help="With --verify: absolute tolerance (default 1e-4, fp16 8e-3).")] = None,
+    rtol: Annotated[float, typer.Option(help="With --verify: relative tolerance.")] = 0.0,
+    residual_scale: ResidualScale = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one ONNX file and check it against the contract."""
+    from aethernet.cli import steps
+
+    shapes = {"minimum": minimum, "optimum": optimum, "maximum": maximum}
+    result = steps.export_file(
+        source,
+        destination,
+        precision=precision,
+        opset=opset,
+        static=static,
+        shapes=shapes,
+        fold=fold,
+        images=images,
+        tolerances=(atol, rtol) if verify else None,
+        residual_scale=residual_scale,
+    )
+    _show(result, as_json)
+    if verify and not result["verified"]["passes"]:
+        say("the file does not compute the same picture within the tolerances; it was kept for study")
+        raise typer.Exit(1)
+
+
+@app.command()
+def compare(
+    bundle: Annotated[Path, typer.Argument(help="Release folder.")],
+    images: Annotated[Path | None, typer.Option(help="Folder of pictures (default: the library's own two).")] = None,
+    hr: Annotated[Path | None, typer.Option(help="Folder of their HR partners, paired by file stem.")] = None,
+    write: Annotated[Path | None, typer.Option(help="Write what every form made of the pictures into this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every form against the trained network again, on your pictures, on your machine."""
+    from aethernet.cli import steps
+
+    result, table, passes = steps.compare_bundle(bundle, images=images, hr=hr, write=write)
+    if as_json:
+        emit_json(result)
+    else:
+        print(table)
+    say("every form keeps the release's limits" if passes else "at least one form misses the release's limits")
+    if not passes:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Release folder.")],
+    run: Annotated[bool, typer.Option(help="Also run the network on the release's check picture.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Find changed, missing and extra files, unsafe paths and links; then try the network on one picture."""
+    from aethernet.bundle import verify_bundle
+
+    found = verify_bundle(bundle, run=run)
+    if as_json:
+        facts = {"files": found.files, "identity": found.identity, "picture": found.picture}
+        emit_json({"ok": found.ok, "problems": list(found.problems), **facts})
+    else:
+        for problem in found.problems:
+            print(problem)
+        if found.ok:
+            print(f"{bundle}: {found.files} files as released, identity {found.identity}")
+    if found.picture and not as_json:
+        say(f"check picture: {found.picture}")
+    if not found.ok:
+        say(f"{bundle} is not what was released; download it again")
+        raise typer.Exit(1)
+    say("not signed: this shows that the folder is whole, not who made it")
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit_json(facts)
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {_words(value)}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(item) for item in value) or "none"
+    return "–" if value is None else str(value)
+
+
+def main() -> None:
+    """Run the command line; errors become words and exit codes."""
+    debug = "--debug" in sys.argv[1:]
+    if debug and sys.argv[1] != "--debug":
+        # Accepted anywhere, because it is added after something went wrong.
+        sys.argv = [sys.argv[0], "--debug", *(word for word in sys.argv[1:] if word != "--debug")]
+    try:
+        app(prog_name="aethernet")
+    except SystemExit:
+        raise
+    except BaseException as error:
+        if debug:
+            raise
+        print_error(error)
+        raise SystemExit(exit_code_for(error)) from None

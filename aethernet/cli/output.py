@@ -1,0 +1,45 @@
+"""How commands speak: data on stdout, words on stderr, one way to report an error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from aethernet.errors import AethernetError, GateError, UsageError
+
+__all__ = ["emit_json", "exit_code_for", "print_error", "say"]
+
+
+def say(text: str) -> None:
+    """Words for people, on stderr."""
+    print(text, file=sys.stderr)
+
+
+def emit_json(data: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def exit_code_for(error: BaseException) -> int:
+    """2 for misuse, 130 for Ctrl-C, 1 for everything else."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, UsageError) else 1
+
+
+def print_error(error: BaseException) -> None:
+    """What was expected, what was found, what to do."""
+    if isinstance(error, GateError) and error.table:
+        print(error.table)
+    if isinstance(error, KeyboardInterrupt):
+        say("stopped; run the same command again to go on where it was")
+    elif isinstance(error, AethernetError):
+        say(f"error: {error}")
+        if error.hint:
+            say(f"hint: {error.hint}")
+    elif isinstance(error, OSError):
+        say(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    else:
+        say(f"error: {type(error).__name__}: {error}")
+        say("hint: this is a defect of the tool; --debug shows where")

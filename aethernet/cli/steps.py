@@ -1,0 +1,196 @@
+"""The single steps behind ``aethernet fuse``, ``export`` and ``compare``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aethernet.errors import BundleError, GateError, UsageError
+from aethernet.precision import Precision
+
+if TYPE_CHECKING:
+    from aethernet.comparison import Measurement, Quality
+    from aethernet.network import AetherNet
+    from aethernet.pictures import Picture
+
+__all__ = ["compare_bundle", "export_file", "fuse_file"]
+
+_DEFAULT_ATOL = {Precision.FP32: 1e-4, Precision.FP16: 8e-3}
+
+
+def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: float | None) -> dict[str, Any]:
+    """Fuse a checkpoint file; returns facts about the result."""
+    import torch
+
+    from aethernet.artifact import Artifact
+    from aethernet.checkpoint import load, save_pth, save_safetensors
+    from aethernet.fusion import fuse
+
+    writers = {".safetensors": save_safetensors, ".pth": save_pth}
+    if destination.suffix not in writers:
+        raise UsageError(f"expected an output called .safetensors or .pth, found {destination.name}")
+    loaded = load(source, residual_scale=residual_scale)
+    fused = fuse(loaded.model)
+    writers[destination.suffix](fused, destination, dtype=torch.float16 if half else None)
+    artifact = Artifact.of(destination)
+    return {
+        "file": str(destination),
+        "sha256": artifact.sha256,
+        "size": artifact.size,
+        "arrived": loaded.form.value,
+        "parameters_before": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in fused.parameters()),
+        "notes": list(loaded.notes),
+    }
+
+
+def export_file(
+    source: Path,
+    destination: Path,
+    *,
+    precision: str,
+    opset: int,
+    static: str | None,
+    shapes: Mapping[str, str],
+    fold: bool,
+    images: Path | None,
+    tolerances: tuple[float | None, float] | None,
+    residual_scale: float | None,
+) -> dict[str, Any]:
+    """Export a checkpoint file; returns facts about the ONNX file and, with tolerances, how it compares."""
+    from aethernet.artifact import Artifact
+    from aethernet.checkpoint import load
+    from aethernet.export import ExportConfig, ShapeRange, export_onnx
+    from aethernet.fusion import fuse
+
+    if precision not in _DEFAULT_ATOL:
+        raise UsageError(f"expected --precision fp32 or fp16, found {precision}")
+    form = Precision(precision)
+    fixed = _numbers(static, 2, "--static HxW") if static else None
+    ranges = {name: _numbers(text, 3, f"{name} as NxHxW") for name, text in shapes.items()}
+    config = ExportConfig(opset=opset, static=fixed, shapes=ShapeRange(**ranges))  # type: ignore[arg-type]
+    loaded = load(source, residual_scale=residual_scale)
+    pictures = _pictures(images)
+    cases = _cases(pictures, loaded.config.in_channels, fixed)  # type: ignore[arg-type]
+    description = export_onnx(
+        fuse(loaded.model) if fold else loaded.model,
+        destination,
+        precision=form,
+        config=config,
+        pictures=[case.input for case in cases if case.window is not None or fixed],
+        metadata={"network": "AetherNet", "source_sha256": Artifact.of(source).sha256},
+    )
+    facts: dict[str, Any] = {
+        "file": str(destination),
+        "size": destination.stat().st_size,
+        "opset": description.opset,
+        "ir_version": description.ir_version,
+        "nodes": description.nodes,
+        "inputs": {name: f"{dtype} {list(shape)}" for name, (dtype, shape) in description.inputs.items()},
+        "outputs": {name: f"{dtype} {list(shape)}" for name, (dtype, shape) in description.outputs.items()},
+        "notes": list(loaded.notes),
+    }
+    if tolerances is not None:
+        atol = tolerances[0] if tolerances[0] is not None else _DEFAULT_ATOL[form]
+        facts["verified"] = _verified(loaded.model, destination, cases, atol, tolerances[1])
+    return facts
+
+
+def _verified(model: AetherNet, path: Path, cases: list[Any], atol: float, rtol: float) -> dict[str, Any]:
+    import numpy as np
+
+    from aethernet.comparison import outputs_of
+    from aethernet.runtimes import open_runtime
+    from aethernet.runtimes.pytorch import TorchRuntime
+
+    wanted, found = outputs_of(TorchRuntime(model), cases), outputs_of(open_runtime(path), cases)
+    close = {name: bool(np.allclose(found[name], wanted[name], rtol=rtol, atol=atol)) for name in wanted}
+    largest = max(float(np.abs(found[name] - wanted[name]).max()) for name in wanted)
+    failed = [name for name, passes in close.items() if not passes]
+    return {"passes": not failed, "inputs": len(close), "largest_difference": largest, "atol": atol, "rtol": rtol, "failed": failed}
+
+
+def compare_bundle(
+    path: Path, *, images: Path | None, hr: Path | None, write: Path | None
+) -> tuple[dict[str, Any], str, bool]:
+    """Measure a release again.
+
+    Returns:
+        The numbers as JSON values, the table, and whether every form keeps the release's limits.
+    """
+    from aethernet.bundle import open_bundle, verify_bundle
+    from aethernet.checkpoint import load
+    from aethernet.comparison import FormId, bicubic, compare_form, judge, measure_quality, measurement_table, outputs_of
+    from aethernet.pictures import list_pictures, pair_by_stem, save_picture
+    from aethernet.runtimes import open_runtime
+    from aethernet.runtimes.pytorch import TorchRuntime
+
+    broken = verify_bundle(path, run=False).problems
+    if broken:
+        raise BundleError(f"{path} is not what was released: {'; '.join(broken)}")
+    bundle = open_bundle(path)
+    manifest = bundle.manifest
+    reference = next(
+        (entry for entry in manifest.files if entry.role == "weights" and entry.path.endswith(("_notfused.safetensors", "_source.safetensors"))),
+        None,
+    )
+    if reference is None:
+        raise BundleError("the release has no reference weights")
+    network = load(bundle.path(reference))
+    pictures = _pictures(images)
+    cases = _cases(pictures, network.config.in_channels, None)
+    partners = pair_by_stem(list(pictures.values()), list_pictures(hr)) if hr is not None else {}
+    scale = network.config.scale
+    truth = outputs_of(TorchRuntime(network.model), cases)
+    enlarged = {case.name: bicubic(case.input, scale) for case in cases if case.window is not None}
+    measurements: list[Measurement] = []
+    quality: list[Quality] = [
+        *measure_quality("reference", truth, cases, partners, scale),
+        *measure_quality("bicubic", enlarged, cases, partners, scale),
+    ]
+    made: dict[str, Mapping[str, Picture]] = {"reference": truth, "bicubic": enlarged}
+    for entry in manifest.files:
+        if entry is reference or entry.precision is None or entry.role not in ("weights", "onnx"):
+            continue
+        runtime = open_runtime(bundle.path(entry))
+        form = FormId(precision=entry.precision, file=entry.path, runtime=runtime.name)
+        found, made[entry.path] = compare_form(form, runtime, truth, cases)
+        measurements += found
+        quality += measure_quality(entry.path, made[entry.path], cases, partners, scale, entry.precision)
+    if write is not None:
+        for name, outputs in made.items():
+            for case in cases:
+                if case.window is not None and case.name in outputs:
+                    save_picture(outputs[case.name], write / case.picture / f"{name}.png")
+    released = [form.precision for form in manifest.forms if form.status == "released"]
+    try:
+        judge(measurements, quality, manifest.limits, required=released)
+        passes = True
+    except GateError:
+        passes = False
+    result = {
+        "passes": passes,
+        "measurements": [item.model_dump(mode="json") for item in measurements],
+        "quality": [item.model_dump(mode="json") for item in quality],
+    }
+    return result, measurement_table(measurements, quality, manifest.limits), passes
+
+
+def _pictures(images: Path | None) -> dict[str, Path]:
+    from aethernet.pictures import list_pictures, sample_pictures
+
+    return {path.stem: path for path in (sample_pictures() if images is None else list_pictures(images))}
+
+
+def _cases(pictures: Mapping[str, Path], channels: int, static: tuple[int, int] | None) -> list[Any]:
+    from aethernet.comparison import build_cases
+
+    return build_cases(pictures, channels, static=static)
+
+
+def _numbers(text: str, count: int, what: str) -> tuple[int, ...]:
+    if not re.fullmatch(r"\d{1,6}(x\d{1,6})" + "{" + str(count - 1) + "}", text):
+        raise UsageError(f"expected {what}, such as {'x'.join(['64'] * count)}, found '{text}'")
+    return tuple(int(part) for part in text.split("x"))

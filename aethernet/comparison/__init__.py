@@ -1,0 +1,25 @@
+"""Comparing every form with the trained network: run, measure, then judge once."""
+
+from __future__ import annotations
+
+from aethernet.comparison.cases import Case, build_cases
+from aethernet.comparison.compare import bicubic, compare_form, measure_quality, outputs_of
+from aethernet.comparison.gate import DEFAULT_LIMITS, Acceptance, Limits, judge, measurement_table
+from aethernet.comparison.measurement import FormId, Measurement, Quality
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Acceptance",
+    "Case",
+    "FormId",
+    "Limits",
+    "Measurement",
+    "Quality",
+    "bicubic",
+    "build_cases",
+    "compare_form",
+    "judge",
+    "measure_quality",
+    "measurement_table",
+    "outputs_of",
+]

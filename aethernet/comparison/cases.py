@@ -1,0 +1,87 @@
+"""What forms are compared on: every validation picture whole, and crops of them at the sizes where exporters go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aethernet.pictures import load_picture
+
+if TYPE_CHECKING:
+    from aethernet.pictures import Picture
+
+__all__ = ["FULL_SIDE", "SIZES", "Case", "build_cases"]
+
+SIZES: Mapping[str, tuple[int, int, int]] = {
+    "traced": (2, 24, 20),
+    "odd": (1, 17, 31),
+    "power of two and one less": (1, 255, 257),
+    "smallest": (1, 1, 1),
+    "batch of 2": (2, 64, 48),
+}
+"""What a size is there for -> (N, H, W)."""
+
+FULL_SIDE = 512
+"""Pictures larger than this are compared on their central part of this side, so that time and memory stay bounded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One input."""
+
+    name: str
+    """Picture and size, such as ``7 256x256`` or ``odd 17x31``; unique."""
+    picture: str
+    """Name of the picture it comes from, or several joined by +."""
+    input: Picture
+    """[N, C, H, W] float32 in [0, 1]."""
+    window: tuple[int, int, int, int] | None
+    """For a (nearly) whole picture: top, left, height, width inside it in pixels, so that an HR partner can be cut alike."""
+
+
+def build_cases(pictures: Mapping[str, Path], channels: int, *, static: tuple[int, int] | None = None) -> list[Case]:
+    """Cases from at least one picture; the same pictures give the same cases.
+
+    Args:
+        pictures: Name -> file, in the order they are to be listed.
+        channels: Channels the network takes.
+        static: The only (H, W) a fixed-shape file accepts; then every picture gives one such crop.
+    """
+    loaded = {name: load_picture(path, channels) for name, path in pictures.items()}
+    names = list(loaded)
+    cases = []
+    for name, picture in loaded.items():
+        height, width = picture.shape[2:]
+        size = static or (min(height, FULL_SIDE), min(width, FULL_SIDE))
+        top, left = max(0, (height - size[0]) // 2), max(0, (width - size[1]) // 2)
+        inside = size[0] <= height and size[1] <= width
+        cases.append(
+            Case(
+                name=f"{name} {size[0]}x{size[1]}",
+                picture=name,
+                input=_crop(picture, top, left, *size),
+                window=(top, left, *size) if inside else None,
+            )
+        )
+    if static is not None:
+        return cases
+    for index, (purpose, (batch, height, width)) in enumerate(SIZES.items()):
+        chosen = [names[(index + item) % len(names)] for item in range(batch)]
+        crops = [_crop(loaded[name], 7 * (index + item), 11 * (index + item), height, width) for item, name in enumerate(chosen)]
+        label = f"{batch}x{height}x{width}" if batch > 1 else f"{height}x{width}"
+        cases.append(
+            Case(name=f"{purpose} {label}", picture="+".join(dict.fromkeys(chosen)), input=np.concatenate(crops), window=None)
+        )
+    return cases
+
+
+def _crop(picture: Picture, top: int, left: int, height: int, width: int) -> Picture:
+    """A crop; a picture too small for it is continued by mirroring, which keeps it natural."""
+    top, left = min(top, max(0, picture.shape[2] - height)), min(left, max(0, picture.shape[3] - width))
+    crop = picture[:, :, top : top + height, left : left + width]
+    missing = [(0, 0), (0, 0), (0, height - crop.shape[2]), (0, width - crop.shape[3])]
+    return np.ascontiguousarray(np.pad(crop, missing, mode="symmetric"))

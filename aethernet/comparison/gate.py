@@ -1,0 +1,159 @@
+"""The only gate: it judges every form, every picture and every size at once and shows the whole table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aethernet.comparison.measurement import Measurement, Quality
+from aethernet.errors import GateError
+from aethernet.precision import Precision
+
+__all__ = ["DEFAULT_LIMITS", "Acceptance", "Limits", "failures_of", "judge", "measurement_table"]
+
+
+class Limits(BaseModel):
+    """What a form must keep; None switches a limit off. A form must also be finite and have the right shape, always."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_abs_of_range: float | None = Field(
+        default=None, gt=0, description="Largest raw difference, as a share of the reference's range on that input"
+    )
+    min_psnr: float | None = Field(default=None, gt=0, description="dB against the reference")
+    max_level: int | None = Field(default=None, ge=0, description="No 8-bit value may be off by more levels than this")
+    max_signed_mean: float | None = Field(
+        default=None, gt=0, description="Mean shift of any channel (a tint), in units of the picture's range [0, 1]"
+    )
+    max_hr_loss: float | None = Field(
+        default=None, gt=0, description="dB of PSNR (RGB) against HR a form may lose to the reference on any picture"
+    )
+
+
+DEFAULT_LIMITS: Mapping[Precision, Limits] = {
+    Precision.FP32: Limits(max_abs_of_range=1e-4, min_psnr=80, max_hr_loss=0.01),
+    Precision.FP16: Limits(max_level=2, min_psnr=60, max_hr_loss=0.05),
+}
+
+
+class Acceptance(BaseModel):
+    """What the gate decided."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    accepted: tuple[Precision, ...]
+    skipped: dict[Precision, str] = Field(description="Precision -> why it is left out")
+
+
+def failures_of(measurement: Measurement, limits: Limits) -> list[str]:
+    """Every limit one measurement misses, in words; empty when it passes."""
+    if measurement.problem is not None:
+        return [measurement.problem]
+    if not measurement.finite:
+        return ["the output holds NaN or infinity"]
+    missed = []
+    if limits.max_abs_of_range is not None and measurement.max_abs is not None:
+        allowed = limits.max_abs_of_range * (measurement.reference_range or 1.0)
+        if not measurement.max_abs <= allowed:
+            missed.append(f"largest difference {measurement.max_abs:.3g} > {allowed:.3g}")
+    if limits.min_psnr is not None and measurement.psnr is not None and not measurement.psnr >= limits.min_psnr:
+        missed.append(f"PSNR {measurement.psnr:.2f} dB < {limits.min_psnr:g} dB")
+    if limits.max_level is not None and not (measurement.levels_largest or 0) <= limits.max_level:
+        missed.append(f"off by {measurement.levels_largest} levels > {limits.max_level}")
+    if limits.max_signed_mean is not None:
+        worst = max((abs(value) for value in measurement.signed_mean if value is not None), default=0.0)
+        if not worst <= limits.max_signed_mean:
+            missed.append(f"channel shift {worst * 255:.3f} levels > {limits.max_signed_mean * 255:.3f}")
+    return missed
+
+
+def judge(
+    measurements: Sequence[Measurement],
+    quality: Sequence[Quality],
+    limits: Mapping[Precision, Limits],
+    *,
+    required: Iterable[Precision],
+    not_made: Mapping[Precision, str] | None = None,
+) -> Acceptance:
+    """Decide which precisions are released.
+
+    Args:
+        measurements: Of all forms, on all cases.
+        quality: Of all forms and of ``reference`` against HR pictures, where there are any.
+        limits: Per precision.
+        required: Precisions that must pass or the release fails; fp32 always is.
+        not_made: Precision -> why there is no such form.
+
+    Raises:
+        GateError: A required precision is missing or misses a limit; its ``table`` holds everything.
+    """
+    must = {Precision.FP32, *required}
+    reasons: dict[Precision, list[str]] = {precision: [reason] for precision, reason in (not_made or {}).items()}
+    measured = {measurement.form.precision for measurement in measurements}
+    for precision in sorted(must - measured - set(reasons)):
+        reasons[precision] = ["no form of it was compared"]
+    for measurement in measurements:
+        precision = measurement.form.precision
+        for failure in failures_of(measurement, limits.get(precision, Limits())):
+            reasons.setdefault(precision, []).append(f"{measurement.form.file} on {measurement.case}: {failure}")
+    reference = {entry.picture: entry.psnr_rgb for entry in quality if entry.form == "reference"}
+    for entry in quality:
+        if entry.precision is None:
+            continue
+        loss = _loss(entry, reference)
+        allowed = limits.get(entry.precision, Limits()).max_hr_loss
+        if allowed is not None and loss is not None and not loss <= allowed:
+            text = f"{entry.form} on {entry.picture}: loses {loss:.3f} dB against HR > {allowed:g} dB"
+            reasons.setdefault(entry.precision, []).append(text)
+    failed = sorted(must & reasons.keys())
+    table = measurement_table(measurements, quality, limits)
+    if failed:
+        lines = [f"{precision.value}: {reason}" for precision in failed for reason in reasons[precision]]
+        raise GateError(
+            f"{', '.join(precision.value for precision in failed)} must pass and did not: " + "; ".join(lines[:6])
+            + (f"; and {len(lines) - 6} more" if len(lines) > 6 else ""),
+            table,
+        )
+    accepted = tuple(precision for precision in Precision if precision in measured and precision not in reasons)
+    return Acceptance(accepted=accepted, skipped={precision: "; ".join(texts) for precision, texts in sorted(reasons.items())})
+
+
+def _loss(entry: Quality, reference: Mapping[str, float | None]) -> float | None:
+    before = reference.get(entry.picture)
+    return None if before is None or entry.psnr_rgb is None else before - entry.psnr_rgb
+
+
+def measurement_table(
+    measurements: Sequence[Measurement], quality: Sequence[Quality], limits: Mapping[Precision, Limits]
+) -> str:
+    """Every number in one Markdown table per question; failures are spelled out in the last column."""
+    lines = [
+        "| form | input | max abs | mean abs | shift (levels) | PSNR dB | SSIM | 8-bit equal / 1 / 2+ | verdict |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for item in measurements:
+        missed = failures_of(item, limits.get(item.form.precision, Limits()))
+        shift = max((value * 255 for value in item.signed_mean if value is not None), key=abs, default=None)
+        shares = (item.levels_equal, item.levels_off_by_1, item.levels_off_by_2_or_more)
+        lines.append(
+            f"| {item.form} | {item.case} | {_show(item.max_abs, '.2e')} | {_show(item.mean_abs, '.2e')} | {_show(shift, '+.3f')} "
+            f"| {_show(item.psnr, '.2f', 'identical' if item.finite else '–')} | {_show(item.ssim, '.5f')} "
+            f"| {' / '.join(_show(share, '.4f') for share in shares)} | {'; '.join(missed) or 'passes'} |"
+        )
+    if quality:
+        lines += [
+            "",
+            "| against HR | picture | PSNR RGB dB | SSIM RGB | PSNR Y dB | SSIM Y | border |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for entry in quality:
+            lines.append(
+                f"| {entry.form} | {entry.picture} | {_show(entry.psnr_rgb, '.2f')} | {_show(entry.ssim_rgb, '.4f')} "
+                f"| {_show(entry.psnr_y, '.2f')} | {_show(entry.ssim_y, '.4f')} | {entry.border} |"
+            )
+    return "\n".join(lines)
+
+
+def _show(value: float | None, form: str, missing: str = "–") -> str:
+    return missing if value is None else format(value, form)

@@ -1,0 +1,77 @@
+"""Exporting networks to ONNX: fp32 from PyTorch, fp16 from the fp32 file, each checked against one contract."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aethernet.errors import UsageError
+from aethernet.export.contract import OnnxDescription, describe_onnx, require_contract
+from aethernet.export.half import HalfExport, export_fp16
+from aethernet.export.onnx import ExportConfig, ShapeRange, export_fp32
+from aethernet.precision import Precision
+
+if TYPE_CHECKING:
+    from aethernet.network import AetherNet
+    from aethernet.pictures import Picture
+
+__all__ = [
+    "ExportConfig",
+    "HalfExport",
+    "OnnxDescription",
+    "ShapeRange",
+    "describe_onnx",
+    "export_fp16",
+    "export_fp32",
+    "export_onnx",
+    "require_contract",
+]
+
+
+def export_onnx(
+    model: AetherNet,
+    destination: Path | str,
+    *,
+    precision: Precision | str = Precision.FP32,
+    config: ExportConfig | None = None,
+    pictures: Iterable[Picture] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> OnnxDescription:
+    """Write one ONNX file and check it against the contract.
+
+    Args:
+        model: Any form; fuse it first for fewer nodes. Not changed.
+        destination: Target file, written in one step.
+        precision: fp32 or fp16.
+        config: Opset and shapes; default opset 17, free N, H and W.
+        pictures: [N, C, H, W] float32 in [0, 1]; fp16 measures activations on them (default: the library's own).
+        metadata: Further entries for the file's metadata_props.
+
+    Raises:
+        UsageError: There is no such ONNX form.
+        ExportError: The exporter failed, or the file breaks the contract.
+    """
+    config, metadata = config or ExportConfig(), metadata or {}
+    if Precision(precision) is Precision.FP32:
+        return export_fp32(model, destination, config, metadata)
+    if Precision(precision) is not Precision.FP16:
+        raise UsageError(f"expected precision fp32 or fp16, found {precision}")
+    if pictures is None:
+        from aethernet.pictures import load_picture, sample_pictures
+
+        pictures = [load_picture(path, model.config.in_channels) for path in sample_pictures()]
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "fp32.onnx"
+        export_fp32(model, source, config, metadata)
+        half = export_fp16(
+            source,
+            destination,
+            config,
+            metadata,
+            pictures,
+            channels=model.config.in_channels,
+            scale=model.config.scale,
+        )
+    return half.description

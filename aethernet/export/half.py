@@ -1,0 +1,183 @@
+"""fp16 ONNX: every tensor typed half precision, except around operations whose real activations leave its safe range.
+
+Strongly typed, as TensorRT 11 demands: the precision is in the file, not in a builder flag. Which operations stay fp32 is
+measured on pictures, named in the manifest, and judged by the gate like everything else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aethernet.artifact import atomic_path
+from aethernet.errors import ExportError
+from aethernet.export.contract import OnnxDescription, require_contract
+from aethernet.export.onnx import ExportConfig, finish_model
+from aethernet.precision import Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["SAFE_MAGNITUDE", "HalfExport", "activation_ranges", "export_fp16"]
+
+SAFE_MAGNITUDE = 16384.0
+"""A quarter of fp16's largest number (65504): room for pictures brighter than those measured."""
+
+_PROBE = "probe/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HalfExport:
+    """What became of the conversion."""
+
+    description: OnnxDescription
+    kept_fp32: tuple[str, ...]
+    """Names of the operations that stay fp32."""
+    largest_activation: float
+    """Largest magnitude seen anywhere in the network."""
+
+
+def export_fp16(
+    fp32_model: Path | str,
+    destination: Path | str,
+    config: ExportConfig,
+    metadata: Mapping[str, str],
+    pictures: Iterable[np.ndarray],
+    *,
+    channels: int,
+    scale: int,
+) -> HalfExport:
+    """Write the fp16 form of an fp32 ONNX file.
+
+    Args:
+        fp32_model: A file :func:`aethernet.export.onnx.export_fp32` wrote.
+        destination: Target file, written in one step.
+        config: As for fp32.
+        metadata: As for fp32.
+        pictures: Real pictures, [N, C, H, W] float32 in [0, 1], to measure activations on.
+        channels: Channels of the picture.
+        scale: Output size over input size.
+
+    Raises:
+        ExportError: The file breaks the contract.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    source = onnx.load(str(fp32_model))
+    ranges = activation_ranges(source, pictures)
+    kept = _unsafe_nodes(source, ranges)
+    logger = logging.getLogger("onnxruntime.transformers.float16")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        proto = convert_float_to_float16(
+            source, keep_io_types=False, op_block_list=[], node_block_list=list(kept), disable_shape_infer=False
+        )
+    finally:
+        logger.setLevel(level)
+    _sort_topologically(proto)
+    finish_model(proto, config, Precision.FP16, scale, metadata)
+    with atomic_path(destination) as temporary:
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        description = require_contract(
+            temporary, precision=Precision.FP16, channels=channels, scale=scale, opset=config.opset, static=config.static
+        )
+        _require_typed(proto, len(kept))
+    return HalfExport(
+        description=description, kept_fp32=tuple(kept), largest_activation=max(ranges.values(), default=0.0)
+    )
+
+
+def activation_ranges(model: onnx.ModelProto, pictures: Iterable[np.ndarray]) -> dict[str, float]:
+    """Largest magnitude of every float tensor between nodes, over all pictures.
+
+    The maxima are computed inside the graph, so memory stays that of one forward pass.
+
+    Args:
+        model: An fp32 model with input ``input``.
+        pictures: [N, C, H, W] float32 in [0, 1].
+    """
+    import onnx
+    import onnxruntime
+
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    typed = onnx.shape_inference.infer_shapes(model).graph.value_info
+    names = ["input", *(info.name for info in typed if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT), "output"]
+    del probed.graph.node[:]
+    probed.graph.node.extend(_probes("input"))
+    for node in model.graph.node:
+        probed.graph.node.append(node)
+        for name in set(node.output) & set(names):
+            probed.graph.node.extend(_probes(name))
+    for name in names:
+        probed.graph.output.append(onnx.helper.make_tensor_value_info(_PROBE + name, onnx.TensorProto.FLOAT, []))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # In this order each probe runs right after its tensor, which is then let go; by default they would all run at the end.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    ranges = dict.fromkeys(names, 0.0)
+    for picture in pictures:
+        for name, value in zip(names, session.run([_PROBE + name for name in names], {"input": picture}), strict=True):
+            ranges[name] = max(ranges[name], float(value))
+    return ranges
+
+
+def _probes(name: str) -> list[onnx.NodeProto]:
+    import onnx
+
+    return [
+        onnx.helper.make_node("Abs", [name], [f"{_PROBE}abs/{name}"]),
+        onnx.helper.make_node("ReduceMax", [f"{_PROBE}abs/{name}"], [_PROBE + name], keepdims=0),
+    ]
+
+
+def _unsafe_nodes(model: onnx.ModelProto, ranges: Mapping[str, float]) -> Sequence[str]:
+    import onnx
+
+    large = {
+        tensor.name
+        for tensor in model.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+        and np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0) > SAFE_MAGNITUDE
+    }
+    return [
+        node.name
+        for node in model.graph.node
+        # "not <=" so that a NaN counts as unsafe.
+        if any(not ranges.get(name, 0.0) <= SAFE_MAGNITUDE or name in large for name in (*node.input, *node.output))
+    ]
+
+
+def _sort_topologically(model: onnx.ModelProto) -> None:
+    """The converter appends its casts at the end of the list; a valid graph lists producers first."""
+    known = {tensor.name for tensor in model.graph.initializer} | {info.name for info in model.graph.input} | {""}
+    waiting = list(model.graph.node)
+    ordered = []
+    while waiting:
+        ready = [node for node in waiting if all(name in known for name in node.input)]
+        if not ready:
+            raise ExportError(f"the fp16 graph has a cycle at {waiting[0].name}")
+        ordered += ready
+        known |= {name for node in ready for name in node.output}
+        done = {id(node) for node in ready}
+        waiting = [node for node in waiting if id(node) not in done]
+    # In place, reusing the messages: protobuf copies on assignment.
+    copies = [type(node).FromString(node.SerializeToString()) for node in ordered]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+
+def _require_typed(model: onnx.ModelProto, kept: int) -> None:
+    import onnx
+
+    wide = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    if wide and not kept:
+        raise ExportError(f"expected half-precision weights, found fp32: {', '.join(wide[:5])}")

@@ -1,0 +1,200 @@
+"""fp32 ONNX through PyTorch's current exporter (``dynamo=True``), cleaned so that equal networks give equal bytes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aethernet.artifact import atomic_path
+from aethernet.errors import ExportError, UsageError
+from aethernet.export.contract import MINIMAL_IR, OnnxDescription, require_contract
+from aethernet.precision import Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+    from aethernet.network import AetherNet
+
+__all__ = ["TRACED_SHAPE", "ExportConfig", "ShapeRange", "export_fp32", "finish_model", "trace_to_onnx"]
+
+TRACED_SHAPE = (2, 24, 20)
+"""N, H, W of the traced example: batch above one and unequal sides, so that no axis is mistaken for a constant."""
+
+
+_NATIVE_OPSET = 18
+"""The oldest opset the exporter writes itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeRange:
+    """Smallest, best and largest input, each (N, H, W) in pixels; engines are built for such a range."""
+
+    minimum: tuple[int, int, int] = (1, 16, 16)
+    optimum: tuple[int, int, int] = (1, 256, 256)
+    maximum: tuple[int, int, int] = (4, 1080, 1920)
+
+    def __post_init__(self) -> None:
+        for low, best, high in zip(self.minimum, self.optimum, self.maximum, strict=True):
+            if not 1 <= low <= best <= high:
+                raise UsageError(
+                    "expected min <= opt <= max in every axis (N, H, W), "
+                    f"found {self.minimum}, {self.optimum}, {self.maximum}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig:
+    """How a network becomes ONNX."""
+
+    opset: int = 17
+    """17 to 21; the IR version is the oldest that may hold it."""
+    static: tuple[int, int] | None = None
+    """Fixed (H, W) in pixels with batch 1; None leaves N, H and W free."""
+    shapes: ShapeRange = ShapeRange()
+    """Recorded in the file for those who build engines from it."""
+
+    def __post_init__(self) -> None:
+        if self.opset not in MINIMAL_IR:
+            raise UsageError(f"expected an opset from {min(MINIMAL_IR)} to {max(MINIMAL_IR)}, found {self.opset}")
+        if self.static is not None and min(self.static) < 1:
+            raise UsageError(f"expected a positive fixed size, found {self.static}")
+
+
+def export_fp32(
+    model: AetherNet, destination: Path | str, config: ExportConfig, metadata: Mapping[str, str]
+) -> OnnxDescription:
+    """Write the fp32 ONNX file of ``model`` and check what was written.
+
+    Args:
+        model: Any form; folded ones give fewer nodes. Not changed.
+        destination: Target file, written in one step.
+        config: Opset and shapes.
+        metadata: Goes into the file's metadata_props beside scale, precision and shapes.
+
+    Raises:
+        ExportError: The exporter failed, or the file breaks the contract.
+    """
+    proto = trace_to_onnx(model, config)
+    finish_model(proto, config, Precision.FP32, model.config.scale, metadata)
+    with atomic_path(destination) as temporary:
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        return require_contract(
+            temporary,
+            precision=Precision.FP32,
+            channels=model.config.in_channels,
+            scale=model.config.scale,
+            opset=config.opset,
+            static=config.static,
+        )
+
+
+def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
+    """The exporter's graph of ``model`` in evaluation mode, input ``input``, output ``output``.
+
+    Raises:
+        ExportError: The exporter failed.
+    """
+    import torch
+
+    batch, height, width = TRACED_SHAPE if config.static is None else (1, *config.static)
+    example = torch.linspace(0, 1, batch * model.config.in_channels * height * width)
+    example = example.reshape(batch, model.config.in_channels, height, width)
+    axes = {0: torch.export.Dim("n", min=1), 2: torch.export.Dim("h", min=1), 3: torch.export.Dim("w", min=1)}
+    try:
+        with _quiet_exporter():
+            program = torch.onnx.export(
+                model.eval(),
+                (example.to(next(model.parameters()).dtype),),
+                dynamo=True,
+                opset_version=max(config.opset, _NATIVE_OPSET),
+                input_names=["input"],
+                output_names=["output"],
+                dynamic_shapes=(axes if config.static is None else None,),
+                external_data=False,
+                optimize=True,
+                verbose=False,
+            )
+    except Exception as error:  # noqa: BLE001 (the exporter raises many kinds; all mean the same here)
+        raise ExportError(
+            f"PyTorch's exporter failed at opset {config.opset}: {error}",
+            hint="try opset 18, its native one; --debug shows the exporter's own report",
+        ) from error
+    if program is None:
+        raise ExportError("PyTorch's exporter returned no program")
+    proto: onnx.ModelProto = program.model_proto
+    if config.opset < _NATIVE_OPSET:
+        _lower_reductions(proto)
+        next(entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")).version = config.opset
+    return proto
+
+
+def _lower_reductions(proto: onnx.ModelProto) -> None:
+    """From opset 18 to 17, in place: reductions take their axes as an attribute again.
+
+    Nothing else our networks use changed between the two, and the contract check would refuse what did: the exporter's
+    own conversion gives up on reductions.
+    """
+    import onnx
+
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    constants |= {
+        node.output[0]: onnx.numpy_helper.to_array(node.attribute[0].t)
+        for node in proto.graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value"
+    }
+    for node in proto.graph.node:
+        if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
+            axes = constants[node.input[1]].tolist()
+            del node.input[1:]
+            node.attribute.extend([onnx.helper.make_attribute("axes", axes)])
+            for attribute in [entry for entry in node.attribute if entry.name == "noop_with_empty_axes"]:
+                node.attribute.remove(attribute)
+    used = {name for node in proto.graph.node for name in node.input}
+    for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
+        proto.graph.initializer.remove(tensor)
+
+
+def finish_model(
+    proto: onnx.ModelProto, config: ExportConfig, precision: Precision, scale: int, metadata: Mapping[str, str]
+) -> None:
+    """Bring a model into shipping form, in place: versions, our metadata, nothing about the machine that made it."""
+    import onnx
+
+    proto.ir_version = MINIMAL_IR[config.opset]
+    proto.producer_name, proto.producer_version = "aethernet", ""
+    proto.doc_string = proto.graph.doc_string = ""
+    proto.graph.name = "aethernet"
+    if config.static is None:
+        for side, name in zip(proto.graph.output[0].type.tensor_type.shape.dim[2:], ("h", "w"), strict=True):
+            side.dim_param = f"{scale}*{name}"
+    # Shapes between nodes follow from the input; the exporter's notes hold source paths of the machine it ran on.
+    del proto.graph.value_info[:]
+    for part in (proto, proto.graph, *proto.graph.node, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    entries = {"precision": precision.value, "scale": str(scale)} | dict(metadata)
+    if config.static is None:
+        for name in ("minimum", "optimum", "maximum"):
+            entries[f"{name}_shape"] = "x".join(str(side) for side in getattr(config.shapes, name))
+    onnx.helper.set_model_props(proto, dict(sorted(entries.items())))
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter reports each opset conversion as a warning; the contract check says what matters."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

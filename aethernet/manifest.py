@@ -1,0 +1,249 @@
+"""The manifest of a release (``release.json``) and the record of its build (``build.json``).
+
+``release.json`` holds everything that is the same whenever the same release is built on the same machine. ``build.json``
+holds what is not (times, speeds, run identity), the digests of ``release.json`` and ``README.md``, and a seal over itself;
+so a change to any byte of a release is found without a file having to contain its own digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import PurePosixPath
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aethernet.comparison.gate import Limits
+from aethernet.comparison.measurement import Measurement, Quality
+from aethernet.errors import BundleError
+from aethernet.precision import Precision
+
+__all__ = [
+    "BUILD",
+    "CARD",
+    "MANIFEST",
+    "SCHEMA_VERSION",
+    "BuildRecord",
+    "FileEntry",
+    "Manifest",
+    "Speed",
+    "canonical_json",
+    "identity_of",
+    "is_safe_path",
+    "read_model",
+    "release_schema",
+    "seal_of",
+]
+
+SCHEMA_VERSION = 1
+MANIFEST, BUILD, CARD = "release.json", "build.json", "README.md"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorContract(_Record):
+    """Name, element type and shape of an input or output; free axes by name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+class FileEntry(_Record):
+    """One file of the release."""
+
+    path: str = Field(description="POSIX path relative to the release folder")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size: int = Field(ge=0, description="Bytes")
+    role: Literal["weights", "onnx", "config", "picture"]
+    precision: Precision | None = None
+    form: str | None = Field(default=None, description="training, merged or fused, for networks")
+    opset: int | None = None
+    ir_version: int | None = None
+    operators: dict[str, int] | None = Field(default=None, description="Count of ONNX operators by type")
+    input: TensorContract | None = None
+    output: TensorContract | None = None
+    kept_fp32: tuple[str, ...] | None = Field(default=None, description="Operations of an fp16 file that stay fp32")
+    largest_activation: float | None = Field(default=None, description="Largest magnitude seen while choosing them")
+
+
+class CheckpointFacts(_Record):
+    """Where the network came from."""
+
+    file: str = Field(description="File name as handed in")
+    sha256: str
+    size: int
+    format: str = Field(description="safetensors or pytorch")
+    form: str = Field(description="How far it was folded on arrival")
+    stored_dtype: str
+    quantization_records: int = Field(description="Tensors left by quantisation-aware training")
+    notes: tuple[str, ...] = Field(description="What had to be assumed or was set aside")
+
+
+class NetworkFacts(_Record):
+    """What the network is."""
+
+    family: str = "AetherNet"
+    preset: str
+    config: dict[str, Any]
+    parameters: int = Field(description="Weights of the fused network")
+    receptive_radius: int = Field(description="Input pixels an output pixel looks at in each direction")
+    pools_globally: bool = Field(description="Whether tiles change the result")
+    nodes_unfused: int = Field(description="ONNX nodes of the training form")
+    nodes_fused: int = Field(description="ONNX nodes of the released fp32 file")
+
+
+class FormStatus(_Record):
+    """What became of one precision."""
+
+    precision: Precision
+    status: Literal["released", "skipped"]
+    reason: str | None = Field(default=None, description="Why it was skipped")
+
+
+class PictureFacts(_Record):
+    """A validation picture by content."""
+
+    name: str
+    sha256: str
+    hr_sha256: str | None = None
+
+
+class Conditions(_Record):
+    """Under which the measurements were taken; the numbers hold for these."""
+
+    reference: str = "the training-form float32 network in PyTorch"
+    peak: float = 1.0
+    quality_channels: str = "RGB without border crop, and BT.601 Y with the border cropped by the scale; 8-bit rounded"
+    baseline: str = "Pillow bicubic"
+    pictures: tuple[PictureFacts, ...]
+    host: dict[str, str]
+
+
+class Manifest(_Record):
+    """``release.json``."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    version: str
+    description: str
+    authors: tuple[str, ...]
+    license: str
+    trained_on: str
+    identity: str = Field(description="sha256 over path and digest of weights, ONNX files and config.json")
+    network: NetworkFacts
+    checkpoint: CheckpointFacts
+    toolchain: dict[str, str] = Field(description="Package -> version")
+    files: tuple[FileEntry, ...] = Field(description="Every file but release.json, build.json, README.md and model.sig")
+    forms: tuple[FormStatus, ...]
+    required: tuple[Precision, ...] = Field(description="Forms without which there would be no release")
+    limits: dict[Precision, Limits]
+    conditions: Conditions
+    measurements: tuple[Measurement, ...]
+    quality: tuple[Quality, ...]
+
+    def file(self, role: str, precision: Precision, suffix: str) -> FileEntry | None:
+        """The entry of one form, or None."""
+        for entry in self.files:
+            if (entry.role, entry.precision) == (role, precision) and entry.path.endswith(suffix) and entry.form != "training":
+                return entry
+        return None
+
+
+class Speed(_Record):
+    """Latency of one form, all forms interleaved in one run."""
+
+    form: str
+    precision: Precision
+    runtime: str
+    median_ms: float
+    fastest_ms: float
+    slowest_ms: float
+    ratio: float = Field(description="Times faster than the training form in PyTorch, medians of the same run")
+
+
+class SpeedRun(_Record):
+    """Speeds with their conditions."""
+
+    shape: tuple[int, int, int, int] = Field(description="N, C, H, W of the input")
+    runs: int
+    threads: int
+    speeds: tuple[Speed, ...]
+
+
+class BuildRecord(_Record):
+    """``build.json``."""
+
+    schema_version: Literal[1] = 1
+    identity: str = Field(description="Identity of the release this build made")
+    created: str = Field(description="UTC, ISO 8601")
+    host: dict[str, str]
+    run: dict[str, str] = Field(description="What is known about the run: source commit, workflow run")
+    speed: SpeedRun
+    digests: dict[str, str] = Field(default_factory=dict, description="sha256 of release.json and README.md")
+    seal: str = Field(default="", description="sha256 of this file's canonical JSON with an empty seal")
+
+
+def canonical_json(record: BaseModel | dict[str, Any]) -> bytes:
+    """The one way a record is written: sorted keys, two spaces, UTF-8, newline at the end."""
+    data = record.model_dump(mode="json") if isinstance(record, BaseModel) else record
+    return (json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def seal_of(build: BuildRecord) -> str:
+    """Digest of a build record apart from its own seal."""
+    return hashlib.sha256(canonical_json(build.model_copy(update={"seal": ""}))).hexdigest()
+
+
+def identity_of(files: tuple[FileEntry, ...]) -> str:
+    """A release's identity: same weights, ONNX files and config, same identity, whatever card or pictures say."""
+    lines = sorted(f"{entry.sha256}  {entry.path}\n" for entry in files if entry.role in ("weights", "onnx", "config"))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def is_safe_path(path: str) -> bool:
+    """Whether a manifest's path stays inside the release folder on every system."""
+    pure = PurePosixPath(path)
+    plain = path == pure.as_posix() and not pure.is_absolute() and "\\" not in path and ":" not in path
+    parts = pure.parts
+    return (
+        plain
+        and bool(parts)
+        and all(part not in ("..", ".") and part.isprintable() and not part.endswith((" ", ".")) for part in parts)
+        and all(part.split(".")[0].lower() not in _DEVICES for part in parts)
+    )
+
+
+def read_model(kind: type[Model], data: bytes, name: str) -> Model:
+    """Parse and validate a record written by :func:`canonical_json`.
+
+    Raises:
+        BundleError: Not JSON, not by the schema, or of a newer schema.
+    """
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{name} is not JSON: {error}") from error
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{name} has schema version {version}, this tool knows {SCHEMA_VERSION}", hint="upgrade aethernet"
+        )
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{name} breaks its schema at {place or 'the top'}: {first['msg']}") from error
+
+
+def release_schema() -> dict[str, Any]:
+    """JSON schema of ``release.json``; published as ``aethernet/schemas/release.schema.json``."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Manifest.model_json_schema()}

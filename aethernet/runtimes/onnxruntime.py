@@ -1,0 +1,49 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from aethernet.errors import ComparisonError
+
+if TYPE_CHECKING:
+    from aethernet.pictures import Picture
+
+__all__ = ["OnnxRuntime"]
+
+
+class OnnxRuntime:
+    """Runs an ONNX file whose contract is :mod:`aethernet.export.contract`."""
+
+    name = "onnxruntime-cpu"
+
+    def __init__(self, path: Path | str, *, threads: int = 0) -> None:
+        self.path = Path(path)
+        self.threads = threads
+        self._session: Any = None
+        self._dtype: Any = np.float32
+
+    def __enter__(self) -> Self:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = self.threads
+        try:
+            self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001 (its exceptions share no base but Exception)
+            raise ComparisonError(f"ONNX Runtime cannot load {self.path.name}: {error}") from error
+        self._dtype = np.float16 if self._session.get_inputs()[0].type == "tensor(float16)" else np.float32
+        return self
+
+    def infer(self, picture: Picture) -> Picture:
+        (output,) = self._session.run(None, {"input": picture.astype(self._dtype, copy=False)})
+        result: Picture = output.astype(np.float32, copy=False)
+        return result
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._session = None

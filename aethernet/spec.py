@@ -1,0 +1,140 @@
+"""The release spec: one reviewed TOML file (or the equivalent options) says everything a release depends on."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from aethernet.comparison.gate import DEFAULT_LIMITS, Limits
+from aethernet.errors import SpecError
+from aethernet.precision import Precision
+
+__all__ = ["ExportSpec", "ReleaseSpec", "read_spec"]
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
+_VERSION = re.compile(r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ExportSpec(_Part):
+    """How the ONNX files are made."""
+
+    opset: int = Field(default=17, ge=17, le=21)
+    minimum: tuple[int, int, int] = Field(default=(1, 16, 16), description="Smallest input, N, H, W")
+    optimum: tuple[int, int, int] = Field(default=(1, 256, 256), description="Input engines are tuned for, N, H, W")
+    maximum: tuple[int, int, int] = Field(default=(4, 1080, 1920), description="Largest input, N, H, W")
+
+
+class ReleaseSpec(_Part):
+    """One release. Paths are absolute once read; a TOML file states them relative to itself."""
+
+    name: str = Field(description="Name of the release and prefix of its files, such as aether_small_2x")
+    version: str = "1.0.0"
+    checkpoint: Path
+    checkpoint_sha256: str | None = Field(default=None, description="Digest the checkpoint must have")
+    description: str = ""
+    authors: tuple[str, ...] = ()
+    license: str = Field(default="unknown", description="SPDX identifier of the weights' licence")
+    trained_on: str = Field(default="", description="What the network was trained on, with credit; Markdown")
+    images: Path | None = Field(default=None, description="Folder of validation pictures (LR)")
+    hr: Path | None = Field(default=None, description="Folder of their HR partners, paired by file stem")
+    precisions: tuple[Precision, ...] | None = Field(
+        default=None, description="Forms that must be made and pass; by default every form is tried and only fp32 must"
+    )
+    residual_scale: float | None = Field(default=None, gt=0, description="Generation 3's, where the file lacks it")
+    network: dict[str, Any] = Field(default_factory=dict, description="Facts about the network that must hold")
+    export: ExportSpec = ExportSpec()
+    limits: dict[Precision, Limits] = Field(default_factory=dict, description="Overrides of the default limits")
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.match(name):
+            raise ValueError("letters, digits, '.', '_' and '-' only, starting with a letter or digit, at most 96")
+        return name
+
+    @field_validator("version")
+    @classmethod
+    def _check_version(cls, version: str) -> str:
+        if not _VERSION.match(version):
+            raise ValueError("a semantic version such as 1.0.0")
+        return version
+
+    def limits_of(self, precision: Precision) -> Limits:
+        """Default limits with the spec's overrides applied field by field."""
+        base = DEFAULT_LIMITS.get(precision, Limits())
+        stated = self.limits.get(precision)
+        return base if stated is None else base.model_copy(update=stated.model_dump(exclude_unset=True))
+
+    @property
+    def wanted(self) -> tuple[Precision, ...]:
+        """Forms to try: those asked for, with fp32 always, or all."""
+        asked = tuple(Precision) if self.precisions is None else (Precision.FP32, *self.precisions)
+        return tuple(dict.fromkeys(asked))
+
+    @property
+    def required(self) -> tuple[Precision, ...]:
+        """Forms without which there is no release."""
+        return tuple(dict.fromkeys((Precision.FP32, *(self.precisions or ()))))
+
+
+def read_spec(path: Path | str) -> ReleaseSpec:
+    """Read ``release.toml``.
+
+    Raises:
+        SpecError: Not there, not TOML, an unknown key (with the nearest known one), or an impossible value.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "release.toml"
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SpecError(f"expected a release spec at {path}, found nothing") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise SpecError(f"{path} is not TOML: {error}") from error
+    for key in ("checkpoint", "images", "hr"):
+        if isinstance(data.get(key), str):
+            data[key] = (path.parent / data[key]).absolute()
+    return make_spec(data, str(path))
+
+
+def make_spec(data: Mapping[str, Any], origin: str = "the options") -> ReleaseSpec:
+    """Validate a spec given as a mapping.
+
+    Raises:
+        SpecError: As :func:`read_spec`.
+    """
+    try:
+        return ReleaseSpec.model_validate(dict(data))
+    except ValidationError as error:
+        problems = [_explain(problem) for problem in error.errors()]
+        raise SpecError(f"{origin} is not a valid release spec: {'; '.join(problems)}") from error
+
+
+def _explain(problem: Any) -> str:
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        fields: Mapping[str, Any] = ReleaseSpec.model_fields
+        if problem["loc"][0] == "export":
+            fields = ExportSpec.model_fields
+        elif problem["loc"][0] == "limits":
+            fields = Limits.model_fields
+        near = difflib.get_close_matches(str(problem["loc"][-1]), list(fields), n=1)
+        return f"unknown key '{place}'" + (f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(fields)})")
+    if problem["type"] == "missing":
+        return f"'{place}' is missing"
+    return f"'{place}': expected {_reason(problem['msg'])}, found {problem['input']!r}"
+
+
+def _reason(message: str) -> str:
+    return re.sub(r"^(Value error, |Input should be )", "", message)

@@ -1,0 +1,188 @@
+"""``python -m flows release …``: the command line of the flows."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows._session import embedded_server, prepare_prefect
+
+prepare_prefect()
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+
+Store = Annotated[Path | None, typer.Option(help="Folder of the content-addressed store (default: the user's cache).")]
+Output = Annotated[Path, typer.Option(help="Folder in which the release folder NAME is put.")]
+HubPlace = Annotated[str | None, typer.Option("--hub", help="Place to publish to, such as file:///folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.callback()
+def _root() -> None:
+    """Release flows on Prefect's engine."""
+
+
+@app.command()
+def release(
+    spec: Annotated[Path | None, typer.Argument(help="release.toml, or the folder that holds it.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint file, instead of a spec.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the release.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of validation pictures (LR).")] = None,
+    hr: Annotated[Path | None, typer.Option(help="Folder of their HR partners, paired by file stem.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version of the release (default 1.0.0).")] = None,
+    license: Annotated[str | None, typer.Option(help="Licence of the weights (default unknown).")] = None,  # noqa: A002
+    precisions: Annotated[
+        str | None, typer.Option(help="Forms that must be made and pass, such as fp32,fp16 (default: all that can be).")
+    ] = None,
+    residual_scale: Annotated[float | None, typer.Option(help="Generation 3's, where the file lacks it.")] = None,
+    output: Output = Path("out"),
+    hub: HubPlace = None,
+    store: Store = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Make, prove, assemble and publish one release."""
+    from aethernet.errors import UsageError
+    from aethernet.spec import make_spec, read_spec
+
+    options = {
+        "checkpoint": checkpoint,
+        "name": name,
+        "images": images,
+        "hr": hr,
+        "version": version,
+        "license": license,
+        "precisions": precisions.replace(" ", "").split(",") if precisions else None,
+        "residual_scale": residual_scale,
+    }
+    given = {key: value.absolute() if isinstance(value, Path) else value for key, value in options.items() if value is not None}
+    with _errors(debug):
+        if spec is None and not {"checkpoint", "name"} <= given.keys():
+            raise UsageError("expected a spec, or --checkpoint and --name", hint="python -m flows release --help")
+        if spec is not None and "checkpoint" in given:
+            raise UsageError("expected a spec or --checkpoint, found both")
+        base: dict[str, Any] = read_spec(spec).model_dump(exclude_unset=True) if spec is not None else {}
+        outcome, summary = _release(make_spec({**base, **given}), output, hub, store, quiet=False)
+        if as_json:
+            print(json.dumps(summary, indent=2))
+        else:
+            print(outcome.bundle)
+            _next_steps(outcome)
+
+
+@app.command("release-all")
+def release_all(
+    folder: Annotated[Path, typer.Argument(help="Folder with NAME/release.toml in it.")] = Path("releases"),
+    output: Output = Path("out"),
+    hub: HubPlace = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Releases at a time.")] = 2,
+    store: Store = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Release every spec in a folder; one failure does not stop the others, and makes the exit code 1."""
+    with _errors(debug):
+        from aethernet.errors import UsageError
+        from aethernet.spec import read_spec
+
+        paths = sorted(folder.glob("*/release.toml")) if folder.is_dir() else []
+        if not paths:
+            raise UsageError(f"expected NAME/release.toml in {folder}, found none")
+        specs = [read_spec(path) for path in paths]
+        names = [spec.name for spec in specs]
+        if len(set(names)) != len(names):
+            raise UsageError(f"expected every spec to have a name of its own, found {', '.join(names)}")
+        from aethernet.store import Store as ArtifactStore
+        from flows.release_all import release_all as flow
+
+        with embedded_server():
+            results = flow(specs, output.absolute(), hub, str(ArtifactStore(store).address), jobs)
+        if as_json:
+            print(json.dumps([result.model_dump(mode="json") for result in results], indent=2))
+        else:
+            for result in results:
+                print(f"{result.name}\t{'released' if result.error is None else 'failed'}\t{result.bundle or result.error}")
+        if any(result.error for result in results):
+            raise typer.Exit(1)
+
+
+@app.command("verify-published")
+def verify_published(
+    address: Annotated[str, typer.Argument(help="place/name[@version], such as file:///folder/name@1.0.0.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch a published release into an empty folder, check every byte and run one picture."""
+    with _errors(debug):
+        from flows.verify_published import verify_published as flow
+
+        with embedded_server():
+            verified = flow(address)
+        print(json.dumps(verified.model_dump(mode="json")) if as_json else f"{address}: {verified.files} files, {verified.picture}")
+
+
+def _release(spec: Any, output: Path, hub: str | None, store: Path | None, *, quiet: bool) -> tuple[Any, dict[str, Any]]:
+    from aethernet.store import Store as ArtifactStore
+    from flows._reporting import Progress
+    from flows.release import release as flow
+    from tasks._caching import RunContext, running
+
+    artifacts = ArtifactStore(store)
+    progress = Progress(spec.name, artifacts.root / "durations" / f"{spec.name}.json", quiet=quiet)
+    with embedded_server(), running(RunContext(store=artifacts, observers=(progress,))):
+        outcome = flow(spec, output.absolute(), hub)
+    progress.finish()
+    summary = {
+        "bundle": str(outcome.bundle),
+        "identity": outcome.manifest.identity,
+        "forms": [form.model_dump(mode="json") for form in outcome.manifest.forms],
+        "published": outcome.publication.address if outcome.publication else None,
+        "already_published": outcome.publication.already_there if outcome.publication else None,
+        "verified": outcome.verified.model_dump(mode="json") if outcome.verified else None,
+        "ran": progress.ran,
+        "unchanged": progress.cached,
+    }
+    return outcome, summary
+
+
+def _next_steps(outcome: Any) -> None:
+    for form in outcome.manifest.forms:
+        reason = f": {form.reason}" if form.reason else ""
+        print(f"{form.precision.value}: {form.status}{reason}", file=sys.stderr)
+    if outcome.publication:
+        told = "was already published as" if outcome.publication.already_there else "published as"
+        print(f"{told} {outcome.publication.address}; fetched afresh and verified", file=sys.stderr)
+    print(f"next: aethernet verify {os.path.relpath(outcome.bundle)}", file=sys.stderr)
+
+
+class _errors:  # noqa: N801 (reads as a statement)
+    """Turns errors into words and exit codes: 2 for misuse, 1 for a failed check."""
+
+    def __init__(self, debug: bool) -> None:
+        self.debug = debug
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        from aethernet.cli.output import exit_code_for, print_error
+
+        if error is None or isinstance(error, SystemExit | typer.Exit) or self.debug:
+            return
+        print_error(error)
+        raise SystemExit(exit_code_for(error)) from None
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="python -m flows")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The release, left to right: a checkpoint goes in, a checked and published release folder comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+from pydantic import BaseModel
+
+from aethernet.hub import Publication
+from aethernet.manifest import Manifest
+from aethernet.precision import Precision
+from aethernet.spec import ReleaseSpec
+from flows._forms import NOT_MADE, artifact_of, file_entries, form_files, metadata_of
+from flows._reporting import report_release
+from tasks.assemble import assemble
+from tasks.benchmark import Contender, benchmark
+from tasks.card import card
+from tasks.compare import accept, compare, run_reference
+from tasks.describe import describe, describe_network, record_build, released_facts, write_config
+from tasks.draw import draw
+from tasks.export import count_unfused_nodes, export, export_half
+from tasks.fetch import fetch_checkpoint, fetch_pictures
+from tasks.fuse import fuse
+from tasks.load import load
+from tasks.publish import Verified, publish, verify_published
+
+__all__ = ["Outcome", "release"]
+
+
+class Outcome(BaseModel):
+    """What a release run achieved."""
+
+    bundle: Path
+    manifest: Manifest
+    publication: Publication | None = None
+    verified: Verified | None = None
+
+
+@flow(name="release", flow_run_name="release {spec.name} {spec.version}", persist_result=False, validate_parameters=False)
+def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
+    """Make, prove, assemble and (with ``hub``) publish one release.
+
+    Args:
+        spec: Everything the release depends on.
+        output: Folder in which the release folder ``spec.name`` is put.
+        hub: Place to publish to, such as ``file:///folder``; None makes the folder only.
+    """
+    checkpoint = fetch_checkpoint(spec)
+    pictures = fetch_pictures(spec)
+    reference = load(checkpoint, spec.name, spec.network, spec.residual_scale)
+
+    weights = {one: fuse(reference.weights, spec.name, one) for one in spec.wanted if one not in NOT_MADE}
+    fused = weights[Precision.FP32].safetensors
+    metadata = metadata_of(spec, reference)
+    models = {Precision.FP32: export(fused, spec.name, spec.export, metadata)}
+    if Precision.FP16 in spec.wanted:
+        models[Precision.FP16] = export_half(models[Precision.FP32], fused, spec.name, spec.export, metadata, pictures)
+    forms = form_files(weights, models)
+
+    truth = run_reference(reference.weights, pictures)
+    compared = [compare(precision, files, truth, pictures) for precision, files in forms]
+    limits = {precision: spec.limits_of(precision) for precision in weights}
+    not_made = {precision: reason for precision, reason in NOT_MADE.items() if precision in spec.wanted}
+    accepted = accept(compared, truth.quality, limits, spec.required, not_made)
+
+    released = [Contender(file=file, precision=one) for one, files in forms if one in accepted.accepted for file in files]
+    speed = benchmark(reference.weights, [one for one in released if one.file.name.endswith(".onnx")], pictures)
+    nodes = count_unfused_nodes(reference.weights, spec.export)
+    network = describe_network(
+        reference.weights, weights[Precision.FP32].parameters, nodes, models[Precision.FP32].description.nodes
+    )
+    images = draw(truth, pictures)
+    files = file_entries(reference, released, models, write_config(network), images)
+    manifest = describe(
+        released_facts(spec),
+        spec.authors,
+        network,
+        reference,
+        files,
+        accepted,
+        spec.required,
+        limits,
+        pictures,
+        compared,
+        truth.quality,
+    )
+    build = record_build(manifest.identity, speed)
+    readme = card(manifest, build)
+    bundle = assemble(output / spec.name, manifest, build, readme, {entry.path: artifact_of(entry) for entry in files})
+    report_release(manifest, readme)
+
+    if hub is None:
+        return Outcome(bundle=bundle.root, manifest=manifest)
+    publication = publish(bundle, hub, spec.name)
+    return Outcome(
+        bundle=bundle.root, manifest=manifest, publication=publication, verified=verify_published(publication)
+    )

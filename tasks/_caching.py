@@ -1,0 +1,311 @@
+"""The only place that knows caching.
+
+A stage is a function from artifacts and plain values to artifacts and plain values. Its cache key is one digest over the
+stage's name, its inputs (files by content), the code it reaches, the tool versions and, where numbers depend on it, the
+host. Prefect keeps the record under that key as JSON; records name files by digest, and a hit whose files are gone or
+changed is a miss. Prefect's own policies are not used: they mix up tasks with equal inputs, miss changes in helpers, hash
+paths as text, and never look at files.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import json
+import time
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
+
+import prefect
+from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.filesystems import LocalFileSystem
+from prefect.results import ResultStore
+from pydantic import TypeAdapter
+
+from aethernet.artifact import Artifact
+from aethernet.errors import AethernetError, StoreError
+from aethernet.host import describe_host, toolchain
+from aethernet.store import Store
+
+__all__ = ["CacheKeyError", "Observer", "RunContext", "Stage", "StageEvent", "code_digest", "running", "stage"]
+
+RECORD_SCHEMA = 1
+"""Raised when records change shape, so that old ones are never read as new."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CacheKeyError(AethernetError):
+    """A cache key could not be computed. The run stops: going on uncached would hide it."""
+
+    hint = "every input of a stage must be an artifact or a plain value"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageEvent:
+    """Something happened to a stage."""
+
+    stage: str
+    label: str
+    kind: str
+    """``started``, ``ran``, ``cached``, ``rebuilding`` or ``failed``."""
+    seconds: float = 0.0
+    detail: str = ""
+
+
+class Observer(Protocol):
+    """Told about every stage event, in order."""
+
+    def __call__(self, event: StageEvent) -> None:
+        """Take note of one event."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """Where stages keep files and whom they tell."""
+
+    store: Store
+    observers: tuple[Observer, ...] = field(default=())
+
+    def tell(self, event: StageEvent) -> None:
+        """Pass an event on to every observer."""
+        for observer in self.observers:
+            observer(event)
+
+
+_context: ContextVar[RunContext] = ContextVar("aethernet_run")
+_body_store: ContextVar[Store] = ContextVar("aethernet_body_store")
+
+
+@contextmanager
+def running(context: RunContext) -> Iterator[RunContext]:
+    """Stages called inside use this store and these observers."""
+    token = _context.set(context)
+    try:
+        yield context
+    finally:
+        _context.reset(token)
+
+
+def current_context() -> RunContext:
+    """The context of the running flow.
+
+    Raises:
+        LookupError: No flow is running.
+    """
+    return _context.get()
+
+
+def current_store() -> Store:
+    """The store a stage's body works in."""
+    return _body_store.get()
+
+
+class Stage(Generic[P, R]):
+    """A cached task. Calling it inside :func:`running` returns the function's result, from the cache where possible."""
+
+    def __init__(self, function: Callable[P, R], *, host_matters: bool) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.name = function.__name__
+        self.host_matters = host_matters
+        hints = typing.get_type_hints(function)
+        self._output: TypeAdapter[R] = TypeAdapter(hints.pop("return"))
+        self._inputs = {name: TypeAdapter(hint) for name, hint in hints.items()}
+        self._signature = inspect.signature(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        context = current_context()
+        inputs = self.encode(*args, **kwargs)
+        key = self.key(inputs)
+        label = _label(inputs)
+        context.tell(StageEvent(stage=self.name, label=label, kind="started"))
+        start = time.perf_counter()
+        try:
+            with context.store.lock(key):
+                output, cached = self._run(context, key, inputs, label)
+        except BaseException as error:
+            seconds = time.perf_counter() - start
+            context.tell(StageEvent(stage=self.name, label=label, kind="failed", seconds=seconds, detail=str(error)))
+            raise
+        kind, seconds = "cached" if cached else "ran", time.perf_counter() - start
+        context.tell(StageEvent(stage=self.name, label=label, kind=kind, seconds=seconds))
+        return self._output.validate_python(output)
+
+    def encode(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
+        """The arguments as JSON values.
+
+        Raises:
+            CacheKeyError: An argument has no JSON form by the function's annotations.
+        """
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        try:
+            return {name: self._inputs[name].dump_python(value, mode="json") for name, value in bound.arguments.items()}
+        except Exception as error:
+            raise CacheKeyError(f"the inputs of stage '{self.name}' cannot be written as JSON: {error}") from error
+
+    def key(self, inputs: dict[str, Any]) -> str:
+        """The cache key of encoded inputs, 64 hexadecimal digits.
+
+        Raises:
+            CacheKeyError: It cannot be computed.
+        """
+        try:
+            parts = {
+                "schema": RECORD_SCHEMA,
+                "stage": self.name,
+                "inputs": inputs,
+                "code": code_digest(Path(inspect.getfile(self.function))),
+                "tools": toolchain(),
+                "host": describe_host() if self.host_matters else None,
+            }
+            return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+        except Exception as error:
+            raise CacheKeyError(f"no cache key for stage '{self.name}': {error}") from error
+
+    def _run(self, context: RunContext, key: str, inputs: dict[str, Any], label: str) -> tuple[Any, bool]:
+        storage = LocalFileSystem(basepath=str(context.store.records))
+        record = _read_record(storage, key)
+        problem = next(filter(None, (context.store.problem(artifact) for artifact in _artifacts(record))), None)
+        if problem:
+            context.tell(StageEvent(stage=self.name, label=label, kind="rebuilding", detail=problem))
+        task = prefect.task(
+            self._body(context.store),
+            name=self.name,
+            task_run_name=f"{self.name} {label}".strip(),
+            cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda _context, _parameters: key),
+            result_storage=context.store.records,
+            result_serializer="json",
+            persist_result=True,
+            refresh_cache=problem is not None,
+            # Failures here are deterministic: the same inputs fail the same way again.
+            retries=0,
+        )
+        state = task(inputs, return_state=True)
+        output = state.result()
+        if _read_record(storage, key) is None:
+            # Prefect only logs that a result could not be kept, for instance on a full disk.
+            raise StoreError(
+                f"the record of stage '{self.name}' could not be written to {context.store.records}",
+                hint="free space or choose another folder with --store",
+            )
+        return output, state.name == "Cached"
+
+    def _body(self, store: Store) -> Callable[[dict[str, Any]], Any]:
+        def body(inputs: dict[str, Any]) -> Any:
+            arguments = {name: self._inputs[name].validate_python(value) for name, value in inputs.items()}
+            token = _body_store.set(store)
+            try:
+                output = self.function(**arguments)  # type: ignore[call-arg]
+            finally:
+                _body_store.reset(token)
+            return self._output.dump_python(output, mode="json")
+
+        return body
+
+    def fn(self, store: Store, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function itself in ``store``, without Prefect and without cache (for tests)."""
+        token = _body_store.set(store)
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            _body_store.reset(token)
+
+
+def stage(*, host_matters: bool = False) -> Callable[[Callable[P, R]], Stage[P, R]]:
+    """Make a cached stage of an annotated function.
+
+    Args:
+        host_matters: Whether another machine would give other numbers.
+    """
+    return lambda function: Stage(function, host_matters=host_matters)
+
+
+def _label(inputs: dict[str, Any]) -> str:
+    """What this run of a stage is about: its ``label`` or ``precision``, and the kind of its files."""
+    words = [str(inputs[name]) for name in ("label", "precision") if isinstance(inputs.get(name), str)]
+    files = inputs.get("files")
+    if isinstance(files, list) and files and isinstance(files[0], dict) and "name" in files[0]:
+        words.append(Path(str(files[0]["name"])).suffix.lstrip("."))
+    return " ".join(words)
+
+
+def _read_record(storage: LocalFileSystem, key: str) -> Any:
+    """The stored output under a key, or None: whatever cannot be read is a miss."""
+    try:
+        content = ResultStore(result_storage=storage).read(key)
+        return content.result
+    except Exception:
+        return None
+
+
+def _artifacts(value: Any) -> Iterator[Artifact]:
+    if isinstance(value, dict):
+        if set(value) == {"name", "sha256", "size"}:
+            yield Artifact(**value)
+        else:
+            for item in value.values():
+                yield from _artifacts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _artifacts(item)
+
+
+@functools.cache
+def code_digest(module_file: Path) -> str:
+    """Digest of a task module and of every ``aethernet`` module it reaches through imports, wherever they stand.
+
+    Comments and layout do not count. A package counts with its data files (templates).
+    """
+    waiting, seen = [module_file], {}
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        tree = ast.parse(file.read_bytes())
+        seen[file] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        if file.name == "__init__.py" and file.parent.name != "aethernet":
+            for data in sorted(file.parent.iterdir()):
+                if data.is_file() and data.suffix not in (".py", ".pyc"):
+                    seen[data] = hashlib.sha256(data.read_bytes()).hexdigest()
+        for name in _imported(tree):
+            waiting += _files_of(name)
+    lines = sorted(f"{digest} {file.name}" for file, digest in seen.items())
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@functools.cache
+def _files_of(name: str) -> list[Path]:
+    """The source files behind one imported name, packages on the way included."""
+    if name.split(".")[0] != "aethernet":
+        return []
+    parts = name.split(".")
+    files = []
+    for length in range(1, len(parts) + 1):
+        try:
+            spec = importlib.util.find_spec(".".join(parts[:length]))
+        except (ImportError, AttributeError):
+            break  # a function or class, not a module
+        if spec is None or spec.origin is None:
+            break
+        files.append(Path(spec.origin))
+    return files

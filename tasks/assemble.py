@@ -1,0 +1,25 @@
+"""Assemble: the release folder, put in place in one step; an identical one is left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import prefect
+
+from aethernet.artifact import Artifact
+from aethernet.bundle import Bundle, assemble_bundle, open_bundle
+from aethernet.manifest import BuildRecord, Manifest
+from tasks._caching import StageEvent, current_context
+
+__all__ = ["assemble"]
+
+
+@prefect.task(persist_result=False, task_run_name="assemble {destination.name}")
+def assemble(destination: Path, manifest: Manifest, build: BuildRecord, card: Artifact, files: dict[str, Artifact]) -> Bundle:
+    """Copies from the store, never links into it."""
+    context = current_context()
+    context.tell(StageEvent(stage="assemble", label=destination.name, kind="started"))
+    paths = {path: context.store.get(artifact) for path, artifact in files.items()}
+    written = assemble_bundle(destination, manifest, build, context.store.get(card).read_bytes(), paths)
+    context.tell(StageEvent(stage="assemble", label=destination.name, kind="ran" if written else "cached"))
+    return open_bundle(destination)

@@ -1,0 +1,40 @@
+"""Benchmark: how fast each form runs here, beside the training form in PyTorch, in one run."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from aethernet.artifact import Artifact
+from aethernet.benchmark import measure_speed
+from aethernet.checkpoint import load
+from aethernet.comparison import build_cases
+from aethernet.manifest import SpeedRun
+from aethernet.precision import Precision
+from aethernet.runtimes import open_runtime
+from aethernet.runtimes.pytorch import TorchRuntime
+from tasks._caching import current_store, stage
+from tasks.fetch import Picture
+
+__all__ = ["Contender", "benchmark"]
+
+_SIDE = 128
+
+
+class Contender(BaseModel):
+    """A released file to time."""
+
+    file: Artifact
+    precision: Precision
+
+
+@stage(host_matters=True)
+def benchmark(reference: Artifact, contenders: list[Contender], pictures: list[Picture]) -> SpeedRun:
+    """Latency on a 128x128 picture, the smallest at which small kernels and start-up no longer dominate."""
+    store = current_store()
+    network = load(store.get(reference))
+    case = build_cases(
+        {pictures[0].name: store.get(pictures[0].low)}, network.config.in_channels, static=(_SIDE, _SIDE)
+    )[0]
+    baseline = (f"{reference.name}, unfused", Precision.FP32, TorchRuntime(network.model))
+    others = [(one.file.name, one.precision, open_runtime(store.get(one.file))) for one in contenders]
+    return measure_speed([baseline, *others], case.input)

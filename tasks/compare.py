@@ -1,0 +1,119 @@
+"""Compare and accept: measure every form against the reference, then judge once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from aethernet.artifact import Artifact
+from aethernet.checkpoint import hold_same_tensors, load
+from aethernet.comparison import (
+    Acceptance,
+    Case,
+    FormId,
+    Limits,
+    Measurement,
+    Quality,
+    bicubic,
+    build_cases,
+    compare_form,
+    judge,
+    measure_quality,
+    outputs_of,
+)
+from aethernet.precision import Precision
+from aethernet.runtimes import open_runtime
+from aethernet.runtimes.pytorch import TorchRuntime
+from tasks._caching import current_store, stage
+from tasks.fetch import Picture
+
+__all__ = ["Compared", "Reference", "accept", "compare", "run_reference"]
+
+
+class Reference(BaseModel):
+    """What the training form makes of every case, and the baselines against HR."""
+
+    outputs: Artifact
+    scale: int
+    channels: int
+    quality: list[Quality]
+
+
+class Compared(BaseModel):
+    """One form's numbers."""
+
+    measurements: list[Measurement]
+    quality: list[Quality]
+
+
+def _cases(pictures: list[Picture], channels: int) -> list[Case]:
+    store = current_store()
+    return build_cases({picture.name: store.get(picture.low) for picture in pictures}, channels)
+
+
+def _high(pictures: list[Picture]) -> dict[str, Path]:
+    store = current_store()
+    return {picture.name: store.get(picture.high) for picture in pictures if picture.high is not None}
+
+
+@stage(host_matters=True)
+def run_reference(reference: Artifact, pictures: list[Picture]) -> Reference:
+    """Run the training-form float32 network once on every case; all forms are held against these outputs."""
+    from safetensors.numpy import save_file
+
+    store = current_store()
+    network = load(store.get(reference))
+    scale, channels = network.config.scale, network.config.in_channels
+    cases = _cases(pictures, channels)
+    outputs = outputs_of(TorchRuntime(network.model), cases)
+    enlarged = {case.name: bicubic(case.input, scale) for case in cases if case.window is not None}
+    with store.scratch() as folder:
+        save_file(outputs, folder / "reference.safetensors")
+        return Reference(
+            outputs=store.put(folder / "reference.safetensors"),
+            scale=scale,
+            channels=channels,
+            quality=[
+                *measure_quality("reference", outputs, cases, _high(pictures), scale),
+                *measure_quality("bicubic", enlarged, cases, _high(pictures), scale),
+            ],
+        )
+
+
+@stage(host_matters=True)
+def compare(precision: Precision, files: list[Artifact], reference: Reference, pictures: list[Picture]) -> Compared:
+    """Run released files of one form on every case and measure them; bad numbers are numbers, not errors.
+
+    Several files that hold the very same tensors are run once, and the numbers are those of each.
+    """
+    from safetensors.numpy import load_file
+
+    store = current_store()
+    cases, truth = _cases(pictures, reference.channels), load_file(store.get(reference.outputs))
+    found = Compared(measurements=[], quality=[])
+    runs = [files] if hold_same_tensors([store.get(file) for file in files]) else [[file] for file in files]
+    for same in runs:
+        runtime = open_runtime(store.get(same[0]))
+        form = FormId(precision=precision, file=same[0].name, runtime=runtime.name)
+        measurements, outputs = compare_form(form, runtime, truth, cases)
+        for file in same:
+            own = form.model_copy(update={"file": file.name})
+            found.measurements.extend(item.model_copy(update={"form": own}) for item in measurements)
+            quality = measure_quality(file.name, outputs, cases, _high(pictures), reference.scale, precision)
+            found.quality.extend(quality)
+    return found
+
+
+@stage()
+def accept(
+    compared: list[Compared],
+    baselines: list[Quality],
+    limits: dict[Precision, Limits],
+    required: tuple[Precision, ...],
+    not_made: dict[Precision, str],
+) -> Acceptance:
+    """The gate: every form, picture and size at once."""
+    measurements = [item for one in compared for item in one.measurements]
+    quality = [*baselines, *(item for one in compared for item in one.quality)]
+    return judge(measurements, quality, limits, required=required, not_made=not_made)

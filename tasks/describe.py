@@ -1,0 +1,114 @@
+"""Describe: everything a release says about itself, as ``release.json`` and the record of its build."""
+
+from __future__ import annotations
+
+import datetime
+
+from aethernet.artifact import Artifact
+from aethernet.checkpoint import load
+from aethernet.comparison import Acceptance, Limits, Quality
+from aethernet.host import describe_host, describe_run, toolchain
+from aethernet.manifest import (
+    BuildRecord,
+    Conditions,
+    FileEntry,
+    FormStatus,
+    Manifest,
+    NetworkFacts,
+    PictureFacts,
+    SpeedRun,
+    canonical_json,
+    identity_of,
+)
+from aethernet.precision import Precision
+from aethernet.spec import ReleaseSpec
+from tasks._caching import current_store, stage
+from tasks.compare import Compared
+from tasks.fetch import Picture
+from tasks.load import Loaded
+
+__all__ = ["describe", "released_facts", "describe_network", "record_build", "write_config"]
+
+
+@stage()
+def describe_network(reference: Artifact, parameters: int, nodes_unfused: int, nodes_fused: int) -> NetworkFacts:
+    """Facts about the network."""
+    config = load(current_store().get(reference)).config
+    return NetworkFacts(
+        preset=config.preset_name(),
+        config=config.to_json(),
+        parameters=parameters,
+        receptive_radius=config.receptive_radius,
+        pools_globally=config.pools_globally,
+        nodes_unfused=nodes_unfused,
+        nodes_fused=nodes_fused,
+    )
+
+
+@stage()
+def write_config(network: NetworkFacts) -> Artifact:
+    """``config.json`` for loaders."""
+    store = current_store()
+    with store.scratch() as folder:
+        content = {"family": network.family, "preset": network.preset, "form": "fused", "network": network.config}
+        (folder / "config.json").write_bytes(canonical_json(content))
+        return store.put(folder / "config.json")
+
+
+@stage(host_matters=True)
+def describe(
+    spec: dict[str, str],
+    authors: tuple[str, ...],
+    network: NetworkFacts,
+    loaded: Loaded,
+    files: list[FileEntry],
+    acceptance: Acceptance,
+    required: tuple[Precision, ...],
+    limits: dict[Precision, Limits],
+    pictures: list[Picture],
+    compared: list[Compared],
+    baselines: list[Quality],
+) -> Manifest:
+    """The manifest; files and numbers of skipped forms are left out of the files and kept in the numbers."""
+    entries = tuple(sorted(files, key=lambda entry: entry.path))
+    forms = [FormStatus(precision=precision, status="released") for precision in acceptance.accepted]
+    forms += [FormStatus(precision=one, status="skipped", reason=why) for one, why in acceptance.skipped.items()]
+    return Manifest(
+        name=spec["name"],
+        version=spec["version"],
+        description=spec["description"],
+        authors=authors,
+        license=spec["license"],
+        trained_on=spec["trained_on"],
+        identity=identity_of(entries),
+        network=network,
+        checkpoint=loaded.facts,
+        toolchain=toolchain(),
+        files=entries,
+        forms=tuple(sorted(forms, key=lambda form: list(Precision).index(form.precision))),
+        required=required,
+        limits=limits,
+        conditions=Conditions(
+            pictures=tuple(
+                PictureFacts(
+                    name=picture.name, sha256=picture.low.sha256, hr_sha256=picture.high.sha256 if picture.high else None
+                )
+                for picture in pictures
+            ),
+            host=describe_host(),
+        ),
+        measurements=tuple(item for one in compared for item in one.measurements),
+        quality=(*baselines, *(item for one in compared for item in one.quality)),
+    )
+
+
+@stage(host_matters=True)
+def record_build(identity: str, speed: SpeedRun) -> BuildRecord:
+    """The record of this build; made once per content, so that an unchanged release keeps its own."""
+    created = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+    return BuildRecord(identity=identity, created=created, host=describe_host(), run=describe_run(), speed=speed)
+
+
+def released_facts(spec: ReleaseSpec) -> dict[str, str]:
+    """What of a spec goes into the manifest as it is."""
+    return {field: getattr(spec, field) for field in ("name", "version", "description", "license", "trained_on")}

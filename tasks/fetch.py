@@ -1,0 +1,43 @@
+"""Fetch: the user's files into the store. Never cached, because only reading a file tells what is in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aethernet.artifact import Artifact, file_digest
+from aethernet.errors import SpecMismatchError, UsageError
+from aethernet.pictures import list_pictures, pair_by_stem, sample_pictures
+from aethernet.spec import ReleaseSpec
+from tasks._caching import current_context
+
+__all__ = ["Picture", "fetch_checkpoint", "fetch_pictures"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A validation picture, with its HR partner where there is one."""
+
+    name: str
+    low: Artifact
+    high: Artifact | None
+
+
+def fetch_checkpoint(spec: ReleaseSpec) -> Artifact:
+    """The checkpoint, its digest held against the spec's."""
+    if not spec.checkpoint.is_file():
+        raise UsageError(f"expected a checkpoint at {spec.checkpoint}, found {'a folder' if spec.checkpoint.is_dir() else 'nothing'}")
+    found = file_digest(spec.checkpoint)
+    if spec.checkpoint_sha256 is not None and found != spec.checkpoint_sha256.lower():
+        raise SpecMismatchError(f"expected a checkpoint with sha256 {spec.checkpoint_sha256}, found {found}: {spec.checkpoint}")
+    return current_context().store.put(spec.checkpoint)
+
+
+def fetch_pictures(spec: ReleaseSpec) -> list[Picture]:
+    """Validation pictures: the spec's, or the two that come with the library."""
+    if spec.images is None and spec.hr is not None:
+        raise UsageError("HR pictures need their LR partners", hint="give the folder of LR pictures with --images")
+    low = sample_pictures() if spec.images is None else list_pictures(spec.images)
+    high: dict[str, Path] = pair_by_stem(low, list_pictures(spec.hr)) if spec.hr is not None else {}
+    put = current_context().store.put
+    return [Picture(name=path.stem, low=put(path), high=put(high[path.stem]) if path.stem in high else None) for path in low]

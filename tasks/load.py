@@ -1,0 +1,47 @@
+"""Load: an untrusted checkpoint becomes the reference, safetensors in the form it was trained in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from aethernet.artifact import Artifact
+from aethernet.checkpoint import load as load_checkpoint
+from aethernet.checkpoint import save_safetensors
+from aethernet.manifest import CheckpointFacts
+from aethernet.network.config import Form
+from tasks._caching import current_store, stage
+
+__all__ = ["Loaded", "load"]
+
+
+class Loaded(BaseModel):
+    """The reference and what is known about where it came from."""
+
+    weights: Artifact
+    facts: CheckpointFacts
+
+
+@stage()
+def load(checkpoint: Artifact, name: str, network: dict[str, Any], residual_scale: float | None) -> Loaded:
+    """Read strictly, hold against the spec, write ``NAME_notfused.safetensors`` (``_source`` if it arrived folded)."""
+    store = current_store()
+    loaded = load_checkpoint(store.get(checkpoint), expect=network, residual_scale=residual_scale)
+    suffix = "notfused" if loaded.form is Form.TRAINING else "source"
+    with store.scratch() as folder:
+        path = save_safetensors(loaded.model, folder / f"{name}_{suffix}.safetensors")
+        weights = store.put(path)
+    return Loaded(
+        weights=weights,
+        facts=CheckpointFacts(
+            file=checkpoint.name,
+            sha256=checkpoint.sha256,
+            size=checkpoint.size,
+            format=loaded.format,
+            form=loaded.form.value,
+            stored_dtype=loaded.stored_dtype,
+            quantization_records=len(loaded.quantization.tensors) if loaded.quantization else 0,
+            notes=loaded.notes,
+        ),
+    )
