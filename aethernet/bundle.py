@@ -266,7 +266,9 @@ def _record_problems(root: Path, manifest: Manifest, build: BuildRecord) -> list
     if identity_of(manifest.files) != manifest.identity:
         problems.append(f"{MANIFEST}: its identity is not that of its files")
     if build.identity != manifest.identity:
-        problems.append(f"{BUILD}: belongs to another release ({build.identity[:12]}, expected {manifest.identity[:12]})")
+        problems.append(
+            f"{BUILD}: belongs to another release ({build.identity[:12]}, expected {manifest.identity[:12]})"
+        )
     return problems
 
 

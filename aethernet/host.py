@@ -12,7 +12,18 @@ import aethernet
 
 __all__ = ["describe_host", "describe_run", "toolchain"]
 
-_PACKAGES = ("torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime", "polygraphy", "numpy", "scikit-image", "pillow", "safetensors")
+_PACKAGES = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "onnx-ir",
+    "onnxruntime",
+    "polygraphy",
+    "numpy",
+    "scikit-image",
+    "pillow",
+    "safetensors",
+)
 
 
 @cache

@@ -1,14 +1,16 @@
 """The manifest of a release (``release.json``) and the record of its build (``build.json``).
 
-``release.json`` holds everything that is the same whenever the same release is built on the same machine. ``build.json``
-holds what is not (times, speeds, run identity), the digests of ``release.json`` and ``README.md``, and a seal over itself;
-so a change to any byte of a release is found without a file having to contain its own digest.
+``release.json`` holds everything that is the same whenever the same release is built on the same machine.
+``build.json``
+holds what is not (times, speeds, run identity), the digests of ``release.json`` and ``README.md``, and a seal over
+itself; so a change to any byte of a release is found without a file having to contain its own digest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import PurePosixPath
 from typing import Any, Literal, TypeVar
 
@@ -41,7 +43,7 @@ MANIFEST, BUILD, CARD = "release.json", "build.json", "README.md"
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+_DEVICES = {"con", "conin$", "conout$", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 
 
 class _Record(BaseModel):
@@ -149,10 +151,20 @@ class Manifest(_Record):
     measurements: tuple[Measurement, ...]
     quality: tuple[Quality, ...]
 
+    @property
+    def reference(self) -> FileEntry | None:
+        """The weights every form was compared with."""
+        names = ("_notfused.safetensors", "_source.safetensors")
+        return next((entry for entry in self.files if entry.role == "weights" and entry.path.endswith(names)), None)
+
     def file(self, role: str, precision: Precision, suffix: str) -> FileEntry | None:
         """The entry of one form, or None."""
         for entry in self.files:
-            if (entry.role, entry.precision) == (role, precision) and entry.path.endswith(suffix) and entry.form != "training":
+            if (
+                (entry.role, entry.precision) == (role, precision)
+                and entry.path.endswith(suffix)
+                and entry.form != "training"
+            ):
                 return entry
         return None
 
@@ -217,7 +229,7 @@ def is_safe_path(path: str) -> bool:
         plain
         and bool(parts)
         and all(part not in ("..", ".") and part.isprintable() and not part.endswith((" ", ".")) for part in parts)
-        and all(part.split(".")[0].lower() not in _DEVICES for part in parts)
+        and all(part.split(".")[0].rstrip().lower() not in _DEVICES for part in parts)
     )
 
 
@@ -228,7 +240,7 @@ def read_model(kind: type[Model], data: bytes, name: str) -> Model:
         BundleError: Not JSON, not by the schema, or of a newer schema.
     """
     try:
-        content = json.loads(data)
+        content = json.loads(data, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{name} is not JSON: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
@@ -242,6 +254,15 @@ def read_model(kind: type[Model], data: bytes, name: str) -> Model:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise BundleError(f"{name} breaks its schema at {place or 'the top'}: {first['msg']}") from error
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"expected a number, found {text}")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)
 
 
 def release_schema() -> dict[str, Any]:

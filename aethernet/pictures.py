@@ -33,9 +33,13 @@ def list_pictures(folder: Path | str) -> list[Path]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UsageError(f"expected a folder of pictures at {folder}, found {'a file' if folder.exists() else 'nothing'}")
+        raise UsageError(
+            f"expected a folder of pictures at {folder}, found {'a file' if folder.exists() else 'nothing'}"
+        )
     found = sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file() and not path.is_symlink()
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.is_symlink()
     )
     if not found:
         raise UsageError(f"expected pictures ({', '.join(SUFFIXES)}) in {folder}, found none")

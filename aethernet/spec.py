@@ -17,8 +17,8 @@ from aethernet.precision import Precision
 
 __all__ = ["ExportSpec", "ReleaseSpec", "read_spec"]
 
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")
-_VERSION = re.compile(r"^(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?$")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?", re.ASCII)
 
 
 class _Part(BaseModel):
@@ -58,14 +58,14 @@ class ReleaseSpec(_Part):
     @field_validator("name")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if not _NAME.match(name):
+        if not _NAME.fullmatch(name):
             raise ValueError("letters, digits, '.', '_' and '-' only, starting with a letter or digit, at most 96")
         return name
 
     @field_validator("version")
     @classmethod
     def _check_version(cls, version: str) -> str:
-        if not _VERSION.match(version):
+        if not _VERSION.fullmatch(version):
             raise ValueError("a semantic version such as 1.0.0")
         return version
 
@@ -130,7 +130,9 @@ def _explain(problem: Any) -> str:
         elif problem["loc"][0] == "limits":
             fields = Limits.model_fields
         near = difflib.get_close_matches(str(problem["loc"][-1]), list(fields), n=1)
-        return f"unknown key '{place}'" + (f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(fields)})")
+        return f"unknown key '{place}'" + (
+            f" (did you mean '{near[0]}'?)" if near else f" (known: {', '.join(fields)})"
+        )
     if problem["type"] == "missing":
         return f"'{place}' is missing"
     return f"'{place}': expected {_reason(problem['msg'])}, found {problem['input']!r}"

@@ -1,7 +1,8 @@
-"""The content-addressed store: what stages make is kept by digest, so equal content is one file and nothing is overwritten.
+"""The content-addressed store: what stages make is kept by digest, so equal content is one file and nothing is
+overwritten.
 
-A folder by default; any fsspec address (``s3://bucket/prefix``) when several workers share one. Files of a remote store are
-fetched into a local folder and verified like local ones.
+A folder by default; any fsspec address (``s3://bucket/prefix``) when several workers share one. Files of a remote
+store are fetched into a local folder and verified like local ones.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ class Store:
         artifact = Artifact.of(path, name)
         target = self._place(artifact)
         if not self._intact(artifact):
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target, ignore_errors=True)  # no file of ours; it would be in the way
             with atomic_path(target) as temporary:
                 shutil.copyfile(path, temporary)
         if self._remote is not None:
@@ -75,7 +78,11 @@ class Store:
         Raises:
             StoreError: It is missing or its content has changed.
         """
-        if not self._intact(artifact) and self._remote is not None and self._remote.exists(self._remote_place(artifact)):
+        if (
+            not self._intact(artifact)
+            and self._remote is not None
+            and self._remote.exists(self._remote_place(artifact))
+        ):
             with atomic_path(self._place(artifact)) as temporary:
                 self._remote.get_file(self._remote_place(artifact), str(temporary))
         if not self._intact(artifact):

@@ -61,7 +61,11 @@ def release(
         "precisions": precisions.replace(" ", "").split(",") if precisions else None,
         "residual_scale": residual_scale,
     }
-    given = {key: value.absolute() if isinstance(value, Path) else value for key, value in options.items() if value is not None}
+    given = {
+        key: value.absolute() if isinstance(value, Path) else value
+        for key, value in options.items()
+        if value is not None
+    }
     with _errors(debug):
         if spec is None and not {"checkpoint", "name"} <= given.keys():
             raise UsageError("expected a spec, or --checkpoint and --name", hint="python -m flows release --help")
@@ -107,7 +111,8 @@ def release_all(
             print(json.dumps([result.model_dump(mode="json") for result in results], indent=2))
         else:
             for result in results:
-                print(f"{result.name}\t{'released' if result.error is None else 'failed'}\t{result.bundle or result.error}")
+                outcome = "failed" if result.error else "released"
+                print(f"{result.name}\t{outcome}\t{result.error or result.bundle}")
         if any(result.error for result in results):
             raise typer.Exit(1)
 
@@ -124,10 +129,60 @@ def verify_published(
 
         with embedded_server():
             verified = flow(address)
-        print(json.dumps(verified.model_dump(mode="json")) if as_json else f"{address}: {verified.files} files, {verified.picture}")
+        print(
+            json.dumps(verified.model_dump(mode="json"))
+            if as_json
+            else f"{address}: {verified.files} files, {verified.picture}"
+        )
 
 
-def _release(spec: Any, output: Path, hub: str | None, store: Path | None, *, quiet: bool) -> tuple[Any, dict[str, Any]]:
+@app.command()
+def train(
+    pictures: Annotated[Path, typer.Argument(help="Folder of training pictures, read recursively.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder of the checkpoint and of the state a later run continues from.")
+    ] = Path("runs"),
+    name: Annotated[str, typer.Option(help="File stem of the checkpoint.")] = "aether_tiny_2x",
+    generation: Annotated[int, typer.Option(help="1, 2 or 3.")] = 2,
+    preset: Annotated[str, typer.Option(help="Such as tiny, small, medium, large.")] = "tiny",
+    scale: Annotated[int, typer.Option(help="2, 3 or 4.")] = 2,
+    hours: Annotated[float | None, typer.Option(help="End after this time, over all runs together.")] = None,
+    steps: Annotated[int | None, typer.Option(help="End after this many steps.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Folder of held-out pictures to measure on.")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak step size.")] = 1e-3,
+    patch: Annotated[int, typer.Option(help="Side of a training crop in low-resolution pixels.")] = 32,
+    batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
+    seed: Annotated[int, typer.Option(help="Seeds weights and batches.")] = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train a network; the same command continues an interrupted training."""
+    with _errors(debug):
+        from aethernet.network.config import preset_config
+        from aethernet.training import TrainingRecipe
+        from flows.train import train as flow
+
+        recipe = TrainingRecipe(
+            network=preset_config(generation, preset, scale),
+            name=name,
+            hours=hours,
+            steps=steps,
+            learning_rate=learning_rate,
+            patch=patch,
+            batch=batch,
+            seed=seed,
+        )
+        with embedded_server():
+            result = flow(recipe, pictures.absolute(), output.absolute(), validation.absolute() if validation else None)
+        print(json.dumps(result, indent=2) if as_json else result["checkpoint"])
+        if not as_json and result["psnr"] is not None:
+            told = f"held-out pictures: {result['psnr']:.2f} dB, bicubic {result['bicubic_psnr']:.2f} dB"
+            print(told, file=sys.stderr)
+
+
+def _release(
+    spec: Any, output: Path, hub: str | None, store: Path | None, *, quiet: bool
+) -> tuple[Any, dict[str, Any]]:
     from aethernet.store import Store as ArtifactStore
     from flows._reporting import Progress
     from flows.release import release as flow

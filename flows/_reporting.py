@@ -24,20 +24,25 @@ __all__ = ["Progress", "report_release", "slug"]
 def report_release(manifest: Manifest, card: Artifact) -> None:
     """Put the comparison table and the card where Prefect's UI shows them."""
     table = measurement_table(manifest.measurements, manifest.quality, manifest.limits)
-    create_markdown_artifact(table, key=slug(f"comparison-{manifest.name}"), description="Every form against the reference")
+    create_markdown_artifact(
+        table, key=slug(f"comparison-{manifest.name}"), description="Every form against the reference"
+    )
     text = current_context().store.get(card).read_text(encoding="utf-8")
     create_markdown_artifact(text, key=slug(f"card-{manifest.name}"), description="Model card")
 
 
 def slug(text: str) -> str:
     """A key Prefect accepts: lower-case letters, digits and dashes."""
-    return "-".join("".join(letter if letter.isascii() and letter.isalnum() else " " for letter in text.lower()).split())
+    return "-".join(
+        "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in text.lower()).split()
+    )
 
 
 class Progress:
     """Prints one line per finished step and, before longer ones, what is left to do.
 
-    How long steps take is remembered between runs, in the store; the first run has no ETA.
+    How long steps take is remembered between runs, in the store. A first release borrows the memory of another one; the
+    very first run has no ETA.
     """
 
     def __init__(self, title: str, memory: Path, *, quiet: bool = False) -> None:
@@ -46,7 +51,7 @@ class Progress:
         self.memory = memory
         self.ran: list[str] = []
         self.cached: list[str] = []
-        self.remembered: dict[str, float] = _read(memory)
+        self.remembered: dict[str, float] = _read(memory) or _read_latest(memory.parent)
         self.seconds: dict[str, float] = {}
         self._lock = threading.Lock()
         self._start = time.perf_counter()
@@ -83,6 +88,11 @@ class Progress:
                 temporary.write_text(json.dumps({**self.remembered, **self.seconds}, sort_keys=True), encoding="utf-8")
         except StoreError:
             pass  # only the next run's ETA is lost
+
+
+def _read_latest(folder: Path) -> dict[str, float]:
+    memories = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
+    return _read(memories[-1]) if memories else {}
 
 
 def _read(memory: Path) -> dict[str, float]:

@@ -39,7 +39,8 @@ def prepare_prefect() -> None:
 def embedded_server() -> Iterator[None]:
     """Prefect's own embedded server for the time of the block, unless a server is configured.
 
-    Prefect starts one by itself when needed, but leaves it running, with our output streams open, when the flow is killed.
+    Prefect starts one by itself when needed, but leaves it running, with our output streams open, when the flow is
+    killed.
     """
     from prefect.logging.handlers import APILogWorker
     from prefect.server.api.server import SubprocessASGIServer

@@ -37,7 +37,9 @@ class Outcome(BaseModel):
     verified: Verified | None = None
 
 
-@flow(name="release", flow_run_name="release {spec.name} {spec.version}", persist_result=False, validate_parameters=False)
+@flow(
+    name="release", flow_run_name="release {spec.name} {spec.version}", persist_result=False, validate_parameters=False
+)
 def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
     """Make, prove, assemble and (with ``hub``) publish one release.
 
@@ -64,7 +66,9 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
     not_made = {precision: reason for precision, reason in NOT_MADE.items() if precision in spec.wanted}
     accepted = accept(compared, truth.quality, limits, spec.required, not_made)
 
-    released = [Contender(file=file, precision=one) for one, files in forms if one in accepted.accepted for file in files]
+    released = [
+        Contender(file=file, precision=one) for one, files in forms if one in accepted.accepted for file in files
+    ]
     speed = benchmark(reference.weights, [one for one in released if one.file.name.endswith(".onnx")], pictures)
     nodes = count_unfused_nodes(reference.weights, spec.export)
     network = describe_network(

@@ -46,7 +46,12 @@ def _release_one(spec: ReleaseSpec, output: Path, hub: str | None, store: str) -
 def release_all(specs: list[ReleaseSpec], output: Path, hub: str | None, store: str, jobs: int) -> list[Result]:
     """Run the releases, ``jobs`` at a time; a failed one is reported in its result and does not stop the others."""
 
-    @flow(name="release-all", task_runner=ThreadPoolTaskRunner(max_workers=jobs), persist_result=False, validate_parameters=False)
+    @flow(
+        name="release-all",
+        task_runner=ThreadPoolTaskRunner(max_workers=jobs),
+        persist_result=False,
+        validate_parameters=False,
+    )
     def run() -> list[Result]:
         futures = [_release_one.submit(spec, output, hub, store) for spec in specs]
         wait(futures)

@@ -1,10 +1,11 @@
 """The only place that knows caching.
 
-A stage is a function from artifacts and plain values to artifacts and plain values. Its cache key is one digest over the
+A stage is a function from artifacts and plain values to artifacts and plain values. Its cache key is one digest over
+the
 stage's name, its inputs (files by content), the code it reaches, the tool versions and, where numbers depend on it, the
 host. Prefect keeps the record under that key as JSON; records name files by digest, and a hit whose files are gone or
-changed is a miss. Prefect's own policies are not used: they mix up tasks with equal inputs, miss changes in helpers, hash
-paths as text, and never look at files.
+changed is a miss. Prefect's own policies are not used: they mix up tasks with equal inputs, miss changes in helpers,
+hash paths as text, and never look at files.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import hashlib
 import importlib.util
 import inspect
 import json
+import shutil
 import time
 import typing
 from collections.abc import Callable, Iterator
@@ -26,8 +28,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import prefect
 from prefect.cache_policies import CacheKeyFnPolicy
-from prefect.filesystems import LocalFileSystem
-from prefect.results import ResultStore
+from prefect.serializers import JSONSerializer
 from pydantic import TypeAdapter
 
 from aethernet.artifact import Artifact
@@ -37,8 +38,11 @@ from aethernet.store import Store
 
 __all__ = ["CacheKeyError", "Observer", "RunContext", "Stage", "StageEvent", "code_digest", "running", "stage"]
 
-RECORD_SCHEMA = 1
+RECORD_SCHEMA = 2
 """Raised when records change shape, so that old ones are never read as new."""
+
+_SERIALIZER = JSONSerializer(object_encoder=None, object_decoder=None)
+"""Plain JSON: Prefect's own decoder calls whatever a record names."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -174,42 +178,45 @@ class Stage(Generic[P, R]):
             raise CacheKeyError(f"no cache key for stage '{self.name}': {error}") from error
 
     def _run(self, context: RunContext, key: str, inputs: dict[str, Any], label: str) -> tuple[Any, bool]:
-        storage = LocalFileSystem(basepath=str(context.store.records))
-        record = _read_record(storage, key)
-        problem = next(filter(None, (context.store.problem(artifact) for artifact in _artifacts(record))), None)
+        record = context.store.records / key
+        found = _read_record(record, key)
+        if found is None:
+            _remove(record)  # Prefect must never see it
+        problem = next(filter(None, (context.store.problem(artifact) for artifact in _artifacts(found))), None)
         if problem:
             context.tell(StageEvent(stage=self.name, label=label, kind="rebuilding", detail=problem))
         task = prefect.task(
-            self._body(context.store),
+            self._body(context.store, key),
             name=self.name,
             task_run_name=f"{self.name} {label}".strip(),
             cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda _context, _parameters: key),
             result_storage=context.store.records,
-            result_serializer="json",
+            result_serializer=_SERIALIZER,
             persist_result=True,
             refresh_cache=problem is not None,
             # Failures here are deterministic: the same inputs fail the same way again.
             retries=0,
         )
         state = task(inputs, return_state=True)
-        output = state.result()
-        if _read_record(storage, key) is None:
+        sealed = state.result()
+        if _read_record(record, key) != sealed:
             # Prefect only logs that a result could not be kept, for instance on a full disk.
             raise StoreError(
                 f"the record of stage '{self.name}' could not be written to {context.store.records}",
                 hint="free space or choose another folder with --store",
             )
-        return output, state.name == "Cached"
+        return sealed["output"], state.name == "Cached"
 
-    def _body(self, store: Store) -> Callable[[dict[str, Any]], Any]:
-        def body(inputs: dict[str, Any]) -> Any:
+    def _body(self, store: Store, key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        def body(inputs: dict[str, Any]) -> dict[str, Any]:
             arguments = {name: self._inputs[name].validate_python(value) for name, value in inputs.items()}
             token = _body_store.set(store)
             try:
                 output = self.function(**arguments)  # type: ignore[call-arg]
             finally:
                 _body_store.reset(token)
-            return self._output.dump_python(output, mode="json")
+            plain = json.loads(json.dumps(self._output.dump_python(output, mode="json"), allow_nan=False))
+            return {"output": plain, "seal": _seal(key, plain)}
 
         return body
 
@@ -240,13 +247,32 @@ def _label(inputs: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def _read_record(storage: LocalFileSystem, key: str) -> Any:
-    """The stored output under a key, or None: whatever cannot be read is a miss."""
+def _seal(key: str, output: Any) -> str:
+    """Ties an output to its key, so that a record that was changed or belongs elsewhere is found out."""
+    return hashlib.sha256(f"{key} {json.dumps(output, sort_keys=True)}".encode()).hexdigest()
+
+
+def _read_record(path: Path, key: str) -> dict[str, Any] | None:
+    """What a stage left under its key, or None: whatever is not exactly that is a miss. Nothing in it is executed."""
     try:
-        content = ResultStore(result_storage=storage).read(key)
-        return content.result
-    except Exception:
+        record = json.loads(path.read_bytes())
+        if record["metadata"]["serializer"] != _SERIALIZER.model_dump(mode="json"):
+            return None
+        sealed = json.loads(record["result"])
+        whole = sealed.keys() == {"output", "seal"} and sealed["seal"] == _seal(key, sealed["output"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    return sealed if whole else None
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot replace the record {path}: {error.strerror or error}") from error
 
 
 def _artifacts(value: Any) -> Iterator[Artifact]:
@@ -263,7 +289,7 @@ def _artifacts(value: Any) -> Iterator[Artifact]:
 
 @functools.cache
 def code_digest(module_file: Path) -> str:
-    """Digest of a task module and of every ``aethernet`` module it reaches through imports, wherever they stand.
+    """Digest of a task module and of every module of ours it reaches through imports, wherever they stand.
 
     Comments and layout do not count. A package counts with its data files (templates).
     """
@@ -285,18 +311,26 @@ def code_digest(module_file: Path) -> str:
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    for node in ast.walk(tree):
+    """Every name imported at run time; what stands under ``if TYPE_CHECKING`` never is."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        else:
+            yield from _imported(node)
 
 
 @functools.cache
 def _files_of(name: str) -> list[Path]:
-    """The source files behind one imported name, packages on the way included."""
-    if name.split(".")[0] != "aethernet":
+    """The source files behind one imported name, packages on the way included.
+
+    This module is left out: it decides whether a stage runs, not what comes out of it.
+    """
+    if name.split(".")[0] not in ("aethernet", "tasks") or name.startswith(__name__):
         return []
     parts = name.split(".")
     files = []

@@ -15,7 +15,9 @@ __all__ = ["assemble"]
 
 
 @prefect.task(persist_result=False, task_run_name="assemble {destination.name}")
-def assemble(destination: Path, manifest: Manifest, build: BuildRecord, card: Artifact, files: dict[str, Artifact]) -> Bundle:
+def assemble(
+    destination: Path, manifest: Manifest, build: BuildRecord, card: Artifact, files: dict[str, Artifact]
+) -> Bundle:
     """Copies from the store, never links into it."""
     context = current_context()
     context.tell(StageEvent(stage="assemble", label=destination.name, kind="started"))

@@ -27,7 +27,7 @@ from tasks.compare import Compared
 from tasks.fetch import Picture
 from tasks.load import Loaded
 
-__all__ = ["describe", "released_facts", "describe_network", "record_build", "write_config"]
+__all__ = ["describe", "describe_network", "record_build", "released_facts", "write_config"]
 
 
 @stage()
@@ -91,7 +91,9 @@ def describe(
         conditions=Conditions(
             pictures=tuple(
                 PictureFacts(
-                    name=picture.name, sha256=picture.low.sha256, hr_sha256=picture.high.sha256 if picture.high else None
+                    name=picture.name,
+                    sha256=picture.low.sha256,
+                    hr_sha256=picture.high.sha256 if picture.high else None,
                 )
                 for picture in pictures
             ),

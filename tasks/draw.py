@@ -19,7 +19,9 @@ _ROWS, _SIDE = 2, 72
 
 @stage()
 def draw(reference: Reference, pictures: list[Picture]) -> dict[str, Artifact]:
-    """Path in the release -> picture: the check pair, and a sheet of nearest, bicubic, the network, and HR where given."""
+    """Path in the release -> picture: the check pair, and a sheet of nearest, bicubic, the network, and HR where
+    given.
+    """
     import numpy as np
     from safetensors.numpy import load_file
 

@@ -58,13 +58,21 @@ def export_half(
     config = load(store.get(fused)).config
     half = FULL_SIDE // 4
     middles = (
-        picture[:, :, max(0, picture.shape[2] // 2 - half) :, max(0, picture.shape[3] // 2 - half) :][:, :, : 2 * half, : 2 * half]
+        picture[:, :, max(0, picture.shape[2] // 2 - half) :, max(0, picture.shape[3] // 2 - half) :][
+            :, :, : 2 * half, : 2 * half
+        ]
         for picture in (load_picture(store.get(item.low), config.in_channels) for item in pictures)
     )
     with store.scratch() as folder:
         path = folder / f"{name}_fp16.onnx"
         result = export_fp16(
-            store.get(fp32.file), path, _config(spec), metadata, middles, channels=config.in_channels, scale=config.scale
+            store.get(fp32.file),
+            path,
+            _config(spec),
+            metadata,
+            middles,
+            channels=config.in_channels,
+            scale=config.scale,
         )
         return Exported(
             file=store.put(path),

@@ -26,10 +26,14 @@ class Picture:
 def fetch_checkpoint(spec: ReleaseSpec) -> Artifact:
     """The checkpoint, its digest held against the spec's."""
     if not spec.checkpoint.is_file():
-        raise UsageError(f"expected a checkpoint at {spec.checkpoint}, found {'a folder' if spec.checkpoint.is_dir() else 'nothing'}")
+        raise UsageError(
+            f"expected a checkpoint at {spec.checkpoint}, found {'a folder' if spec.checkpoint.is_dir() else 'nothing'}"
+        )
     found = file_digest(spec.checkpoint)
     if spec.checkpoint_sha256 is not None and found != spec.checkpoint_sha256.lower():
-        raise SpecMismatchError(f"expected a checkpoint with sha256 {spec.checkpoint_sha256}, found {found}: {spec.checkpoint}")
+        raise SpecMismatchError(
+            f"expected a checkpoint with sha256 {spec.checkpoint_sha256}, found {found}: {spec.checkpoint}"
+        )
     return current_context().store.put(spec.checkpoint)
 
 
@@ -40,4 +44,6 @@ def fetch_pictures(spec: ReleaseSpec) -> list[Picture]:
     low = sample_pictures() if spec.images is None else list_pictures(spec.images)
     high: dict[str, Path] = pair_by_stem(low, list_pictures(spec.hr)) if spec.hr is not None else {}
     put = current_context().store.put
-    return [Picture(name=path.stem, low=put(path), high=put(high[path.stem]) if path.stem in high else None) for path in low]
+    return [
+        Picture(name=path.stem, low=put(path), high=put(high[path.stem]) if path.stem in high else None) for path in low
+    ]

@@ -48,11 +48,13 @@ def verify_published(publication: Publication) -> Verified:
 
 
 @stage()
-def verify_content(place: str, name: str, version: str, identity: str, content: str) -> Verified:
-    """Verify one published state, named by its fingerprint."""
+def verify_content(place: str, name: str, version: str, identity: str, content: str) -> Verified:  # noqa: ARG001
+    """Verify one published state; ``content``, its fingerprint, is there for the cache key."""
     verified = verify_fetched(place, name, version)
     if verified.identity != identity:
-        raise BundleError(f"expected identity {identity[:12]} at {place}/{name}@{version}, found {verified.identity[:12]}")
+        raise BundleError(
+            f"expected identity {identity[:12]} at {place}/{name}@{version}, found {verified.identity[:12]}"
+        )
     return verified
 
 

@@ -1,4 +1,6 @@
-"""The model card: ``README.md`` rendered from ``release.json`` and ``build.json`` alone; a hole in the data is an error."""
+"""The model card: ``README.md`` rendered from ``release.json`` and ``build.json`` alone; a hole in the data is an
+error.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,11 @@ def render_card(manifest: Manifest, build: BuildRecord) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
     )
     environment.filters.update(
         bytes=_bytes, number=_number, plain=_plain, use=_use, finite=lambda values: [v for v in values if v is not None]
@@ -90,7 +96,9 @@ def _summary(manifest: Manifest) -> list[dict[str, Any]]:
                 "psnr": min((item.psnr for item in measured if item.psnr is not None), default=None),
                 "max_abs": max((item.max_abs for item in measured if item.max_abs is not None), default=None),
                 "level": max((item.levels_largest or 0 for item in measured), default=0),
-                "shift": max((abs(v) * 255 for item in measured for v in item.signed_mean if v is not None), default=None),
+                "shift": max(
+                    (abs(v) * 255 for item in measured for v in item.signed_mean if v is not None), default=None
+                ),
             }
         )
     return rows

@@ -61,9 +61,7 @@ def load(
         CheckpointError: One subclass per kind of trouble, see :mod:`aethernet.errors`.
     """
     raw = read_checkpoint(path)
-    loaded = assemble(
-        raw.content, raw.metadata, file_format=raw.format, expect=expect, residual_scale=residual_scale
-    )
+    loaded = assemble(raw.content, raw.metadata, file_format=raw.format, expect=expect, residual_scale=residual_scale)
     for note in loaded.notes:
         log.warning("%s: %s", Path(path).name, note)
     return loaded
@@ -130,7 +128,8 @@ def hold_same_tensors(paths: Sequence[Path]) -> bool:
         return len(paths) < 2
     first, *others = [load(path).model.state_dict() for path in paths]
     return all(
-        first.keys() == other.keys() and all(torch.equal(first[name], other[name]) for name in first) for other in others
+        first.keys() == other.keys() and all(torch.equal(first[name], other[name]) for name in first)
+        for other in others
     )
 
 

@@ -74,14 +74,15 @@ def read_checkpoint(path: Path | str) -> RawCheckpoint:
         UnsafeCheckpointError: Reading it would run code. Nothing was run.
     """
     path = Path(path)
-    if not path.is_file():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise NotACheckpointError(f"expected a checkpoint file at {path}, found {found}")
-    with open(path, "rb") as file:
-        head = file.read(16)
-    if head.startswith(_ZIP_MAGIC):
-        return _read_torch(path)
-    if head.startswith(_PICKLE_MAGIC):
+    try:
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "nothing"
+            raise NotACheckpointError(f"expected a checkpoint file at {path}, found {found}")
+        with open(path, "rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise NotACheckpointError(f"expected a readable file at {path}, found: {error.strerror}") from error
+    if head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
         return _read_torch(path)
     if len(head) > 8 and head[8:9] == b"{":
         return _read_safetensors(path)
@@ -131,7 +132,7 @@ def _read_torch(path: Path) -> RawCheckpoint:
         raise TruncatedCheckpointError(
             f"expected a whole PyTorch file, found one that ends too early: {path}"
         ) from error
-    except Exception as error:  # noqa: BLE001 (the reader is C++ and raises whatever it likes on damaged input)
+    except Exception as error:  # the reader is C++ and raises whatever it likes on damaged input
         raise _explain_damage(path, error) from error
     if not isinstance(content, Mapping):
         raise NotACheckpointError(f"expected a dictionary of tensors, found a {type(content).__name__}: {path}")

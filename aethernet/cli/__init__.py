@@ -1,0 +1,1 @@
+"""The command line; :mod:`aethernet.cli.main` declares it."""

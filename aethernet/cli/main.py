@@ -33,7 +33,9 @@ def _root(
 
 
 @app.command()
-def info(file: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or release folder.")], as_json: AsJson = False) -> None:
+def info(
+    file: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or release folder.")], as_json: AsJson = False
+) -> None:
     """Say what a file is."""
     from aethernet.cli import inspection
 
@@ -43,7 +45,9 @@ def info(file: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or rel
 @app.command()
 def fuse(
     source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint of any form.")],
-    destination: Annotated[Path, typer.Argument(metavar="OUT", help=".safetensors (with config) or .pth (plain tensors).")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="OUT", help=".safetensors (with config) or .pth (plain tensors).")
+    ],
     half: Annotated[bool, typer.Option("--half", help="Store the weights as fp16.")] = False,
     residual_scale: ResidualScale = None,
     as_json: AsJson = False,
@@ -61,14 +65,28 @@ def export(
     destination: Annotated[Path, typer.Argument(metavar="OUT.onnx")],
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     opset: Annotated[int, typer.Option(help="17 to 21.")] = 17,
-    static: Annotated[str | None, typer.Option(metavar="HxW", help="Fixed input size, batch 1 (default: all axes free).")] = None,
-    minimum: Annotated[str, typer.Option("--min", metavar="NxHxW", help="Smallest input, recorded for engines.")] = "1x16x16",
-    optimum: Annotated[str, typer.Option("--opt", metavar="NxHxW", help="Best input, recorded for engines.")] = "1x256x256",
-    maximum: Annotated[str, typer.Option("--max", metavar="NxHxW", help="Largest input, recorded for engines.")] = "4x1080x1920",
+    static: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Fixed input size, batch 1 (default: all axes free).")
+    ] = None,
+    minimum: Annotated[
+        str, typer.Option("--min", metavar="NxHxW", help="Smallest input, recorded for engines.")
+    ] = "1x16x16",
+    optimum: Annotated[
+        str, typer.Option("--opt", metavar="NxHxW", help="Best input, recorded for engines.")
+    ] = "1x256x256",
+    maximum: Annotated[
+        str, typer.Option("--max", metavar="NxHxW", help="Largest input, recorded for engines.")
+    ] = "4x1080x1920",
     fold: Annotated[bool, typer.Option(help="Fuse before exporting.")] = True,
-    images: Annotated[Path | None, typer.Option(help="Pictures to measure on (default: the library's own two).")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Run the file beside PyTorch; exit 1 when they differ.")] = False,
-    atol: Annotated[float | None, typer.Option(help="With --verify: absolute tolerance (default 1e-4, fp16 8e-3).")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Pictures to measure on (default: the library's own two).")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run the file beside PyTorch; exit 1 when they differ.")
+    ] = False,
+    atol: Annotated[
+        float | None, typer.Option(help="With --verify: absolute tolerance (default 1e-4, fp16 8e-3).")
+    ] = None,
     rtol: Annotated[float, typer.Option(help="With --verify: relative tolerance.")] = 0.0,
     residual_scale: ResidualScale = None,
     as_json: AsJson = False,
@@ -100,7 +118,9 @@ def compare(
     bundle: Annotated[Path, typer.Argument(help="Release folder.")],
     images: Annotated[Path | None, typer.Option(help="Folder of pictures (default: the library's own two).")] = None,
     hr: Annotated[Path | None, typer.Option(help="Folder of their HR partners, paired by file stem.")] = None,
-    write: Annotated[Path | None, typer.Option(help="Write what every form made of the pictures into this folder.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write what every form made of the pictures into this folder.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure every form against the trained network again, on your pictures, on your machine."""

@@ -109,7 +109,14 @@ def _verified(model: AetherNet, path: Path, cases: list[Any], atol: float, rtol:
     close = {name: bool(np.allclose(found[name], wanted[name], rtol=rtol, atol=atol)) for name in wanted}
     largest = max(float(np.abs(found[name] - wanted[name]).max()) for name in wanted)
     failed = [name for name, passes in close.items() if not passes]
-    return {"passes": not failed, "inputs": len(close), "largest_difference": largest, "atol": atol, "rtol": rtol, "failed": failed}
+    return {
+        "passes": not failed,
+        "inputs": len(close),
+        "largest_difference": largest,
+        "atol": atol,
+        "rtol": rtol,
+        "failed": failed,
+    }
 
 
 def compare_bundle(
@@ -122,7 +129,15 @@ def compare_bundle(
     """
     from aethernet.bundle import open_bundle, verify_bundle
     from aethernet.checkpoint import load
-    from aethernet.comparison import FormId, bicubic, compare_form, judge, measure_quality, measurement_table, outputs_of
+    from aethernet.comparison import (
+        FormId,
+        bicubic,
+        compare_form,
+        judge,
+        measure_quality,
+        measurement_table,
+        outputs_of,
+    )
     from aethernet.pictures import list_pictures, pair_by_stem, save_picture
     from aethernet.runtimes import open_runtime
     from aethernet.runtimes.pytorch import TorchRuntime
@@ -133,7 +148,11 @@ def compare_bundle(
     bundle = open_bundle(path)
     manifest = bundle.manifest
     reference = next(
-        (entry for entry in manifest.files if entry.role == "weights" and entry.path.endswith(("_notfused.safetensors", "_source.safetensors"))),
+        (
+            entry
+            for entry in manifest.files
+            if entry.role == "weights" and entry.path.endswith(("_notfused.safetensors", "_source.safetensors"))
+        ),
         None,
     )
     if reference is None:

@@ -1,4 +1,6 @@
-"""What forms are compared on: every validation picture whole, and crops of them at the sizes where exporters go wrong."""
+"""What forms are compared on: every validation picture whole, and crops of them at the sizes where exporters go
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,10 @@ class Case:
     input: Picture
     """[N, C, H, W] float32 in [0, 1]."""
     window: tuple[int, int, int, int] | None
-    """For a (nearly) whole picture: top, left, height, width inside it in pixels, so that an HR partner can be cut alike."""
+    """For a (nearly) whole picture: top, left, height, width inside it in pixels, so that an HR partner can be cut
+    alike."""
+    whole: tuple[int, int] = (0, 0)
+    """Height and width of the whole picture, where there is a window."""
 
 
 def build_cases(pictures: Mapping[str, Path], channels: int, *, static: tuple[int, int] | None = None) -> list[Case]:
@@ -65,16 +70,25 @@ def build_cases(pictures: Mapping[str, Path], channels: int, *, static: tuple[in
                 picture=name,
                 input=_crop(picture, top, left, *size),
                 window=(top, left, *size) if inside else None,
+                whole=(height, width),
             )
         )
     if static is not None:
         return cases
     for index, (purpose, (batch, height, width)) in enumerate(SIZES.items()):
         chosen = [names[(index + item) % len(names)] for item in range(batch)]
-        crops = [_crop(loaded[name], 7 * (index + item), 11 * (index + item), height, width) for item, name in enumerate(chosen)]
+        crops = [
+            _crop(loaded[name], 7 * (index + item), 11 * (index + item), height, width)
+            for item, name in enumerate(chosen)
+        ]
         label = f"{batch}x{height}x{width}" if batch > 1 else f"{height}x{width}"
         cases.append(
-            Case(name=f"{purpose} {label}", picture="+".join(dict.fromkeys(chosen)), input=np.concatenate(crops), window=None)
+            Case(
+                name=f"{purpose} {label}",
+                picture="+".join(dict.fromkeys(chosen)),
+                input=np.concatenate(crops),
+                window=None,
+            )
         )
     return cases
 

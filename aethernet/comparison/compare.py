@@ -1,7 +1,7 @@
 """Running forms beside the reference with Polygraphy and measuring the difference.
 
-The reference is always the training-form float32 network in PyTorch, never the previous stage, so that small losses cannot
-add up unseen. Nothing here raises on bad numbers.
+The reference is always the training-form float32 network in PyTorch, never the previous stage, so that small losses
+cannot add up unseen. Nothing here raises on bad numbers.
 """
 
 from __future__ import annotations
@@ -121,11 +121,16 @@ def measure(form: FormId, case: Case, wanted: Picture, found: Picture) -> Measur
 
 def _unmeasured(form: FormId, case: Case, problem: str) -> Measurement:
     shape = (case.input.shape[0], *case.input.shape[2:])
-    return Measurement(form=form, case=case.name, picture=case.picture, shape=shape, problem=problem)  # type: ignore[arg-type]
+    return Measurement(form=form, case=case.name, picture=case.picture, shape=shape, problem=problem)
 
 
 def measure_quality(
-    form: str, outputs: Mapping[str, Picture], cases: Sequence[Case], high: Mapping[str, Path], scale: int, precision: Any = None
+    form: str,
+    outputs: Mapping[str, Picture],
+    cases: Sequence[Case],
+    high: Mapping[str, Path],
+    scale: int,
+    precision: Any = None,
 ) -> list[Quality]:
     """Every whole picture that has an HR partner, against it; 8-bit rounded outputs.
 
@@ -167,9 +172,12 @@ def measure_quality(
 def _high_window(path: Path, case: Case, scale: int) -> Picture:
     truth = load_picture(path, case.input.shape[1])
     top, left, height, width = (side * scale for side in case.window or (0, 0, 0, 0))
-    if truth.shape[2] < top + height or truth.shape[3] < left + width:
+    wanted = tuple(side * scale for side in case.whole)
+    # Up to scale - 1 pixels more are what is cut off when an HR picture's side is no multiple of the scale.
+    if any(not 0 <= found - side < scale for found, side in zip(truth.shape[2:], wanted, strict=True)):
         raise ComparisonError(
-            f"expected the HR picture {path.name} to be {scale} times its LR partner, found {truth.shape[3]}x{truth.shape[2]}",
+            f"expected the HR picture {path.name} to be {scale} times its LR partner, {wanted[1]}x{wanted[0]}, "
+            f"found {truth.shape[3]}x{truth.shape[2]}",
             hint="pair pictures of the same scene by file stem; HR = LR size x scale",
         )
     return truth[:, :, top : top + height, left : left + width]

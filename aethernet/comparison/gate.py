@@ -111,12 +111,15 @@ def judge(
     if failed:
         lines = [f"{precision.value}: {reason}" for precision in failed for reason in reasons[precision]]
         raise GateError(
-            f"{', '.join(precision.value for precision in failed)} must pass and did not: " + "; ".join(lines[:6])
+            f"{', '.join(precision.value for precision in failed)} must pass and did not: "
+            + "; ".join(lines[:6])
             + (f"; and {len(lines) - 6} more" if len(lines) > 6 else ""),
             table,
         )
     accepted = tuple(precision for precision in Precision if precision in measured and precision not in reasons)
-    return Acceptance(accepted=accepted, skipped={precision: "; ".join(texts) for precision, texts in sorted(reasons.items())})
+    return Acceptance(
+        accepted=accepted, skipped={precision: "; ".join(texts) for precision, texts in sorted(reasons.items())}
+    )
 
 
 def _loss(entry: Quality, reference: Mapping[str, float | None]) -> float | None:
@@ -137,7 +140,8 @@ def measurement_table(
         shift = max((value * 255 for value in item.signed_mean if value is not None), key=abs, default=None)
         shares = (item.levels_equal, item.levels_off_by_1, item.levels_off_by_2_or_more)
         lines.append(
-            f"| {item.form} | {item.case} | {_show(item.max_abs, '.2e')} | {_show(item.mean_abs, '.2e')} | {_show(shift, '+.3f')} "
+            f"| {item.form} | {item.case} | {_show(item.max_abs, '.2e')} "
+            f"| {_show(item.mean_abs, '.2e')} | {_show(shift, '+.3f')} "
             f"| {_show(item.psnr, '.2f', 'identical' if item.finite else '–')} | {_show(item.ssim, '.5f')} "
             f"| {' / '.join(_show(share, '.4f') for share in shares)} | {'; '.join(missed) or 'passes'} |"
         )

@@ -42,10 +42,14 @@ class Measurement(_Record):
     shape: tuple[int, int, int] = Field(description="N, H, W of the input in pixels")
     problem: str | None = Field(default=None, description="Why nothing could be measured, such as a wrong output shape")
     finite: bool = Field(default=False, description="Whether every output value is a number")
-    reference_range: float | None = Field(default=None, description="Largest minus smallest value of the reference output")
+    reference_range: float | None = Field(
+        default=None, description="Largest minus smallest value of the reference output"
+    )
     max_abs: float | None = Field(default=None, description="Largest absolute difference, raw outputs")
     mean_abs: float | None = Field(default=None, description="Mean absolute difference, raw outputs")
-    signed_mean: tuple[float | None, ...] = Field(default=(), description="Mean difference per channel, clipped to [0, 1]")
+    signed_mean: tuple[float | None, ...] = Field(
+        default=(), description="Mean difference per channel, clipped to [0, 1]"
+    )
     psnr: float | None = Field(default=None, description="dB, peak 1.0, clipped; null when identical")
     ssim: float | None = Field(default=None, description="Clipped; null when a side is under 11 pixels")
     levels_equal: float | None = Field(default=None, description="Share of 8-bit values that agree")

@@ -34,7 +34,8 @@ def psnr(a: Picture, b: Picture) -> float | None:
 
 
 def ssim(a: Picture, b: Picture) -> float | None:
-    """Structural similarity (Wang et al. 2004, doi:10.1109/TIP.2003.819861): Gaussian window 11, sigma 1.5, per channel.
+    """Structural similarity (Wang et al. 2004, doi:10.1109/TIP.2003.819861): Gaussian window 11, sigma 1.5, per
+    channel.
 
     None where a side is shorter than the window. Computed by scikit-image; the mean over the batch.
     """
@@ -64,12 +65,17 @@ def level_shares(a: Picture, b: Picture) -> LevelShares:
     distance = np.abs(to_levels(a).astype(np.int16) - to_levels(b).astype(np.int16))
     counts = np.bincount(np.minimum(distance.ravel(), 2), minlength=3) / distance.size
     return LevelShares(
-        equal=float(counts[0]), off_by_1=float(counts[1]), off_by_2_or_more=float(counts[2]), largest=int(distance.max())
+        equal=float(counts[0]),
+        off_by_1=float(counts[1]),
+        off_by_2_or_more=float(counts[2]),
+        largest=int(distance.max()),
     )
 
 
 def luma(picture: Picture) -> Picture:
-    """[N, 3, H, W] RGB -> [N, 1, H, W] Y of ITU-R BT.601 in studio range (16 to 235 of 255), as super-resolution papers use."""
+    """[N, 3, H, W] RGB -> [N, 1, H, W] Y of ITU-R BT.601 in studio range (16 to 235 of 255), as super-resolution
+    papers use.
+    """
     if picture.shape[1] == 1:
         return picture
     weights = np.array([65.481, 128.553, 24.966], dtype=np.float64) / 255

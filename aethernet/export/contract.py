@@ -98,8 +98,12 @@ def require_contract(
         "opset": (opset, found.opset),
         "IR version": (MINIMAL_IR[opset], found.ir_version),
     }
-    broken = [f"{rule}: expected {right}, found {actual}" for rule, (right, actual) in wanted.items() if right != actual]
-    foreign = sorted({f"{node.domain}:{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")})
+    broken = [
+        f"{rule}: expected {right}, found {actual}" for rule, (right, actual) in wanted.items() if right != actual
+    ]
+    foreign = sorted(
+        {f"{node.domain}:{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")}
+    )
     if foreign or model.functions:
         broken.append(f"operators: expected standard ones only, found {foreign or 'model functions'}")
     if any(tensor.external_data for tensor in model.graph.initializer):

@@ -1,7 +1,7 @@
 """fp16 ONNX: every tensor typed half precision, except around operations whose real activations leave its safe range.
 
-Strongly typed, as TensorRT 11 demands: the precision is in the file, not in a builder flag. Which operations stay fp32 is
-measured on pictures, named in the manifest, and judged by the gate like everything else.
+Strongly typed, as TensorRT 11 demands: the precision is in the file, not in a builder flag. Which operations stay
+fp32 is measured on pictures, named in the manifest, and judged by the gate like everything else.
 """
 
 from __future__ import annotations
@@ -86,7 +86,12 @@ def export_fp16(
     with atomic_path(destination) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
         description = require_contract(
-            temporary, precision=Precision.FP16, channels=channels, scale=scale, opset=config.opset, static=config.static
+            temporary,
+            precision=Precision.FP16,
+            channels=channels,
+            scale=scale,
+            opset=config.opset,
+            static=config.static,
         )
         _require_typed(proto, len(kept))
     return HalfExport(
@@ -109,7 +114,11 @@ def activation_ranges(model: onnx.ModelProto, pictures: Iterable[np.ndarray]) ->
     probed = onnx.ModelProto()
     probed.CopyFrom(model)
     typed = onnx.shape_inference.infer_shapes(model).graph.value_info
-    names = ["input", *(info.name for info in typed if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT), "output"]
+    names = [
+        "input",
+        *(info.name for info in typed if info.type.tensor_type.elem_type == onnx.TensorProto.FLOAT),
+        "output",
+    ]
     del probed.graph.node[:]
     probed.graph.node.extend(_probes("input"))
     for node in model.graph.node:
@@ -120,8 +129,8 @@ def activation_ranges(model: onnx.ModelProto, pictures: Iterable[np.ndarray]) ->
         probed.graph.output.append(onnx.helper.make_tensor_value_info(_PROBE + name, onnx.TensorProto.FLOAT, []))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # In this order each probe runs right after its tensor, which is then let go; by default they would all run at the end.
-    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    # In this order each probe runs right after its tensor, which is then let go; by default they would all run at the
+    # end. options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     ranges = dict.fromkeys(names, 0.0)
     for picture in pictures:

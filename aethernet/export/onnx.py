@@ -119,7 +119,7 @@ def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
                 optimize=True,
                 verbose=False,
             )
-    except Exception as error:  # noqa: BLE001 (the exporter raises many kinds; all mean the same here)
+    except Exception as error:
         raise ExportError(
             f"PyTorch's exporter failed at opset {config.opset}: {error}",
             hint="try opset 18, its native one; --debug shows the exporter's own report",
@@ -174,7 +174,14 @@ def finish_model(
             side.dim_param = f"{scale}*{name}"
     # Shapes between nodes follow from the input; the exporter's notes hold source paths of the machine it ran on.
     del proto.graph.value_info[:]
-    for part in (proto, proto.graph, *proto.graph.node, *proto.graph.initializer, *proto.graph.input, *proto.graph.output):
+    for part in (
+        proto,
+        proto.graph,
+        *proto.graph.node,
+        *proto.graph.initializer,
+        *proto.graph.input,
+        *proto.graph.output,
+    ):
         del part.metadata_props[:]
         part.doc_string = ""
     entries = {"precision": precision.value, "scale": str(scale)} | dict(metadata)

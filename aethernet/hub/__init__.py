@@ -1,6 +1,7 @@
 """Places releases are published to, behind one protocol.
 
-An address is ``place/name[@version]``; ``file:///folder`` is a place on disk that holds ``NAME/VERSION/`` with plain files.
+An address is ``place/name[@version]``; ``file:///folder`` is a place on disk that holds ``NAME/VERSION/`` with plain
+files.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from aethernet.hub import Publication
 
 __all__ = ["FolderHub"]
 
-_PLAIN = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+-]*$")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 class FolderHub:
@@ -86,7 +86,7 @@ class FolderHub:
         folder = self._folder(name)
         if not folder.is_dir():
             return []
-        found = [entry.name for entry in folder.iterdir() if entry.is_dir() and _PLAIN.match(entry.name)]
+        found = [entry.name for entry in folder.iterdir() if entry.is_dir() and _PLAIN.fullmatch(entry.name)]
         return sorted(found, key=_order, reverse=True)
 
     def fetch(self, name: str, version: str, destination: Path) -> None:
@@ -121,11 +121,13 @@ class FolderHub:
 
     def _folder(self, *parts: str) -> Path:
         for part in parts:
-            if not _PLAIN.match(part) or part.endswith(".part"):
+            if not _PLAIN.fullmatch(part) or part.endswith(".part"):
                 raise HubError(f"expected a plain name, found '{part}'")
         return self.root.joinpath(*parts)
 
 
-def _order(version: str) -> tuple[list[int], bool, str]:
+def _order(version: str) -> tuple[list[int], bool, list[tuple[bool, int, str]]]:
+    """Sorts as semantic versions do: 1.0.0-rc.2 before 1.0.0-rc.10 before 1.0.0."""
     release, _, prerelease = version.partition("-")
-    return [int(part) if part.isdigit() else 0 for part in release.split(".")], not prerelease, prerelease
+    parts = [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in prerelease.split(".")]
+    return [int(part) if part.isdecimal() else 0 for part in release.split(".")], not prerelease, parts

@@ -28,7 +28,9 @@ class Runtime(Protocol):
     def infer(self, picture: Picture) -> Picture:
         """[N, C, H, W] float32 in [0, 1] -> [N, C, s*H, s*W] float32, not clipped."""
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Let go of device and memory."""
 
 

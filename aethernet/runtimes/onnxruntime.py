@@ -35,7 +35,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = self.threads
         try:
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 (its exceptions share no base but Exception)
+        except Exception as error:
             raise ComparisonError(f"ONNX Runtime cannot load {self.path.name}: {error}") from error
         self._dtype = np.float16 if self._session.get_inputs()[0].type == "tensor(float16)" else np.float32
         return self
@@ -45,5 +45,7 @@ class OnnxRuntime:
         result: Picture = output.astype(np.float32, copy=False)
         return result
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._session = None

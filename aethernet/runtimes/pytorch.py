@@ -1,7 +1,7 @@
 """PyTorch on the CPU, computing in float32 whatever type the weights were stored in.
 
-Half-precision weights are widened: a half-precision forward pass on a CPU takes minutes and rounds like no GPU does, while
-the stored weights are what a release has to vouch for.
+Half-precision weights are widened: a half-precision forward pass on a CPU takes minutes and rounds like no GPU does,
+while the stored weights are what a release has to vouch for.
 """
 
 from __future__ import annotations
@@ -50,5 +50,7 @@ class TorchRuntime:
             result: Picture = self.model(torch.from_numpy(picture)).contiguous().numpy()
         return result
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         return None

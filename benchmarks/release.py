@@ -1,0 +1,66 @@
+"""Time and memory of whole releases: cold, then unchanged. Run with ``make benchmark``; prints JSON.
+
+Each release is a process of its own with a store of its own. Memory is the largest single process, by the kernel's own
+account. On a shared machine, compare figures of one run only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(arguments: list[str], folder: Path) -> dict[str, object]:
+    command = [sys.executable, "-m", "flows", "release", *arguments, "--json"]
+    places = ["--store", str(folder / "store"), "--output", str(folder / "out"), "--hub", (folder / "hub").as_uri()]
+    start = time.perf_counter()
+    process = subprocess.Popen(command + places, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True)
+    output, _ = process.communicate()
+    seconds = time.perf_counter() - start
+    facts = json.loads(output) if process.returncode == 0 else {"ran": [], "unchanged": []}
+    return {
+        "exit": process.returncode,
+        "seconds": round(seconds, 1),
+        "steps_ran": len(facts["ran"]),
+        "steps_unchanged": len(facts["unchanged"]),
+    }
+
+
+def measure(name: str, arguments: list[str]) -> dict[str, object]:
+    with tempfile.TemporaryDirectory() as folder:
+        cold = run(arguments, Path(folder))
+        unchanged = run(arguments, Path(folder))
+    # Over all children so far, and monotonic: a later release's figure can hide below an earlier one's.
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+    return {"release": name, "cold": cold, "unchanged": unchanged, "peak_memory_of_any_process_so_far": peak}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, help="also release this checkpoint")
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--hr", type=Path)
+    parser.add_argument("--json", action="store_true", help="(always JSON; for symmetry with the other commands)")
+    options = parser.parse_args()
+    results = [measure("sample", [str(ROOT / "releases" / "aether_tiny_2x")])]
+    if options.checkpoint:
+        arguments = ["--checkpoint", str(options.checkpoint.absolute()), "--name", options.checkpoint.stem]
+        for name in ("images", "hr"):
+            if getattr(options, name):
+                arguments += [f"--{name}", str(getattr(options, name).absolute())]
+        results.append(measure(options.checkpoint.name, arguments))
+    print(json.dumps({"cores": os.cpu_count(), "python": platform.python_version(), "releases": results}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
