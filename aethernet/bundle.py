@@ -7,6 +7,7 @@ import secrets
 import shutil
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,10 +104,10 @@ def assemble_bundle(
     small[BUILD] = canonical_json(sealed(build, small))
     if _holds(destination, manifest, small):
         return False
-    if destination.exists() and not (destination / MANIFEST).is_file() and any(destination.iterdir()):
+    if foreign := _foreign_files(destination, manifest):
         raise BundleError(
-            f"expected a release or nothing at {destination}, found other files",
-            hint="choose another --output or --name; nothing was touched",
+            f"expected a release or nothing at {destination}, found other files: {', '.join(foreign[:5])}",
+            hint="move them away, or choose another --output or --name; nothing was touched",
         )
     part = destination.with_name(f".{destination.name}.{secrets.token_hex(6)}.part")
     try:
@@ -149,6 +150,17 @@ def _holds(folder: Path, manifest: Manifest, small: Mapping[str, bytes]) -> bool
         return False
 
 
+def _foreign_files(folder: Path, manifest: Manifest) -> list[str]:
+    """What lies where a release is to be put and belongs neither to it nor to the release it replaces."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        return [folder.name]
+    known = {MANIFEST, BUILD, CARD, SIGNATURE, *(entry.path for entry in manifest.files)}
+    with suppress(BundleError):
+        known.update(entry.path for entry in open_bundle(folder).manifest.files)
+    found = ((Path(root) / name).relative_to(folder) for root, _, names in os.walk(folder) for name in names)
+    return sorted({path.as_posix() for path in found} - known)
+
+
 def _fsync_tree(root: Path) -> None:
     for folder, _, names in os.walk(root):
         for name in names:
@@ -183,16 +195,18 @@ def open_bundle(path: Path | str) -> Bundle:
     unsafe = [entry.path for entry in manifest.files if not is_safe_path(entry.path)]
     folded = [unicodedata.normalize("NFC", entry.path).casefold() for entry in manifest.files]
     if unsafe:
-        raise BundleError(f"the manifest names unsafe paths: {', '.join(map(repr, unsafe[:5]))}")
+        raise BundleError(f"{MANIFEST} names unsafe paths: {', '.join(map(repr, unsafe[:5]))}")
     if len(set(folded)) != len(folded) or {MANIFEST, BUILD, CARD.casefold(), SIGNATURE} & set(folded):
-        raise BundleError("the manifest names a path twice, or one only case tells apart")
+        raise BundleError(f"{MANIFEST} names a path twice, or two that only case tells apart")
     return Bundle(root=root, manifest=manifest, build=build)
 
 
 def _read_record(root: Path, name: str) -> bytes:
     path = root / name
     if not path.is_file() or path.is_symlink():
-        raise BundleError(f"expected a release folder with {name} at {root}, found no such file")
+        inside = sorted(entry.parent.name for entry in root.glob(f"*/{name}")) if root.is_dir() else []
+        found = f"the release folders {', '.join(inside)} inside it" if inside else "no such file"
+        raise BundleError(f"expected a release folder with {name} at {root}, found {found}")
     if path.stat().st_size > _LARGEST_JSON:
         raise BundleError(f"{name} is larger than {_LARGEST_JSON >> 20} MiB")
     return path.read_bytes()
@@ -259,7 +273,7 @@ def _record_problems(root: Path, manifest: Manifest, build: BuildRecord) -> list
         problems.append(f"{BUILD}: content has changed (its seal is broken)")
     for name in (MANIFEST, CARD):
         place = root / name
-        if not place.is_file():
+        if place.is_symlink() or not place.is_file():
             problems.append(f"{name}: is missing")
         elif file_digest(place) != build.digests.get(name):
             problems.append(f"{name}: content has changed (sha256 differs from {BUILD})")
@@ -274,19 +288,20 @@ def _record_problems(root: Path, manifest: Manifest, build: BuildRecord) -> list
 
 def _run_check_picture(bundle: Bundle) -> tuple[str | None, str | None]:
     from aethernet.comparison.metrics import level_shares
-    from aethernet.errors import AethernetError
     from aethernet.pictures import load_picture
     from aethernet.runtimes import open_runtime
 
     entry = bundle.manifest.file("onnx", Precision.FP32, ".onnx")
     if entry is None:
         return None, "the release has no fp32 ONNX file"
-    channels = int(bundle.manifest.network.config["in_channels"])
+    channels = bundle.manifest.network.config.get("in_channels")
+    if channels not in (1, 3):
+        return None, f"{MANIFEST}: expected a network of 1 or 3 channels, found {channels}"
     try:
         wanted = load_picture(bundle.root / CHECK_OUTPUT, channels)
         with open_runtime(bundle.path(entry)) as runtime:
             found = runtime.infer(load_picture(bundle.root / CHECK_INPUT, channels))
-    except AethernetError as error:
+    except Exception as error:  # noqa: BLE001 (a stranger's file may make a runtime throw anything)
         return None, f"{entry.path}: could not be run on the check picture: {error}"
     if found.shape != wanted.shape:
         return None, f"{entry.path}: the check picture became {found.shape}, expected {wanted.shape}"
@@ -308,10 +323,16 @@ def require_accepted(manifest: Manifest) -> None:
         entry.path
         for entry in manifest.files
         if entry.precision in released
-        and entry.form != "training"
+        and entry != manifest.reference
         and entry.role in ("onnx", "weights")
         and not any(item.form.file == entry.path for item in kept)
     ]
     if unmeasured:
         raise GateError(f"expected measurements of every released file, found none of {', '.join(unmeasured)}", "")
+    loose = [entry.path for entry in manifest.files if entry.precision and entry.precision not in released]
+    if loose:
+        raise GateError(f"expected files of released forms only, found {', '.join(loose)}", "")
+    unlimited = [precision.value for precision in released if precision not in manifest.limits]
+    if unlimited:
+        raise GateError(f"expected limits for every released form, found none for {', '.join(unlimited)}", "")
     judge(kept, quality, manifest.limits, required=[*manifest.required, *released])

@@ -43,7 +43,15 @@ MANIFEST, BUILD, CARD = "release.json", "build.json", "README.md"
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_DEVICES = {"con", "conin$", "conout$", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
+_DEVICES = {
+    "con",
+    "conin$",
+    "conout$",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10)),
+}
 
 
 class _Record(BaseModel):
@@ -163,7 +171,7 @@ class Manifest(_Record):
             if (
                 (entry.role, entry.precision) == (role, precision)
                 and entry.path.endswith(suffix)
-                and entry.form != "training"
+                and entry != self.reference
             ):
                 return entry
         return None

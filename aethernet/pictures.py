@@ -14,6 +14,7 @@ from aethernet.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     Picture = NDArray[np.float32]
 
@@ -21,8 +22,6 @@ __all__ = ["SUFFIXES", "list_pictures", "load_picture", "pair_by_stem", "sample_
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 """File endings that count as pictures in a folder."""
-
-_MOST_PIXELS = 200_000_000
 
 
 def list_pictures(folder: Path | str) -> list[Path]:
@@ -74,18 +73,29 @@ def load_picture(path: Path | str, channels: int = 3) -> Picture:
         channels: 3 for RGB, 1 for grey (BT.601 luma).
 
     Raises:
-        UsageError: It is no picture, or larger than 200 megapixels.
+        UsageError: It is no picture, has values of 32 bits, or is larger than Pillow takes (179 megapixels).
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as image:
-            if image.width * image.height > _MOST_PIXELS:
-                raise UsageError(f"expected at most {_MOST_PIXELS} pixels, found {image.width}x{image.height}: {path}")
-            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"), dtype=np.float32)
+            pixels = np.asarray(_as_8_bit(image).convert("RGB" if channels == 3 else "L"), dtype=np.float32)
+    except Image.DecompressionBombError as error:
+        raise UsageError(f"expected a picture of at most 179 megapixels: {path} ({error})") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise UsageError(f"expected a picture, found something Pillow cannot read: {path} ({error})") from error
     return np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], channels).transpose(2, 0, 1)[None] / np.float32(255))
+
+
+def _as_8_bit(image: Image) -> Image:
+    """The upper byte of 16-bit greys, as Pillow does with 16-bit colours; by itself it cuts greys at 255: white."""
+    from PIL import Image as Images
+
+    if image.mode.startswith("I;16"):
+        return Images.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"values of 32 bits (mode {image.mode}) have no known range; save it with 8 or 16 bits")
+    return image
 
 
 def to_levels(picture: Picture) -> NDArray[np.uint8]:

@@ -7,17 +7,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 __all__ = ["embedded_server", "prepare_prefect"]
 
-# Reads until the flow's process is gone, however it went, then ends the server.
+# Is told the servers' process ids, and ends them once the flow's process is gone, however it went.
 _WATCHER = """
 import os, signal, sys
-sys.stdin.buffer.read()
-try:
-    os.kill(int(sys.argv[1]), signal.SIGTERM)
-except ProcessLookupError:
-    pass
+for line in sys.stdin.read().split():
+    try:
+        os.kill(int(line), signal.SIGTERM)
+    except ProcessLookupError:
+        pass
 """
 
 
@@ -49,21 +50,28 @@ def embedded_server() -> Iterator[None]:
     if get_current_settings().api.url:
         yield
         return
-    server = SubprocessASGIServer()
-    server.start()
-    assert server.server_process is not None  # start() raises otherwise
+    # Before the server, whose start takes seconds in which the flow may be killed, too.
     watcher = subprocess.Popen(
-        [sys.executable, "-S", "-c", _WATCHER, str(server.server_process.pid)],
+        [sys.executable, "-S", "-c", _WATCHER],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        text=True,
     )
+
+    class WatchedServer(SubprocessASGIServer):
+        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+            process = super()._run_uvicorn_command()
+            print(process.pid, file=watcher.stdin, flush=True)
+            return process
+
+    server = WatchedServer()
     try:
+        server.start()
         yield
     finally:
         APILogWorker.drain_all(timeout=5)
         server.stop()
-        if watcher.stdin is not None:
-            watcher.stdin.close()
-        watcher.wait()
+        watcher.kill()  # before it ends a process that has taken over the server's id
+        watcher.communicate()

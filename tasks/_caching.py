@@ -298,16 +298,22 @@ def code_digest(module_file: Path) -> str:
         file = waiting.pop()
         if file in seen:
             continue
-        tree = ast.parse(file.read_bytes())
-        seen[file] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        seen[file], names = _read_source(file)
         if file.name == "__init__.py" and file.parent.name != "aethernet":
             for data in sorted(file.parent.iterdir()):
                 if data.is_file() and data.suffix not in (".py", ".pyc"):
                     seen[data] = hashlib.sha256(data.read_bytes()).hexdigest()
-        for name in _imported(tree):
+        for name in names:
             waiting += _files_of(name)
     lines = sorted(f"{digest} {file.name}" for file, digest in seen.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@functools.cache
+def _read_source(file: Path) -> tuple[str, tuple[str, ...]]:
+    """Digest of a source file without comments and layout, and the names it imports."""
+    tree = ast.parse(file.read_bytes())
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(_imported(tree))
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:

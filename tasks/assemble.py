@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import prefect
@@ -22,6 +23,8 @@ def assemble(
     context = current_context()
     context.tell(StageEvent(stage="assemble", label=destination.name, kind="started"))
     paths = {path: context.store.get(artifact) for path, artifact in files.items()}
-    written = assemble_bundle(destination, manifest, build, context.store.get(card).read_bytes(), paths)
+    # Two runs of one release reach this point together.
+    with context.store.lock(f"assemble-{hashlib.sha256(str(destination.resolve()).encode()).hexdigest()}"):
+        written = assemble_bundle(destination, manifest, build, context.store.get(card).read_bytes(), paths)
     context.tell(StageEvent(stage="assemble", label=destination.name, kind="ran" if written else "cached"))
     return open_bundle(destination)

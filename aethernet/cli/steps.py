@@ -147,14 +147,7 @@ def compare_bundle(
         raise BundleError(f"{path} is not what was released: {'; '.join(broken)}")
     bundle = open_bundle(path)
     manifest = bundle.manifest
-    reference = next(
-        (
-            entry
-            for entry in manifest.files
-            if entry.role == "weights" and entry.path.endswith(("_notfused.safetensors", "_source.safetensors"))
-        ),
-        None,
-    )
+    reference = manifest.reference
     if reference is None:
         raise BundleError("the release has no reference weights")
     network = load(bundle.path(reference))

@@ -1,6 +1,4 @@
-"""What forms are compared on: every validation picture whole, and crops of them at the sizes where exporters go
-wrong.
-"""
+"""What forms are compared on: every validation picture whole, and crops at the sizes where exporters go wrong."""
 
 from __future__ import annotations
 
@@ -82,14 +80,11 @@ def build_cases(pictures: Mapping[str, Path], channels: int, *, static: tuple[in
             for item, name in enumerate(chosen)
         ]
         label = f"{batch}x{height}x{width}" if batch > 1 else f"{height}x{width}"
-        cases.append(
-            Case(
-                name=f"{purpose} {label}",
-                picture="+".join(dict.fromkeys(chosen)),
-                input=np.concatenate(crops),
-                window=None,
-            )
-        )
+        name = f"{purpose} {label}"
+        if any(case.name == name for case in cases):  # a picture of that name and size
+            name += " (crop)"
+        joined = "+".join(dict.fromkeys(chosen))
+        cases.append(Case(name=name, picture=joined, input=np.concatenate(crops), window=None))
     return cases
 
 

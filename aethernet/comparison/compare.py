@@ -90,6 +90,8 @@ def measure(form: FormId, case: Case, wanted: Picture, found: Picture) -> Measur
     """All measures of one output against the reference's, both [N, C, H, W]."""
     if wanted.shape != found.shape:
         return _unmeasured(form, case, f"expected an output of shape {wanted.shape}, found {found.shape}")
+    if not np.isfinite(wanted).all():
+        return _unmeasured(form, case, "the reference's own output holds NaN or infinity")
     finite = bool(np.isfinite(found).all())
     common: dict[str, Any] = {
         "form": form,
@@ -150,9 +152,10 @@ def measure_quality(
         if case.window is None or case.picture not in high or case.name not in outputs:
             continue
         truth = _high_window(high[case.picture], case, scale)
-        shown = (to_levels(outputs[case.name]) / 255.0).astype(np.float32)
-        if shown.shape != truth.shape:
+        output = outputs[case.name]
+        if output.shape != truth.shape or not np.isfinite(output).all():
             continue  # measured as a problem against the reference already
+        shown = (to_levels(output) / 255.0).astype(np.float32)
         y, truth_y = crop_border(luma(shown), scale), crop_border(luma(truth), scale)
         found.append(
             Quality(

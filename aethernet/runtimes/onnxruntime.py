@@ -35,7 +35,7 @@ class OnnxRuntime:
         options.intra_op_num_threads = self.threads
         try:
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
+        except Exception as error:  # its exceptions share no base but Exception
             raise ComparisonError(f"ONNX Runtime cannot load {self.path.name}: {error}") from error
         self._dtype = np.float16 if self._session.get_inputs()[0].type == "tensor(float16)" else np.float32
         return self

@@ -1,0 +1,60 @@
+"""Exported files shared by the tests of this folder; an export takes a second or more."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from aethernet.export import ExportConfig, OnnxDescription, export_fp32
+from aethernet.fusion import fuse
+from aethernet.network import AetherNet, NetworkConfig, Norm, build_network
+from tests.support.networks import randomised, tiny_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A network, what it was exported to, and what the export said about that."""
+
+    network: AetherNet
+    path: Path
+    description: OnnxDescription
+
+
+Export = Callable[..., Exported]
+
+_BOTH = {"channel_attention": True, "spatial_attention": True}
+
+CONFIGS: dict[str, NetworkConfig] = {
+    "gen1-x1-rgb": tiny_config(1, scale=1, depths=(1,)),
+    "gen2-both-x2-grey": tiny_config(2, scale=2, depths=(1,), in_channels=1, **_BOTH),
+    "gen3-layer-both-x3-rgb": tiny_config(3, scale=3, depths=(1, 1), norm=Norm.LAYER, **_BOTH),
+    "gen3-spatial-x4-grey": tiny_config(3, scale=4, depths=(1,), in_channels=1, spatial_attention=True),
+}
+"""Between them: every generation, scale, number of channels, norm and attention."""
+
+REFERENCE = "gen2-both-x2-grey"
+"""The one that stands for all where one is enough."""
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Export once per session: ``export(name, fused=True, opset=17, static=None)``."""
+    folder = tmp_path_factory.mktemp("exported")
+    made: dict[tuple[object, ...], Exported] = {}
+
+    def export(
+        name: str = REFERENCE, *, fused: bool = True, opset: int = 17, static: tuple[int, int] | None = None
+    ) -> Exported:
+        key = (name, fused, opset, static)
+        if key not in made:
+            network = randomised(build_network(CONFIGS[name]))
+            network = fuse(network) if fused else network
+            path = folder / f"{len(made)}.onnx"
+            config = ExportConfig(opset=opset, static=static)
+            made[key] = Exported(network, path, export_fp32(network, path, config, {"license": "test"}))
+        return made[key]
+
+    return export

@@ -1,0 +1,69 @@
+"""The one function for people who want an ONNX file and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import aethernet
+from aethernet.errors import UsageError
+from aethernet.export import ExportConfig, export_onnx
+from aethernet.export import onnx as onnx_export
+from aethernet.network import AetherNet
+from tests.aethernet.export.conftest import REFERENCE, Export
+from tests.support.pictures import natural_picture
+
+
+@pytest.fixture(autouse=True)
+def _trace_only_once(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's exporter is slow and tested elsewhere: take its graph from the shared files."""
+
+    def trace(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
+        return onnx.load(export(REFERENCE, opset=config.opset, static=config.static).path)
+
+    monkeypatch.setattr(onnx_export, "trace_to_onnx", trace)
+
+
+def test_fp32_file_is_that_of_the_release(export: Export, tmp_path: Path) -> None:
+    exported = export(REFERENCE)
+
+    description = export_onnx(exported.network, tmp_path / "out.onnx", metadata={"license": "test"})
+
+    assert description == exported.description
+    assert (tmp_path / "out.onnx").read_bytes() == exported.path.read_bytes()
+
+
+def test_fp16_file_is_made_with_the_library_s_own_pictures(export: Export, tmp_path: Path) -> None:
+    description = export_onnx(export(REFERENCE).network, tmp_path / "out.onnx", precision="fp16")
+
+    assert description.inputs == {"input": ("float16", ("n", 1, "h", "w"))}
+    assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
+
+
+def test_fp16_file_is_made_with_given_pictures_at_a_fixed_size(export: Export, tmp_path: Path) -> None:
+    network, config = export(REFERENCE).network, ExportConfig(static=(12, 20))
+    asked: list[int] = []
+
+    def pictures() -> list[np.ndarray]:
+        asked.append(1)
+        return [natural_picture(12, 20, channels=1).numpy()]
+
+    description = export_onnx(network, tmp_path / "out.onnx", precision="fp16", config=config, pictures=pictures())
+
+    assert description.inputs == {"input": ("float16", (1, 1, 12, 20))}
+    assert asked == [1]
+
+
+@pytest.mark.parametrize("precision", ["int8"])
+def test_precision_without_an_onnx_form_is_a_usage_error(export: Export, tmp_path: Path, precision: str) -> None:
+    with pytest.raises(UsageError, match="fp32 or fp16, found int8"):
+        export_onnx(export(REFERENCE).network, tmp_path / "out.onnx", precision=precision)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_function_is_offered_by_the_package_itself() -> None:
+    assert aethernet.export_onnx is export_onnx

@@ -1,0 +1,131 @@
+"""A real release of a tiny network, made once and copied by whoever wants to spoil it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from aethernet.bundle import Bundle, assemble_bundle, open_bundle
+from aethernet.checkpoint import save_safetensors
+from aethernet.manifest import BuildRecord, Manifest
+from aethernet.network import AetherNet
+from aethernet.precision import Precision
+from aethernet.spec import ReleaseSpec
+from aethernet.store import Store
+from tests.support.networks import tiny_network
+
+__all__ = [
+    "NAME",
+    "flip_byte",
+    "make_release",
+    "reassemble",
+    "rewrite",
+    "snapshot",
+    "tiny_checkpoint",
+]
+
+NAME = "tiny_2x"
+
+
+def tiny_checkpoint(folder: Path, network: AetherNet | None = None) -> Path:
+    """A safetensors file of a tiny generation-2 network in training form."""
+    return save_safetensors(network or tiny_network(), folder / "tiny.safetensors")
+
+
+def make_release(spec: ReleaseSpec, folder: Path) -> Path:
+    """Run the release flow's own lines without Prefect's engine and without its cache."""
+    import flows.release as module
+    from tasks._caching import RunContext, Stage, current_context, running
+
+    def call(self: Stage, *args: object, **kwargs: object) -> object:
+        return self.fn(current_context().store, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch, running(RunContext(store=Store(folder / "store"))):
+        patch.setattr(Stage, "__call__", call)
+        patch.setattr(module, "assemble", module.assemble.fn)
+        patch.setattr(module, "report_release", lambda *_: None)
+        return module.release.fn(spec, folder / "out").bundle
+
+
+def snapshot(root: Path) -> dict[str, str]:
+    """Path -> digest of every file under ``root``, hidden ones too; links are named with their target."""
+    found = {}
+    for folder, _, names in os.walk(root):
+        for name in names:
+            place = Path(folder) / name
+            content = (
+                f"-> {os.readlink(place)}" if place.is_symlink() else hashlib.sha256(place.read_bytes()).hexdigest()
+            )
+            found[place.relative_to(root).as_posix()] = content
+    return found
+
+
+def flip_byte(path: Path, position: float = 0.5) -> None:
+    """Change one byte, at a share of the file's length."""
+    data = bytearray(path.read_bytes())
+    data[int((len(data) - 1) * position)] ^= 1
+    path.write_bytes(data)
+
+
+def rewrite(bundle: Path, manifest: Manifest | None = None, build: BuildRecord | None = None) -> Bundle:
+    """Change a release's records and make their digests and seals fit, as a forger without a signing key would."""
+    from aethernet.bundle import sealed
+    from aethernet.manifest import BUILD, CARD, MANIFEST, canonical_json
+
+    opened = open_bundle(bundle)
+    small = {MANIFEST: canonical_json(manifest or opened.manifest), CARD: (bundle / CARD).read_bytes()}
+    (bundle / MANIFEST).write_bytes(small[MANIFEST])
+    (bundle / BUILD).write_bytes(canonical_json(sealed(build or opened.build, small)))
+    return open_bundle(bundle)
+
+
+def reassemble(bundle: Bundle, destination: Path, files: Mapping[str, Path] | None = None) -> bool:
+    """Assemble the same release somewhere else."""
+    own = {entry.path: bundle.path(entry) for entry in bundle.manifest.files}
+    card = (bundle.root / "README.md").read_bytes()
+    return assemble_bundle(destination, bundle.manifest, bundle.build, card, {**own, **(files or {})})
+
+
+def first_release(folder: Path) -> Path:
+    """The release that :func:`release` copies."""
+    spec = ReleaseSpec(
+        name=NAME,
+        checkpoint=tiny_checkpoint(folder),
+        description="A network | for tests.",
+        authors=("A. Tester", "B | C"),
+        license="CC0-1.0",
+        trained_on="Nothing at all.",
+        images=_pictures(folder / "low"),
+        hr=_pictures(folder / "high", scale=2),
+        limits={Precision.FP16: {"max_level": 3}},
+    )
+    return make_release(spec, folder)
+
+
+def _pictures(folder: Path, scale: int = 1) -> Path:
+    from PIL import Image
+
+    from aethernet.pictures import sample_pictures
+
+    folder.mkdir()
+    for path in sample_pictures():
+        with Image.open(path) as image:
+            image.resize((64 * scale, 64 * scale), Image.Resampling.BICUBIC).save(folder / f"{path.stem}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole release folder; look, don't touch."""
+    return first_release(tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture
+def release(finished_release: Path, tmp_path: Path) -> Path:
+    """A copy of a whole release folder, to be spoilt."""
+    return Path(shutil.copytree(finished_release, tmp_path / NAME))
