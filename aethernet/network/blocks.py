@@ -194,7 +194,7 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = x * self.fc(F.adaptive_avg_pool2d(x, 1))
+        y: Tensor = x * self.fc(x.mean(dim=(2, 3), keepdim=True))
         return y
 
     def expect_gain_(self, gain: float) -> None:

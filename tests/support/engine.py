@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
+
+from flows._session import prepare_prefect
 
 __all__ = ["engine"]
 
@@ -13,13 +14,15 @@ __all__ = ["engine"]
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server of its own, with a home of its own, for all tests that need the engine."""
-    from flows._session import prepare_prefect
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
-        if "prefect" not in sys.modules:
-            prepare_prefect()
+        prepare_prefect()
+        from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
         from prefect.testing.utilities import prefect_test_harness
 
-        with prefect_test_harness(server_startup_timeout=120):
+        with (
+            prefect_test_harness(server_startup_timeout=120),
+            temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}),
+        ):
             yield

@@ -13,7 +13,7 @@ from aethernet.export.onnx import _arrange_gelu
 
 
 def gelu_model(reader: bool = False) -> onnx.ModelProto:
-    """x * (0.5 * (1 + erf(x / sqrt 2))), as PyTorch's exporter writes it; with ``reader``, a second node uses its middle."""
+    """x * (0.5 * (1 + erf(x / sqrt 2))), as PyTorch's exporter writes it; ``reader``: a second node uses its middle."""
     graph = onnx.parser.parse_graph(
         """
         gelu (float[n, 8] x) => (float[n, 8] y)
