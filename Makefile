@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (PyTorch and its libraries are several gigabytes; once only)" >&2
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' --constraint constraints.txt
+	$(BIN)/python -m pip install -qq --editable '.[$(EXTRAS)]' --constraint constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt tensorrt-rtx || \
 		echo "TensorRT-RTX has no package for this machine; releases will be made without its engines" >&2
 	@touch $@
