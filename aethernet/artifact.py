@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             f"could not write {path}: {error.strerror or error}", hint="free space or choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Whatever keeps the leftover from being removed must not hide why it is one.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def fsync_folder(folder: Path) -> None:

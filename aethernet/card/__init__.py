@@ -71,7 +71,8 @@ def _metadata(manifest: Manifest) -> str:
         if value is not None
     ]
     data = ModelCardData(
-        license=manifest.license if manifest.license != "unknown" else None,
+        # The Hub spells SPDX identifiers in lower case.
+        license=manifest.license.lower() if manifest.license != "unknown" else None,
         library_name="aethernet",
         pipeline_tag="image-to-image",
         tags=["super-resolution", "image-upscaling", "onnx", manifest.network.family.lower()],
