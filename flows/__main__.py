@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,21 +93,39 @@ def release_all(
 ) -> None:
     """Release every spec in a folder; one failure does not stop the others, and makes the exit code 1."""
     with _errors(debug):
-        from aethernet.errors import UsageError
+        from aethernet.errors import SpecError, UsageError
         from aethernet.spec import read_spec
 
         paths = sorted(folder.glob("*/release.toml")) if folder.is_dir() else []
         if not paths:
             raise UsageError(f"expected NAME/release.toml in {folder}, found none")
-        specs = [read_spec(path) for path in paths]
-        names = [spec.name for spec in specs]
-        if len(set(names)) != len(names):
-            raise UsageError(f"expected every spec to have a name of its own, found {', '.join(names)}")
+        specs: dict[str, Path] = {}
+        unreadable: dict[str, str] = {}
+        for path in paths:
+            try:
+                name = read_spec(path).name
+            except SpecError as error:
+                unreadable[path.parent.name] = str(error)
+                continue
+            if name in specs:
+                raise UsageError(
+                    f"expected every spec to have a name of its own, found {name} in {specs[name]} and {path}"
+                )
+            specs[name] = path
         from aethernet.store import Store as ArtifactStore
+        from flows.release_all import Result
         from flows.release_all import release_all as flow
 
         with embedded_server():
-            results = flow(specs, output.absolute(), hub, str(ArtifactStore(store).address), jobs)
+            options = [
+                "--output",
+                str(output),
+                "--store",
+                ArtifactStore(store).address,
+                *(["--hub", hub] if hub else []),
+            ]
+            results = flow(specs, options, jobs)
+        results += [Result(name=name, error=told) for name, told in unreadable.items()]
         if as_json:
             print(json.dumps([result.model_dump(mode="json") for result in results], indent=2))
         else:
@@ -228,9 +247,12 @@ class _errors:  # noqa: N801 (reads as a statement)
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         from aethernet.cli.output import exit_code_for, print_error
 
-        if error is None or isinstance(error, SystemExit | typer.Exit) or self.debug:
+        if error is None or isinstance(error, SystemExit | typer.Exit):
             return
-        print_error(error)
+        if self.debug:
+            traceback.print_exception(error)
+        else:
+            print_error(error)
         raise SystemExit(exit_code_for(error)) from None
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["embedded_server", "prepare_prefect"]
+__all__ = ["embedded_server", "prepare_prefect", "watched"]
 
-# Is told the servers' process ids, and ends them once the flow's process is gone, however it went.
+# Is told process ids, and ends those processes once ours is gone, however it went.
 _WATCHER = """
 import os, signal, sys
 for line in sys.stdin.read().split():
@@ -37,20 +37,8 @@ def prepare_prefect() -> None:
 
 
 @contextmanager
-def embedded_server() -> Iterator[None]:
-    """Prefect's own embedded server for the time of the block, unless a server is configured.
-
-    Prefect starts one by itself when needed, but leaves it running, with our output streams open, when the flow is
-    killed.
-    """
-    from prefect.logging.handlers import APILogWorker
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import get_current_settings
-
-    if get_current_settings().api.url:
-        yield
-        return
-    # Before the server, whose start takes seconds in which the flow may be killed, too.
+def watched() -> Iterator[Callable[[int], None]]:
+    """Takes ids of child processes, which then do not outlive this process, not even when it is killed."""
     watcher = subprocess.Popen(
         [sys.executable, "-S", "-c", _WATCHER],
         stdin=subprocess.PIPE,
@@ -59,19 +47,44 @@ def embedded_server() -> Iterator[None]:
         start_new_session=True,
         text=True,
     )
-
-    class WatchedServer(SubprocessASGIServer):
-        def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-            process = super()._run_uvicorn_command()
-            print(process.pid, file=watcher.stdin, flush=True)
-            return process
-
-    server = WatchedServer()
     try:
-        server.start()
-        yield
+        yield lambda process: print(process, file=watcher.stdin, flush=True)
+    except BaseException:
+        watcher.communicate()  # ends them now
+        raise
     finally:
-        APILogWorker.drain_all(timeout=5)
-        server.stop()
-        watcher.kill()  # before it ends a process that has taken over the server's id
+        watcher.kill()  # before it ends a process that has taken over the id of one of them
         watcher.communicate()
+
+
+@contextmanager
+def embedded_server() -> Iterator[None]:
+    """Prefect's own embedded server for the time of the block, unless a server is configured.
+
+    Prefect starts one by itself when needed, but leaves it running, with our output streams open, when the flow is
+    killed.
+    """
+    from prefect.logging.handlers import APILogWorker
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+    if get_current_settings().api.url:
+        yield
+        return
+    # Before the server, whose start takes seconds in which the flow may be killed, too.
+    with watched() as watch:
+
+        class WatchedServer(SubprocessASGIServer):
+            def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
+                process = super()._run_uvicorn_command()
+                watch(process.pid)
+                return process
+
+        server = WatchedServer()
+        try:
+            server.start()
+            with temporary_settings({PREFECT_API_URL: server.api_url}):
+                yield
+        finally:
+            APILogWorker.drain_all(timeout=5)
+            server.stop()

@@ -29,6 +29,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 import prefect
 from prefect.cache_policies import CacheKeyFnPolicy
 from prefect.serializers import JSONSerializer
+from prefect.transactions import CommitMode, Transaction
 from pydantic import TypeAdapter
 
 from aethernet.artifact import Artifact
@@ -197,7 +198,9 @@ class Stage(Generic[P, R]):
             # Failures here are deterministic: the same inputs fail the same way again.
             retries=0,
         )
-        state = task(inputs, return_state=True)
+        # Inside another task, Prefect would keep the record back until that one has ended.
+        with Transaction(commit_mode=CommitMode.EAGER):
+            state = task(inputs, return_state=True)
         sealed = state.result()
         if _read_record(record, key) != sealed:
             # Prefect only logs that a result could not be kept, for instance on a full disk.

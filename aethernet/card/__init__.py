@@ -4,6 +4,7 @@ error.
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from typing import Any
 
@@ -43,10 +44,18 @@ def render_card(manifest: Manifest, build: BuildRecord) -> str:
     )
     template = (resources.files(__name__) / "template.md.jinja").read_text(encoding="utf-8")
     try:
-        body = environment.from_string(template).render(release=manifest, build=build, summary=_summary(manifest))
+        body = environment.from_string(template).render(
+            release=_shown(manifest), build=build, summary=_summary(manifest)
+        )
     except jinja2.UndefinedError as error:
         raise BundleError(f"the card's template asks for something the release does not record: {error}") from error
     return f"---\n{_metadata(manifest)}---\n\n{body}"
+
+
+def _shown(manifest: Manifest) -> Manifest:
+    """What stands in tables and comes from outside, made fit for them."""
+    quality = tuple(entry.model_copy(update={"picture": _plain(entry.picture)}) for entry in manifest.quality)
+    return manifest.model_copy(update={"license": _plain(manifest.license), "quality": quality})
 
 
 def _metadata(manifest: Manifest) -> str:
@@ -118,5 +127,5 @@ def _number(value: float | None, form: str, missing: str = "–") -> str:
 
 
 def _plain(text: str) -> str:
-    """Text from a spec, on one line of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """Text from a spec, on one line of a table; text that is fit already stays as it is."""
+    return re.sub(r"(?<!\\)\|", r"\\|", " ".join(text.split()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -194,8 +195,9 @@ def main() -> None:
         app(prog_name="aethernet")
     except SystemExit:
         raise
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 (here everything ends)
         if debug:
-            raise
-        print_error(error)
+            traceback.print_exception(error)
+        else:
+            print_error(error)
         raise SystemExit(exit_code_for(error)) from None

@@ -48,6 +48,18 @@ def test_text_from_a_spec_cannot_break_a_table(finished_release: Path) -> None:
     assert "| authors | A. Tester, B \\| C |" in text
 
 
+def test_names_from_outside_cannot_break_a_table(finished_release: Path) -> None:
+    bundle = open_bundle(finished_release)
+    quality = tuple(item.model_copy(update={"picture": "a|b\nc"}) for item in bundle.manifest.quality)
+    manifest = bundle.manifest.model_copy(update={"license": "MIT |\nor not", "quality": quality})
+
+    text = render_card(manifest, bundle.build)
+
+    assert "| licence of the weights | MIT \\| or not |" in text
+    assert text.count("| a\\|b c |") == len(quality)
+    assert ModelCard(text).data.license == "mit |\nor not"
+
+
 def test_every_file_it_names_exists(finished_release: Path) -> None:
     manifest = open_bundle(finished_release).manifest
     text = (finished_release / "README.md").read_text(encoding="utf-8")

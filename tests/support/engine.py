@@ -11,10 +11,16 @@ from flows._session import prepare_prefect
 __all__ = ["engine"]
 
 
+_started: list[bool] = []
+
+
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A Prefect server of its own, with a home of its own, for all tests that need the engine."""
-
+    if _started:  # by the other folder that imports this fixture
+        yield
+        return
+    _started.append(True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
         prepare_prefect()

@@ -25,6 +25,7 @@ __all__ = [
     "make_release",
     "reassemble",
     "rewrite",
+    "small_pictures",
     "snapshot",
     "tiny_checkpoint",
 ]
@@ -100,14 +101,15 @@ def first_release(folder: Path) -> Path:
         authors=("A. Tester", "B | C"),
         license="CC0-1.0",
         trained_on="Nothing at all.",
-        images=_pictures(folder / "low"),
-        hr=_pictures(folder / "high", scale=2),
+        images=small_pictures(folder / "low"),
+        hr=small_pictures(folder / "high", scale=2),
         limits={Precision.FP16: {"max_level": 3}},
     )
     return make_release(spec, folder)
 
 
-def _pictures(folder: Path, scale: int = 1) -> Path:
+def small_pictures(folder: Path, scale: int = 1) -> Path:
+    """The library's sample pictures, 64 pixels times ``scale`` wide."""
     from PIL import Image
 
     from aethernet.pictures import sample_pictures

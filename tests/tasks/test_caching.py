@@ -143,7 +143,9 @@ def test_schema_of_records_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"x": float("nan")}, {"x": float("inf")}, {"x": object()}, {object(): 1.0}], ids=str
+    "options",
+    [{"x": float("nan")}, {"x": float("inf")}, {"x": object()}, {object(): 1.0}],
+    ids=["nan", "infinity", "object", "object as a key"],
 )
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 def test_input_without_a_key_stops_the_run(options: dict[Any, Any], tmp_path: Path) -> None:

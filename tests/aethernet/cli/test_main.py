@@ -180,5 +180,5 @@ def test_debug_shows_where() -> None:
         check=False,
     )
 
-    assert found.returncode == 1
+    assert found.returncode == 2
     assert "Traceback" in found.stderr

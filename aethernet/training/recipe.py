@@ -1,0 +1,109 @@
+"""What decides the trained weights, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from aethernet.errors import UsageError
+
+if TYPE_CHECKING:
+    from aethernet.network.config import NetworkConfig
+
+__all__ = ["Kernel", "TrainingRecipe"]
+
+Kernel = Literal["bicubic", "box", "dpid"]
+"""How a picture is shrunk; ``shrinking`` states the formulas."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingRecipe:
+    """Network, data sampling, optimiser and schedule. A run continues only under an equal recipe.
+
+    Ended by steps alone, equal recipes and pictures give equal weights on one machine; a time limit counts seconds and
+    therefore does not.
+    """
+
+    network: NetworkConfig
+    """What to train."""
+    name: str = "network"
+    """Stem of the checkpoint's file name."""
+    steps: int | None = None
+    """Optimiser steps after which training ends; None leaves that to ``hours``."""
+    hours: float | None = None
+    """Hours of training, over all resumed runs together, after which it ends; None leaves that to ``steps``."""
+    seed: int = 0
+    """Seeds the first weights and, together with the step number, each batch."""
+    patch: int = 32
+    """Side of a training crop in low-resolution pixels."""
+    batch: int = 8
+    """Crops per step."""
+    kernels: tuple[Kernel, ...] = ("bicubic", "dpid")
+    """What training pictures are shrunk with, in equal shares; held-out ones are shrunk with the first."""
+    octaves: int = 2
+    """Sizes each picture is used at, each half of the one before: photographs are sharper when halved."""
+    candidates: int = 3
+    """Random crops drawn for each one kept: the one with the most detail is, so that skies do not crowd out leaves."""
+    learning_rate: float = 1e-3
+    """Peak step size of Adam; a cosine brings it from there to 0 at the end."""
+    warmup_steps: int = 200
+    """Steps over which the step size rises from 0 to its peak."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW), per unit of step size."""
+    gradient_clip: float = 1.0
+    """Largest Euclidean norm of the gradient over all weights."""
+    ema_decay: float = 0.999
+    """Share of the averaged weights that survives a step; lower at the start, where there is nothing to average."""
+    batch_statistics_share: float = 0.1
+    """Share of the training in which norms use batch statistics; then the running ones stay, as in deployment."""
+    bfloat16: bool = False
+    """Convolve in bfloat16 (autocast); weights, averages and optimiser stay float32."""
+    compile: bool = False
+    """Compile the training step; needs a C++ compiler, takes about a minute, pays off in long runs."""
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.hours is None:
+            raise UsageError("expected steps, hours or both, found neither: training would never end")
+        positive = ("steps", "hours", "patch", "batch", "octaves", "candidates", "learning_rate", "gradient_clip")
+        for field in positive:
+            value = getattr(self, field)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"expected a positive {field}, found {value}")
+        if not self.kernels or any(kernel not in get_args(Kernel) for kernel in self.kernels):
+            raise UsageError(f"expected kernels from {', '.join(get_args(Kernel))}, found {self.kernels}")
+        for field in ("seed", "warmup_steps", "weight_decay"):
+            if not getattr(self, field) >= 0:
+                raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
+        if not 0 <= self.ema_decay < 1:
+            raise UsageError(f"expected an ema_decay from 0 to below 1, found {self.ema_decay}")
+        if not 0 <= self.batch_statistics_share <= 1:
+            raise UsageError(f"expected a batch_statistics_share from 0 to 1, found {self.batch_statistics_share}")
+        if self.network.scale < 2:
+            raise UsageError(
+                f"expected a network that enlarges, found scale {self.network.scale}",
+                hint="training pairs are made by shrinking pictures; choose scale 2, 3 or 4",
+            )
+        if not self.name or self.name.startswith(".") or any(separator in self.name for separator in "/\\"):
+            raise UsageError(f"expected a plain file stem as name, found '{self.name}'")
+
+    def progress(self, step: int, seconds: float) -> float:
+        """How much of the training is done, 0 to 1: by steps or by time, whichever is further."""
+        by_steps = step / self.steps if self.steps is not None else 0.0
+        by_time = seconds / (3600 * self.hours) if self.hours is not None else 0.0
+        return min(1.0, max(by_steps, by_time))
+
+    def learning_rate_at(self, step: int, progress: float) -> float:
+        """Step size for the step after ``step`` done ones."""
+        warmth = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.learning_rate * warmth * (1 + math.cos(math.pi * progress)) / 2
+
+    def ema_decay_at(self, step: int) -> float:
+        """Decay of the averaged weights in step number ``step``."""
+        return min(self.ema_decay, (1 + step) / (10 + step))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, equal for equal recipes."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return plain | {"network": self.network.to_json(), "kernels": list(self.kernels)}

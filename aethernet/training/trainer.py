@@ -1,0 +1,339 @@
+"""The training loop: L1 loss, Adam, cosine schedule, averaged weights, and a state file to continue from."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from aethernet.artifact import file_digest
+from aethernet.checkpoint import load, save_safetensors
+from aethernet.errors import TrainingError
+from aethernet.network import AetherNet, Form, build_network
+from aethernet.network.blocks import DeploymentNorm
+from aethernet.training.depthwise import speed_up_depthwise_
+from aethernet.training.initialisation import start_as_nearest_neighbour_
+from aethernet.training.pictures import PictureFolder, psnr
+from aethernet.training.progress import ProgressReport, Standing, show_progress
+from aethernet.training.recipe import TrainingRecipe
+from aethernet.training.shrinking import Pixels, upsample_bicubic
+from aethernet.training.state import TrainingState
+
+__all__ = ["TrainingResult", "train"]
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY = 50
+"""Steps between looks at the loss; each look waits for the device."""
+_REPORT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """What a finished training leaves."""
+
+    checkpoint: Path
+    """The averaged weights, training form, float32."""
+    steps: int
+    """Optimiser steps done."""
+    seconds: float
+    """Time spent, over all runs."""
+    loss: float
+    """Mean absolute error of the last steps, pictures in [0, 1]."""
+    psnr: float | None
+    """Mean PSNR of the checkpoint on the held-out pictures in dB (RGB, whole picture, 8-bit); None without them."""
+    bicubic_psnr: float | None
+    """The same for bicubic enlargement."""
+    validations: tuple[tuple[int, float], ...]
+    """(step, PSNR in dB) of every measurement on the way."""
+
+
+def train(
+    recipe: TrainingRecipe,
+    pictures: Path,
+    output: Path,
+    *,
+    validation: Path | None = None,
+    initial: Path | None = None,
+    device: str | None = None,
+    state_minutes: float = 5.0,
+    validation_minutes: float = 5.0,
+    progress: ProgressReport | None = None,
+) -> TrainingResult:
+    """Train a network, or continue where an earlier call with the same recipe, pictures and output was interrupted.
+
+    ``output`` receives ``NAME.safetensors`` (the averaged weights, renewed with every state) and ``NAME.state.pt``. A
+    kill at any moment loses at most ``state_minutes``. A finished training returns at once when called again.
+
+    Args:
+        recipe: What decides the weights.
+        pictures: Folder of training pictures, read recursively.
+        output: Folder to write to; made if missing.
+        validation: Folder of held-out pictures; used whole, so keep them small on a CPU.
+        initial: Checkpoint of the same network, training form, whose weights to start from instead of fresh ones.
+        device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU where there is one.
+        state_minutes: Time between two states.
+        validation_minutes: Time between two measurements on the held-out pictures.
+        progress: Told where training stands; None shows a bar or log lines on standard error.
+
+    Raises:
+        TrainingError: No usable pictures, a state of another recipe, an initial checkpoint of another network, or
+            training that diverged.
+    """
+    config = recipe.network
+    folder = PictureFolder(
+        pictures,
+        scale=config.scale,
+        channels=config.in_channels,
+        kernels=recipe.kernels,
+        smallest=recipe.patch,
+        octaves=recipe.octaves,
+    )
+    held_out = None
+    if validation is not None:
+        shrunk_with = recipe.kernels[:1]
+        held_out = _HeldOut(
+            PictureFolder(validation, scale=config.scale, channels=config.in_channels, kernels=shrunk_with)
+        )
+    trainer = _Trainer(recipe, folder, held_out, initial, output, torch.device(device or _best_device()))
+    with nullcontext(progress) if progress else show_progress() as report:
+        return trainer.run(60 * state_minutes, 60 * validation_minutes, report)
+
+
+def _fresh_network(recipe: TrainingRecipe) -> AetherNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        network = build_network(recipe.network)
+    start_as_nearest_neighbour_(network)
+    return network
+
+
+def _initial_weights(checkpoint: Path, recipe: TrainingRecipe) -> dict[str, Tensor]:
+    loaded = load(checkpoint)
+    if loaded.config != recipe.network or loaded.form is not Form.TRAINING:
+        raise TrainingError(
+            f"expected the recipe's network in training form as initial checkpoint, found another one in {checkpoint}",
+            hint="start from a checkpoint of the same network that was not merged or fused, or from fresh weights",
+        )
+    return loaded.model.state_dict()
+
+
+def _best_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class _HeldOut:
+    """Pictures the training never sees."""
+
+    def __init__(self, folder: PictureFolder) -> None:
+        self._pairs = folder.pairs
+        self.bicubic_psnr = float(
+            np.mean([psnr(upsample_bicubic(pair.low, folder.scale), pair.high) for pair in folder.pairs])
+        )
+        """Mean over the pictures, dB."""
+
+    def psnr(self, network: AetherNet) -> float:
+        """Mean over the pictures in dB: RGB, nothing cut off, output rounded to 8 bits."""
+        return float(np.mean([psnr(_enlarge(network, pair.low), pair.high) for pair in self._pairs]))
+
+
+@torch.inference_mode()
+def _enlarge(network: AetherNet, low: Pixels) -> Pixels:
+    device = next(network.parameters()).device
+    enlarged = network(_tensor(low[None], device)).clamp(0, 1).mul(255).round().to(torch.uint8)
+    pixels: Pixels = enlarged[0].permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
+def _tensor(pixels: Pixels, device: torch.device) -> Tensor:
+    """[N, H, W, C] of 0..255 -> [N, C, H, W] of 0..1, channels last in memory."""
+    return torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).float().div(255)
+
+
+class _Trainer:
+    def __init__(
+        self,
+        recipe: TrainingRecipe,
+        folder: PictureFolder,
+        held_out: _HeldOut | None,
+        initial: Path | None,
+        output: Path,
+        device: torch.device,
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.held_out = held_out
+        self.device = device
+        self.checkpoint = output / f"{recipe.name}.safetensors"
+        self.state_path = output / f"{recipe.name}.state.pt"
+        self.sources = {"training pictures": folder.digest}
+        network = _fresh_network(recipe)
+        if initial is not None:
+            network.load_state_dict(_initial_weights(initial, recipe))
+            self.sources["initial checkpoint"] = file_digest(initial)
+        self.network: AetherNet = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.train()
+        self.averaged = build_network(recipe.network).to(device).eval().requires_grad_(False)
+        self.averaged.load_state_dict(self.network.state_dict())
+        if device.type == "cpu":
+            speed_up_depthwise_(self.network)
+        self.norms = [module for module in self.network.modules() if isinstance(module, DeploymentNorm)]
+        for norm in self.norms:
+            # Batch statistics need float32: half-width sums lose the variance, and the running ones are float32.
+            norm.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.99),
+            weight_decay=recipe.weight_decay,
+            fused=True,
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.loss = math.nan
+        self.validations: list[tuple[int, float]] = []
+        if self.state_path.exists():
+            self._restore()
+
+    def _restore(self) -> None:
+        state = TrainingState.load(self.state_path, self.recipe, self.sources)
+        self.network.load_state_dict(state.network)
+        self.averaged.load_state_dict(state.averaged)
+        self.optimizer.load_state_dict(state.optimizer)
+        self.step, self.seconds, self.loss = state.step, state.seconds, state.loss
+        self.validations = list(state.validations)
+        logger.info("continuing from %s at step %d", self.state_path, self.step)
+
+    def _save(self) -> None:
+        state = TrainingState(
+            step=self.step,
+            seconds=self.seconds,
+            loss=self.loss,
+            network=self.network.state_dict(),
+            averaged=self.averaged.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            validations=self.validations,
+        )
+        state.save(self.state_path, self.recipe, self.sources)
+        save_safetensors(self.averaged, self.checkpoint)
+
+    def run(self, state_seconds: float, validation_seconds: float, report: ProgressReport) -> TrainingResult:
+        forward = torch.compile(self.network) if self.recipe.compile else self.network
+        began, seconds_before = time.monotonic(), self.seconds
+        state_due, validation_due, report_due = map(_Alarm, (state_seconds, validation_seconds, _REPORT_SECONDS))
+        total, looked_at = torch.zeros((), device=self.device), self.step
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="crops") as executor:
+            upcoming = executor.submit(self._crops, self.step)
+            while self._progress < 1:
+                low, high = upcoming.result()
+                upcoming = executor.submit(self._crops, self.step + 1)
+                total += self._train_step(forward, low, high)
+                self.step += 1
+                self.seconds = seconds_before + time.monotonic() - began
+                if self.step - looked_at < _LOOK_EVERY and self._progress < 1:
+                    continue
+                self._look_at(float(total) / (self.step - looked_at))
+                total, looked_at = torch.zeros_like(total), self.step
+                if validated := self.held_out is not None and validation_due.rings():
+                    self._validate()
+                if state_due.rings():
+                    self._save()
+                if validated or report_due.rings():
+                    report(self._standing())
+            upcoming.cancel()
+        if not self.validations or self.validations[-1][0] != self.step:
+            self._validate()
+        self._save()
+        report(self._standing())
+        return TrainingResult(
+            checkpoint=self.checkpoint,
+            steps=self.step,
+            seconds=self.seconds,
+            loss=self.loss,
+            psnr=self.validations[-1][1] if self.held_out else None,
+            bicubic_psnr=self.held_out.bicubic_psnr if self.held_out else None,
+            validations=tuple(self.validations),
+        )
+
+    @property
+    def _progress(self) -> float:
+        return self.recipe.progress(self.step, self.seconds)
+
+    def _crops(self, step: int) -> tuple[Pixels, Pixels]:
+        recipe = self.recipe
+        return self.folder.batch(
+            step, seed=recipe.seed, size=recipe.batch, patch=recipe.patch, candidates=recipe.candidates
+        )
+
+    def _train_step(self, forward: Callable[[Tensor], Tensor], low: Pixels, high: Pixels) -> Tensor:
+        recipe, progress = self.recipe, self._progress
+        for norm in self.norms:
+            norm.train(progress < recipe.batch_statistics_share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate_at(self.step, progress)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+            enlarged = forward(_tensor(low, self.device))
+        loss = F.l1_loss(enlarged.float(), _tensor(high, self.device))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
+        self.optimizer.step()
+        self._average(recipe.ema_decay_at(self.step))
+        return loss.detach()
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        for mean, weight in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
+            mean.lerp_(weight, 1 - decay)
+        for kept, buffer in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
+            kept.copy_(buffer)
+
+    def _look_at(self, loss: float) -> None:
+        weights_are_finite = all(bool(weight.isfinite().all()) for weight in self.network.parameters())
+        if not math.isfinite(loss) or not weights_are_finite:
+            raise TrainingError(
+                f"training diverged near step {self.step} (loss {loss}); the last state from before is kept",
+                hint="train again in another output folder with a lower learning_rate",
+            )
+        self.loss = loss
+
+    def _validate(self) -> None:
+        if self.held_out is not None:
+            self.validations.append((self.step, self.held_out.psnr(self.averaged)))
+
+    def _standing(self) -> Standing:
+        progress = self._progress
+        return Standing(
+            step=self.step,
+            progress=progress,
+            seconds=self.seconds,
+            remaining_seconds=self.seconds / progress * (1 - progress) if progress else math.inf,
+            loss=self.loss,
+            psnr=self.validations[-1][1] if self.validations else None,
+            bicubic_psnr=self.held_out.bicubic_psnr if self.held_out else None,
+        )
+
+
+class _Alarm:
+    """Rings every so many seconds, when asked."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def rings(self) -> bool:
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
