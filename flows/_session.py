@@ -13,12 +13,19 @@ __all__ = ["embedded_server", "prepare_prefect", "watched"]
 
 # Is told process ids, and ends those processes once ours is gone, however it went.
 _WATCHER = """
-import os, signal, sys
-for line in sys.stdin.read().split():
+import os, signal, sys, time
+def send(process, which):
     try:
-        os.kill(int(line), signal.SIGTERM)
+        os.kill(process, which)
+        return True
     except ProcessLookupError:
-        pass
+        return False
+processes = [int(line) for line in sys.stdin.read().split()]
+alive = [process for process in processes if send(process, signal.SIGTERM)]
+if alive:
+    time.sleep(3)
+for process in alive:
+    send(process, signal.SIGKILL)
 """
 
 

@@ -187,7 +187,6 @@ class Stage(Generic[P, R]):
         if problem:
             context.tell(StageEvent(stage=self.name, label=label, kind="rebuilding", detail=problem))
         task = prefect.task(
-            self._body(context.store, key),
             name=self.name,
             task_run_name=f"{self.name} {label}".strip(),
             cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda _context, _parameters: key),
@@ -197,7 +196,7 @@ class Stage(Generic[P, R]):
             refresh_cache=problem is not None,
             # Failures here are deterministic: the same inputs fail the same way again.
             retries=0,
-        )
+        )(self._body(context.store, key))
         # Inside another task, Prefect would keep the record back until that one has ended.
         with Transaction(commit_mode=CommitMode.EAGER):
             state = task(inputs, return_state=True)
