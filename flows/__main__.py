@@ -172,6 +172,16 @@ def train(
     patch: Annotated[int, typer.Option(help="Side of a training crop in low-resolution pixels.")] = 32,
     batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
     seed: Annotated[int, typer.Option(help="Seeds weights and batches.")] = 0,
+    octaves: Annotated[int, typer.Option(help="Sizes each picture is used at, each half of the one before.")] = 2,
+    candidates: Annotated[int, typer.Option(help="Random crops drawn for each one kept.")] = 3,
+    batch_statistics: Annotated[
+        float, typer.Option(help="Share of the training with batch statistics in norms.")
+    ] = 0.1,
+    bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Convolve in bfloat16.")] = False,
+    compile_step: Annotated[
+        bool, typer.Option("--compile", help="Compile the training step; needs a C++ compiler.")
+    ] = False,
+    initial: Annotated[Path | None, typer.Option(help="Checkpoint to start from (default: fresh weights).")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -190,9 +200,14 @@ def train(
             patch=patch,
             batch=batch,
             seed=seed,
+            octaves=octaves,
+            candidates=candidates,
+            batch_statistics_share=batch_statistics,
+            bfloat16=bfloat16,
+            compile=compile_step,
         )
         with embedded_server():
-            result = flow(recipe, pictures.absolute(), output.absolute(), validation.absolute() if validation else None)
+            result = flow(recipe, pictures.absolute(), output.absolute(), validation and validation.absolute(), initial)
         print(json.dumps(result, indent=2) if as_json else result["checkpoint"])
         if not as_json and result["psnr"] is not None:
             told = f"held-out pictures: {result['psnr']:.2f} dB, bicubic {result['bicubic_psnr']:.2f} dB"

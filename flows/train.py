@@ -13,7 +13,9 @@ __all__ = ["train"]
 
 
 @flow(name="train", flow_run_name="train {recipe.name}", persist_result=False, validate_parameters=False)
-def train(recipe: TrainingRecipe, pictures: Path, output: Path, validation: Path | None = None) -> dict[str, Any]:
+def train(
+    recipe: TrainingRecipe, pictures: Path, output: Path, validation: Path | None = None, initial: Path | None = None
+) -> dict[str, Any]:
     """Train as the recipe says and leave ``NAME.safetensors`` in ``output``.
 
     Args:
@@ -21,10 +23,11 @@ def train(recipe: TrainingRecipe, pictures: Path, output: Path, validation: Path
         pictures: Folder of training pictures.
         output: Folder of the checkpoint and of the state a later run continues from.
         validation: Folder of held-out pictures to measure on.
+        initial: Checkpoint to start from.
     """
     from aethernet.training.trainer import train as run
 
-    result = run(recipe, pictures, output, validation=validation)
+    result = run(recipe, pictures, output, validation=validation, initial=initial)
     return {
         "checkpoint": str(result.checkpoint),
         "steps": result.steps,
