@@ -28,11 +28,11 @@ release: $(STAMP) ## Release the sample network that comes with the repository i
 	$(BIN)/python -m flows release releases/aether_tiny_2x --output out --hub "file://$(CURDIR)/hub"
 
 test: $(STAMP) ## Run all tests, fast ones first
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 	$(BIN)/python -m pytest -q -m slow
 
 test-fast: $(STAMP) ## Run the fast tests only
-	$(BIN)/python -m pytest -q -n 2 -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

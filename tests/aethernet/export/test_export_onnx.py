@@ -5,26 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 import aethernet
 from aethernet.errors import UsageError
 from aethernet.export import ExportConfig, export_onnx
-from aethernet.export import onnx as onnx_export
-from aethernet.network import AetherNet
 from tests.aethernet.export.conftest import REFERENCE, Export
 from tests.support.pictures import natural_picture
-
-
-@pytest.fixture(autouse=True)
-def _trace_only_once(export: Export, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch's exporter is slow and tested elsewhere: take its graph from the shared files."""
-
-    def trace(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
-        return onnx.load(export(REFERENCE, opset=config.opset, static=config.static).path)
-
-    monkeypatch.setattr(onnx_export, "trace_to_onnx", trace)
 
 
 def test_fp32_file_is_that_of_the_release(export: Export, tmp_path: Path) -> None:
