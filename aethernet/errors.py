@@ -129,6 +129,16 @@ class FusionError(AethernetError):
     """A network could not be folded completely."""
 
 
+class QuantizationError(AethernetError):
+    """A network cannot be quantised as asked."""
+
+
+class CalibrationError(QuantizationError):
+    """There is nothing to take ranges from; int8 is left out rather than invented."""
+
+    hint = "give pictures with --images, or a checkpoint with records of quantisation-aware training"
+
+
 class ExportError(AethernetError):
     """An exported file breaks its contract."""
 

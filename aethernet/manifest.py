@@ -110,6 +110,31 @@ class NetworkFacts(_Record):
     nodes_fused: int = Field(description="ONNX nodes of the released fp32 file")
 
 
+class TensorFacts(_Record):
+    """How one activation is quantised."""
+
+    name: str
+    scale: float = Field(gt=0, description="Size of one step")
+    source: str = Field(description="Where its range comes from: records, pictures (and by which method), derived")
+
+
+class QuantizationFacts(_Record):
+    """How the int8 form came about."""
+
+    origin: Literal["records", "pictures"] = Field(description="Records of quantisation-aware training, or pictures")
+    method: str = Field(description="How ranges follow from pictures")
+    pictures: tuple[str, ...] = Field(description="What it was calibrated on; empty: the library's own pictures")
+    keep_float: tuple[str, ...] = Field(description="Parts left in float by choice")
+    slope: float | None = Field(default=None, description="Generation 1: slope of the sigmoid that stands for GELU's")
+    tint_removed: float | None = Field(
+        default=None, description="Mean shift of the last layer that bias correction took off, in the picture's range"
+    )
+    integer_share: float | None = Field(
+        default=None, description="Share of quantised multiply-accumulates that ONNX Runtime runs in integers"
+    )
+    tensors: tuple[TensorFacts, ...]
+
+
 class FormStatus(_Record):
     """What became of one precision."""
 
@@ -153,6 +178,7 @@ class Manifest(_Record):
     toolchain: dict[str, str] = Field(description="Package -> version")
     files: tuple[FileEntry, ...] = Field(description="Every file but release.json, build.json, README.md and model.sig")
     forms: tuple[FormStatus, ...]
+    quantization: QuantizationFacts | None = Field(default=None, description="Of the int8 form, where it was made")
     required: tuple[Precision, ...] = Field(description="Forms without which there would be no release")
     limits: dict[Precision, Limits]
     conditions: Conditions

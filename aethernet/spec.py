@@ -7,15 +7,15 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from aethernet.comparison.gate import DEFAULT_LIMITS, Limits
+from aethernet.comparison.gate import DEFAULT_LIMITS, TRAINED_INT8_LIMITS, Limits
 from aethernet.errors import SpecError
 from aethernet.precision import Precision
 
-__all__ = ["ExportSpec", "ReleaseSpec", "read_spec"]
+__all__ = ["ExportSpec", "QuantizationSpec", "ReleaseSpec", "read_spec"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?", re.ASCII)
@@ -34,6 +34,18 @@ class ExportSpec(_Part):
     maximum: tuple[int, int, int] = Field(default=(4, 1080, 1920), description="Largest input, N, H, W")
 
 
+class QuantizationSpec(_Part):
+    """How the int8 form is made."""
+
+    method: Literal["best", "min-max", "percentile", "error"] = Field(
+        default="best", description="How ranges follow from pictures; best chooses per tensor by measured error"
+    )
+    keep_float: tuple[str, ...] | None = Field(
+        default=None, description="Parts of the network to leave in float; by default those the scheme leaves"
+    )
+    seed: int = Field(default=0, ge=0, description="Of the places that calibration looks at")
+
+
 class ReleaseSpec(_Part):
     """One release. Paths are absolute once read; a TOML file states them relative to itself."""
 
@@ -47,12 +59,17 @@ class ReleaseSpec(_Part):
     trained_on: str = Field(default="", description="What the network was trained on, with credit; Markdown")
     images: Path | None = Field(default=None, description="Folder of validation pictures (LR)")
     hr: Path | None = Field(default=None, description="Folder of their HR partners, paired by file stem")
+    calibration: Path | None = Field(
+        default=None,
+        description="Folder of pictures (LR) for int8 ranges; by default the validation pictures",
+    )
     precisions: tuple[Precision, ...] | None = Field(
         default=None, description="Forms that must be made and pass; by default every form is tried and only fp32 must"
     )
     residual_scale: float | None = Field(default=None, gt=0, description="Generation 3's, where the file lacks it")
     network: dict[str, Any] = Field(default_factory=dict, description="Facts about the network that must hold")
     export: ExportSpec = ExportSpec()
+    quantization: QuantizationSpec = QuantizationSpec()
     limits: dict[Precision, Limits] = Field(default_factory=dict, description="Overrides of the default limits")
 
     @field_validator("name")
@@ -69,9 +86,14 @@ class ReleaseSpec(_Part):
             raise ValueError("a semantic version such as 1.0.0")
         return version
 
-    def limits_of(self, precision: Precision) -> Limits:
-        """Default limits with the spec's overrides applied field by field."""
-        base = DEFAULT_LIMITS.get(precision, Limits())
+    def limits_of(self, precision: Precision, *, trained: bool = False) -> Limits:
+        """Default limits with the spec's overrides applied field by field.
+
+        Args:
+            precision: Whose limits.
+            trained: The int8 form's ranges come from quantisation-aware training, so more is expected of it.
+        """
+        base = TRAINED_INT8_LIMITS if precision is Precision.INT8 and trained else DEFAULT_LIMITS[precision]
         stated = self.limits.get(precision)
         return base if stated is None else base.model_copy(update=stated.model_dump(exclude_unset=True))
 
@@ -102,7 +124,7 @@ def read_spec(path: Path | str) -> ReleaseSpec:
         raise SpecError(f"expected a release spec at {path}, found nothing") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise SpecError(f"{path} is not TOML: {error}") from error
-    for key in ("checkpoint", "images", "hr"):
+    for key in ("checkpoint", "images", "hr", "calibration"):
         if isinstance(data.get(key), str):
             data[key] = (path.parent / data[key]).absolute()
     return make_spec(data, str(path))
@@ -127,6 +149,8 @@ def _explain(problem: Any) -> str:
         fields: Mapping[str, Any] = ReleaseSpec.model_fields
         if problem["loc"][0] == "export":
             fields = ExportSpec.model_fields
+        elif problem["loc"][0] == "quantization":
+            fields = QuantizationSpec.model_fields
         elif problem["loc"][0] == "limits":
             fields = Limits.model_fields
         near = difflib.get_close_matches(str(problem["loc"][-1]), list(fields), n=1)

@@ -177,6 +177,9 @@ def train(
     batch_statistics: Annotated[
         float, typer.Option(help="Share of the training with batch statistics in norms.")
     ] = 0.1,
+    extremes: Annotated[
+        float, typer.Option(help="Share of crops replaced by noise, stripes and the like: they bound the network.")
+    ] = 0.0,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Convolve in bfloat16.")] = False,
     compile_step: Annotated[
         bool, typer.Option("--compile", help="Compile the training step; needs a C++ compiler.")
@@ -203,6 +206,7 @@ def train(
             octaves=octaves,
             candidates=candidates,
             batch_statistics_share=batch_statistics,
+            extreme_share=extremes,
             bfloat16=bfloat16,
             compile=compile_step,
         )

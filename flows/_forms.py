@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from aethernet.artifact import Artifact
-from aethernet.manifest import FileEntry, TensorContract
+from aethernet.manifest import FileEntry, QuantizationFacts, TensorContract
 from aethernet.network.config import Form
 from aethernet.precision import Precision
 from aethernet.spec import ReleaseSpec
-from tasks.benchmark import Contender
 from tasks.export import Exported
 from tasks.fuse import Weights
 from tasks.load import Loaded
+from tasks.quantize import Int8, Int8Model
 
-__all__ = ["NOT_MADE", "artifact_of", "file_entries", "form_files", "metadata_of"]
+__all__ = [
+    "FormFiles",
+    "artifact_of",
+    "file_entries",
+    "int8_files",
+    "metadata_of",
+    "plain_files",
+    "quantization_facts",
+    "runs_of",
+]
 
-NOT_MADE = {Precision.INT8: "this version of aethernet does not make int8 forms yet"}
-"""Precision -> why no release has it."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormFiles:
+    """One precision's files."""
+
+    precision: Precision
+    models: tuple[Exported, ...]
+    """ONNX files; the first is the one that speed is measured on."""
+    weights: tuple[Artifact, ...]
+    """Files for PyTorch."""
+
+    @property
+    def all(self) -> list[Artifact]:
+        """Every file, ONNX first."""
+        return [*(model.file for model in self.models), *self.weights]
 
 
 def metadata_of(spec: ReleaseSpec, reference: Loaded) -> dict[str, str]:
@@ -32,18 +55,43 @@ def metadata_of(spec: ReleaseSpec, reference: Loaded) -> dict[str, str]:
     }
 
 
-def form_files(
-    weights: Mapping[Precision, Weights], models: Mapping[Precision, Exported]
-) -> list[tuple[Precision, list[Artifact]]]:
-    """Every form that computes a picture: its precision, and the files that hold it."""
-    forms = [(precision, [one.safetensors, one.pth]) for precision, one in weights.items()]
-    return forms + [(precision, [one.file]) for precision, one in models.items()]
+def plain_files(precision: Precision, weights: Weights, model: Exported) -> FormFiles:
+    """The files of fp32 or fp16."""
+    return FormFiles(precision=precision, models=(model,), weights=(weights.safetensors, weights.pth))
+
+
+def int8_files(int8: Int8, models: Sequence[Int8Model]) -> FormFiles | str:
+    """The files of int8, or why there is no such form: it comes whole or not at all."""
+    reasons = [one.reason for one in (int8, *models) if one.reason is not None]
+    if reasons:
+        return "; ".join(reasons)
+    exported = [Exported(file=one.file, description=one.description) for one in models if one.file and one.description]
+    weights = [one for one in (int8.safetensors, int8.pth) if one is not None]
+    return FormFiles(precision=Precision.INT8, models=tuple(exported), weights=tuple(weights))
+
+
+def runs_of(forms: Iterable[FormFiles]) -> list[tuple[Precision, list[Artifact]]]:
+    """What is compared together: int8's files also with each other."""
+    runs: list[tuple[Precision, list[Artifact]]] = []
+    for form in forms:
+        if form.precision is Precision.INT8:
+            runs.append((form.precision, form.all))
+        else:
+            runs += [(form.precision, list(form.weights)), *((form.precision, [one.file]) for one in form.models)]
+    return runs
+
+
+def quantization_facts(int8: Int8 | None, models: Sequence[Int8Model]) -> QuantizationFacts | None:
+    """What the manifest says about the int8 form."""
+    if int8 is None or int8.facts is None:
+        return None
+    shares = [one.integer_share for one in models if one.integer_share is not None]
+    return int8.facts.model_copy(update={"integer_share": min(shares, default=None)})
 
 
 def file_entries(
     reference: Loaded,
-    released: Sequence[Contender],
-    models: Mapping[Precision, Exported],
+    released: Sequence[FormFiles],
     config: Artifact,
     images: Mapping[str, Artifact],
 ) -> list[FileEntry]:
@@ -59,20 +107,19 @@ def file_entries(
         ),
         FileEntry(path="config.json", sha256=config.sha256, size=config.size, role="config"),
     ]
-    for one in released:
-        if PurePosixPath(one.file.name).suffix == ".onnx":
-            entries.append(_onnx_entry(models[one.precision], one.precision))
-        else:
-            entries.append(
-                FileEntry(
-                    path=one.file.name,
-                    sha256=one.file.sha256,
-                    size=one.file.size,
-                    role="weights",
-                    precision=one.precision,
-                    form=Form.FUSED.value,
-                )
+    for form in released:
+        entries += [_onnx_entry(model, form.precision) for model in form.models]
+        entries += [
+            FileEntry(
+                path=file.name,
+                sha256=file.sha256,
+                size=file.size,
+                role="weights",
+                precision=form.precision,
+                form=Form.FUSED.value,
             )
+            for file in form.weights
+        ]
     entries += [
         FileEntry(path=path, sha256=image.sha256, size=image.size, role="picture") for path, image in images.items()
     ]

@@ -11,19 +11,20 @@ from aethernet.hub import Publication
 from aethernet.manifest import Manifest
 from aethernet.precision import Precision
 from aethernet.spec import ReleaseSpec
-from flows._forms import NOT_MADE, artifact_of, file_entries, form_files, metadata_of
+from flows._forms import artifact_of, file_entries, int8_files, metadata_of, plain_files, quantization_facts, runs_of
 from flows._reporting import report_release
 from tasks.assemble import assemble
-from tasks.benchmark import Contender, benchmark
+from tasks.benchmark import Contender, benchmark, race
 from tasks.card import card
 from tasks.compare import accept, compare, run_reference
 from tasks.describe import describe, describe_network, record_build, released_facts, write_config
 from tasks.draw import draw
 from tasks.export import count_unfused_nodes, export, export_half
-from tasks.fetch import fetch_checkpoint, fetch_pictures
+from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_pictures
 from tasks.fuse import fuse
 from tasks.load import load
 from tasks.publish import Verified, publish, verify_published
+from tasks.quantize import export_quantized, quantize
 
 __all__ = ["Outcome", "release"]
 
@@ -52,30 +53,45 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
     pictures = fetch_pictures(spec)
     reference = load(checkpoint, spec.name, spec.network, spec.residual_scale)
 
-    weights = {one: fuse(reference.weights, spec.name, one) for one in spec.wanted if one not in NOT_MADE}
+    weights = {one: fuse(reference.weights, spec.name, one) for one in spec.wanted if one is not Precision.INT8}
     fused = weights[Precision.FP32].safetensors
     metadata = metadata_of(spec, reference)
     models = {Precision.FP32: export(fused, spec.name, spec.export, metadata)}
     if Precision.FP16 in spec.wanted:
         models[Precision.FP16] = export_half(models[Precision.FP32], fused, spec.name, spec.export, metadata, pictures)
-    forms = form_files(weights, models)
+    forms = {precision: plain_files(precision, weights[precision], model) for precision, model in models.items()}
+    not_made: dict[Precision, str] = {}
+    int8, spelled = None, []
+    if Precision.INT8 in spec.wanted:
+        calibration = fetch_calibration(spec)
+        int8 = quantize(checkpoint, spec.residual_scale, fused, spec.name, calibration, spec.quantization)
+        # The two files differ in spelling only, so the second is not tried when the first cannot be made.
+        spelled = [export_quantized(int8, spec.name, spec.export, metadata, one) for one in (False, True) if int8.facts]
+        made = int8_files(int8, spelled)
+        if isinstance(made, str):
+            not_made[Precision.INT8] = made
+        else:
+            forms[Precision.INT8] = made
 
     truth = run_reference(reference.weights, pictures)
-    compared = [compare(precision, files, truth, pictures) for precision, files in forms]
-    limits = {precision: spec.limits_of(precision) for precision in weights}
-    not_made = {precision: reason for precision, reason in NOT_MADE.items() if precision in spec.wanted}
-    accepted = accept(compared, truth.quality, limits, spec.required, not_made)
+    compared = [compare(precision, files, truth, pictures) for precision, files in runs_of(forms.values())]
+    speedups = {}
+    if Precision.INT8 in forms:
+        fast = forms[Precision.INT8].models[0].file
+        speedups[Precision.INT8] = race(models[Precision.FP32].file, fast, truth.channels, pictures)
+    trained = reference.facts.quantization_records > 0
+    limits = {precision: spec.limits_of(precision, trained=trained) for precision in forms}
+    accepted = accept(compared, truth.quality, limits, spec.required, not_made, speedups)
 
-    released = [
-        Contender(file=file, precision=one) for one, files in forms if one in accepted.accepted for file in files
-    ]
-    speed = benchmark(reference.weights, [one for one in released if one.file.name.endswith(".onnx")], pictures)
+    released = [form for precision, form in forms.items() if precision in accepted.accepted]
+    contenders = [Contender(file=form.models[0].file, precision=form.precision) for form in released]
+    speed = benchmark(reference.weights, contenders, pictures)
     nodes = count_unfused_nodes(reference.weights, spec.export)
     network = describe_network(
         reference.weights, weights[Precision.FP32].parameters, nodes, models[Precision.FP32].description.nodes
     )
     images = draw(truth, pictures)
-    files = file_entries(reference, released, models, write_config(network), images)
+    files = file_entries(reference, released, write_config(network), images)
     manifest = describe(
         released_facts(spec),
         spec.authors,
@@ -88,6 +104,7 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
         pictures,
         compared,
         truth.quality,
+        quantization_facts(int8, spelled) if Precision.INT8 in accepted.accepted else None,
     )
     build = record_build(manifest.identity, speed)
     readme = card(manifest, build)

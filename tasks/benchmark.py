@@ -15,9 +15,9 @@ from aethernet.runtimes.pytorch import TorchRuntime
 from tasks._caching import current_store, stage
 from tasks.fetch import Picture
 
-__all__ = ["Contender", "benchmark"]
+__all__ = ["Contender", "benchmark", "race"]
 
-_SIDE = 128
+_SIDE, _RACE_RUNS = 128, 9
 
 
 class Contender(BaseModel):
@@ -38,3 +38,15 @@ def benchmark(reference: Artifact, contenders: list[Contender], pictures: list[P
     baseline = (f"{reference.name}, unfused", Precision.FP32, TorchRuntime(network.model))
     others = [(one.file.name, one.precision, open_runtime(store.get(one.file))) for one in contenders]
     return measure_speed([baseline, *others], case.input)
+
+
+@stage(host_matters=True)
+def race(fp32: Artifact, int8: Artifact, channels: int, pictures: list[Picture]) -> float:
+    """How many times faster int8 is than fp32 in ONNX Runtime, by the medians of one interleaved run."""
+    store = current_store()
+    case = build_cases({pictures[0].name: store.get(pictures[0].low)}, channels, static=(_SIDE, _SIDE))[0]
+    contestants = [
+        (fp32.name, Precision.FP32, open_runtime(store.get(fp32))),
+        (int8.name, Precision.INT8, open_runtime(store.get(int8))),
+    ]
+    return measure_speed(contestants, case.input, runs=_RACE_RUNS).speeds[1].ratio

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -22,11 +24,16 @@ from aethernet.comparison import (
     measure_quality,
     outputs_of,
 )
+from aethernet.comparison.measurement import significant
+from aethernet.comparison.metrics import level_shares
 from aethernet.precision import Precision
 from aethernet.runtimes import open_runtime
 from aethernet.runtimes.pytorch import TorchRuntime
 from tasks._caching import current_store, stage
 from tasks.fetch import Picture
+
+if TYPE_CHECKING:
+    from aethernet.pictures import Picture as PictureArray
 
 __all__ = ["Compared", "Reference", "accept", "compare", "run_reference"]
 
@@ -92,17 +99,32 @@ def compare(precision: Precision, files: list[Artifact], reference: Reference, p
     store = current_store()
     cases, truth = _cases(pictures, reference.channels), load_file(store.get(reference.outputs))
     found = Compared(measurements=[], quality=[])
-    runs = [files] if hold_same_tensors([store.get(file) for file in files]) else [[file] for file in files]
+    weights = [file for file in files if not file.name.endswith(".onnx")]
+    alike = hold_same_tensors([store.get(file) for file in weights])
+    runs = [[file] for file in files if file not in weights]
+    runs += ([weights] if weights and alike else []) or [[file] for file in weights]
+    first: dict[str, PictureArray] = {}
     for same in runs:
         runtime = open_runtime(store.get(same[0]))
         form = FormId(precision=precision, file=same[0].name, runtime=runtime.name)
         measurements, outputs = compare_form(form, runtime, truth, cases)
+        first = first or outputs
+        if precision is Precision.INT8:
+            # All files of this precision are one grid, so they must agree with each other far better than with fp32.
+            measurements = [_agreeing(item, outputs, first) for item in measurements]
         for file in same:
             own = form.model_copy(update={"file": file.name})
             found.measurements.extend(item.model_copy(update={"form": own}) for item in measurements)
             quality = measure_quality(file.name, outputs, cases, _high(pictures), reference.scale, precision)
             found.quality.extend(quality)
     return found
+
+
+def _agreeing(item: Measurement, outputs: Mapping[str, PictureArray], first: Mapping[str, PictureArray]) -> Measurement:
+    if item.case not in outputs or item.case not in first:
+        return item
+    shares = level_shares(outputs[item.case], first[item.case])
+    return item.model_copy(update={"agreement": significant(shares.equal + shares.off_by_1)})
 
 
 @stage()
@@ -112,8 +134,9 @@ def accept(
     limits: dict[Precision, Limits],
     required: tuple[Precision, ...],
     not_made: dict[Precision, str],
+    speedups: dict[Precision, float],
 ) -> Acceptance:
     """The gate: every form, picture and size at once."""
     measurements = [item for one in compared for item in one.measurements]
     quality = [*baselines, *(item for one in compared for item in one.quality)]
-    return judge(measurements, quality, limits, required=required, not_made=not_made)
+    return judge(measurements, quality, limits, required=required, not_made=not_made, speedups=speedups)

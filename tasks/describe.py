@@ -16,6 +16,7 @@ from aethernet.manifest import (
     Manifest,
     NetworkFacts,
     PictureFacts,
+    QuantizationFacts,
     SpeedRun,
     canonical_json,
     identity_of,
@@ -68,6 +69,7 @@ def describe(
     pictures: list[Picture],
     compared: list[Compared],
     baselines: list[Quality],
+    quantization: QuantizationFacts | None,
 ) -> Manifest:
     """The manifest; files and numbers of skipped forms are left out of the files and kept in the numbers."""
     entries = tuple(sorted(files, key=lambda entry: entry.path))
@@ -85,6 +87,7 @@ def describe(
         checkpoint=loaded.facts,
         toolchain=toolchain(),
         files=entries,
+        quantization=quantization,
         forms=tuple(sorted(forms, key=lambda form: list(Precision).index(form.precision))),
         required=required,
         limits=limits,

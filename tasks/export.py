@@ -15,7 +15,7 @@ from aethernet.spec import ExportSpec
 from tasks._caching import current_store, stage
 from tasks.fetch import Picture
 
-__all__ = ["Exported", "count_unfused_nodes", "export", "export_half"]
+__all__ = ["Exported", "count_unfused_nodes", "export", "export_config", "export_half"]
 
 
 class Exported(BaseModel):
@@ -27,7 +27,8 @@ class Exported(BaseModel):
     largest_activation: float | None = None
 
 
-def _config(spec: ExportSpec) -> ExportConfig:
+def export_config(spec: ExportSpec) -> ExportConfig:
+    """Export settings of a release spec."""
     shapes = ShapeRange(minimum=spec.minimum, optimum=spec.optimum, maximum=spec.maximum)
     return ExportConfig(opset=spec.opset, shapes=shapes)
 
@@ -38,7 +39,7 @@ def export(fused: Artifact, name: str, spec: ExportSpec, metadata: dict[str, str
     store = current_store()
     with store.scratch() as folder:
         path = folder / f"{name}_fp32.onnx"
-        description = export_fp32(load(store.get(fused)).model, path, _config(spec), metadata)
+        description = export_fp32(load(store.get(fused)).model, path, export_config(spec), metadata)
         return Exported(file=store.put(path), description=description)
 
 
@@ -46,7 +47,7 @@ def export(fused: Artifact, name: str, spec: ExportSpec, metadata: dict[str, str
 def count_unfused_nodes(reference: Artifact, spec: ExportSpec) -> int:
     """ONNX nodes the network would have without folding."""
     model = load(current_store().get(reference)).model
-    return describe_onnx(trace_to_onnx(model, _config(spec))).nodes
+    return describe_onnx(trace_to_onnx(model, export_config(spec))).nodes
 
 
 @stage(host_matters=True)
@@ -68,7 +69,7 @@ def export_half(
         result = export_fp16(
             store.get(fp32.file),
             path,
-            _config(spec),
+            export_config(spec),
             metadata,
             middles,
             channels=config.in_channels,

@@ -11,7 +11,7 @@ from aethernet.pictures import list_pictures, pair_by_stem, sample_pictures
 from aethernet.spec import ReleaseSpec
 from tasks._caching import current_context
 
-__all__ = ["Picture", "fetch_checkpoint", "fetch_pictures"]
+__all__ = ["Picture", "fetch_calibration", "fetch_checkpoint", "fetch_pictures"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +47,12 @@ def fetch_pictures(spec: ReleaseSpec) -> list[Picture]:
     return [
         Picture(name=path.stem, low=put(path), high=put(high[path.stem]) if path.stem in high else None) for path in low
     ]
+
+
+def fetch_calibration(spec: ReleaseSpec) -> list[Picture]:
+    """Pictures for int8 ranges: the spec's own, or its validation pictures; none where it names neither."""
+    folder = spec.calibration or spec.images
+    if folder is None:
+        return []
+    put = current_context().store.put
+    return [Picture(name=path.stem, low=put(path), high=None) for path in list_pictures(folder)]

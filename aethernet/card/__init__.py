@@ -19,6 +19,10 @@ _USES = {
     ("onnx", Precision.FP16): "GPUs: TensorRT, CUDA and DirectML; half the size, not faster on a CPU",
     ("safetensors", Precision.FP32): "PyTorch, spandrel with our plugin",
     ("safetensors", Precision.FP16): "PyTorch on a GPU",
+    ("onnx", Precision.INT8): "CPUs: ONNX Runtime, OpenVINO; DirectML. The fast form",
+    ("trt.onnx", Precision.INT8): "building TensorRT engines: the same numbers as TensorRT wants them",
+    ("safetensors", Precision.INT8): "the int8 network in PyTorch, through `aethernet.load`; the smallest file",
+    ("pth", Precision.INT8): "tools that only take .pth, through `aethernet.load`",
     ("pth", Precision.FP32): "tools that only take .pth",
     ("pth", Precision.FP16): "tools that only take .pth, on a GPU",
 }
@@ -115,7 +119,8 @@ def _summary(manifest: Manifest) -> list[dict[str, Any]]:
 
 
 def _use(path: str, precision: Precision | None) -> str:
-    return _USES.get((path.rpartition(".")[2], precision), "") if precision else ""
+    kind = "trt.onnx" if path.endswith("_trt.onnx") else path.rpartition(".")[2]
+    return _USES.get((kind, precision), "") if precision else ""
 
 
 def _bytes(size: int) -> str:

@@ -43,6 +43,8 @@ class LoadedNetwork:
     """``safetensors`` or ``pytorch``."""
     stored_dtype: str
     """Type the weights had in the file, such as ``float16``."""
+    int8: bool = False
+    """Whether ``model`` is an int8 network (:mod:`aethernet.quantization`), which cannot be fused or exported again."""
     set_aside: StateDict = field(default_factory=dict, repr=False)
     """Tensors the file holds and the model leaves out, by name."""
 
@@ -87,8 +89,11 @@ def assemble(
     Raises:
         CheckpointError: As for :func:`load`.
     """
+    from aethernet.quantization.state import is_int8, restore, split
+
     entries, inner_metadata = unwrap(content)
-    weights, records = separate(entries)
+    stored, scales = split(entries) if is_int8(entries) else (entries, {})
+    weights, records = separate(stored)
     config, form, notes = infer_config(
         weights, _own_metadata(metadata) | dict(inner_metadata), residual_scale=residual_scale
     )
@@ -96,7 +101,9 @@ def assemble(
         config = _agreed_config(metadata[METADATA_KEY], config, form)
     _check_expectations(config, expect or {})
     dtypes = sorted(
-        {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values() if tensor.is_floating_point()}
+        {str(tensor.dtype).removeprefix("torch.") for tensor in entries.values() if _counts(tensor)}
+        if scales
+        else {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values() if tensor.is_floating_point()}
     )
     weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
@@ -110,6 +117,10 @@ def assemble(
         notes.append("error_comp was set to zero: generation 3 leaves it out in quantisation-aware training")
     model = build_network(config, form)
     _fill(model, weights)
+    if scales and form is not Form.FUSED:
+        raise CheckpointError(f"expected int8 weights of a fused network, found the {form.value} form")
+    if scales:
+        model = restore(model, entries, scales)
     return LoadedNetwork(
         model=model.eval().requires_grad_(False),
         config=config,
@@ -118,8 +129,13 @@ def assemble(
         notes=tuple(notes),
         format=file_format,
         stored_dtype="+".join(dtypes),
+        int8=bool(scales),
         set_aside=set_aside,
     )
+
+
+def _counts(tensor: Any) -> bool:
+    return isinstance(tensor, torch.Tensor) and (tensor.is_floating_point() or tensor.dtype is torch.int8)
 
 
 def hold_same_tensors(paths: Sequence[Path]) -> bool:

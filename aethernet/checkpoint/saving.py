@@ -44,6 +44,10 @@ def config_metadata(network: AetherNet) -> dict[str, str]:
 
 
 def _plain_tensors(network: AetherNet, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    from aethernet.quantization.state import int8_tensors, is_quantized
+
+    if is_quantized(network):
+        return int8_tensors(network)
     # Cloned, so that a parameter that is a view (into a trainer's flat buffer, say) brings nothing but itself.
     return {
         name: tensor.detach()
@@ -59,7 +63,7 @@ def save_safetensors(network: AetherNet, path: Path | str, *, dtype: torch.dtype
     Args:
         network: Any form of any generation.
         path: Target file.
-        dtype: Floating-point tensors are stored in this type (default: as they are).
+        dtype: Floating-point tensors are stored in this type (default: as they are). An int8 network has its own.
     """
     from safetensors.torch import save
 

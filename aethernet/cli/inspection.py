@@ -1,13 +1,16 @@
-"""``aethernet info``: what a checkpoint, ONNX file or release folder is."""
+"""``aethernet info`` and ``lint``: what a checkpoint, ONNX file or release folder is, and what is wrong with int8."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aethernet.errors import UsageError
 
-__all__ = ["inspect_path"]
+if TYPE_CHECKING:
+    from aethernet.lint import LintReport
+
+__all__ = ["inspect_path", "lint_facts", "lint_lines"]
 
 
 def inspect_path(path: Path) -> dict[str, Any]:
@@ -89,3 +92,26 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "config": config.to_json(),
         "notes": list(loaded.notes),
     }
+
+
+def lint_facts(report: LintReport) -> dict[str, Any]:
+    """What a lint counted, for people."""
+    macs = report.macs
+    integer = "not counted"
+    if macs is not None and macs.share is not None:
+        integer = f"{macs.share:.1%} of {macs.quantised_total:,} multiply-accumulates of quantised layers"
+    return {
+        "form": report.form and report.form.value,
+        **{kind: f"{quantised} int8, {plain} float" for kind, (quantised, plain) in report.layers.items()},
+        "QuantizeLinear": report.quantize_nodes,
+        "DequantizeLinear": report.dequantize_nodes,
+        "integer kernels": integer,
+        "left in float": list(macs.left_float) if macs is not None and macs.integer is not None else None,
+    }
+
+
+def lint_lines(report: LintReport) -> list[str]:
+    """One line per finding, errors first."""
+    findings = sorted(report.findings, key=lambda finding: finding.severity.value)  # "error" < "warning"
+    width = max((len(finding.rule) for finding in findings), default=0)
+    return [f"{finding.severity.value:<7}  {finding.rule:<{width}}  {finding.message}" for finding in findings]

@@ -168,6 +168,31 @@ def verify(
     say("not signed: this shows that the folder is whole, not who made it")
 
 
+@app.command()
+def lint(
+    file: Annotated[Path, typer.Argument(help="Quantised ONNX file, of ours or of another tool.")],
+    run: Annotated[
+        bool, typer.Option(help="Also count what ONNX Runtime runs in integer kernels (unsigned form).")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Check an int8 ONNX file: layers, zero-points, scales, biases, types, and what really runs in integers."""
+    from aethernet.cli import inspection
+    from aethernet.lint import lint_onnx
+
+    report = lint_onnx(file, run=run)
+    if as_json:
+        emit_json(report.to_json())
+    else:
+        _show(inspection.lint_facts(report), False)
+        for line in inspection.lint_lines(report):
+            print(line)
+    if not report.ok:
+        say(f"{file} breaks the rules of int8 files; every error above has to go before it ships")
+        raise typer.Exit(1)
+    say(f"{file} keeps the rules of int8 files")
+
+
 def _show(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(facts)

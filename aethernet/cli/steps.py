@@ -11,6 +11,7 @@ from aethernet.errors import BundleError, GateError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
+    from aethernet.checkpoint import LoadedNetwork
     from aethernet.comparison import Measurement, Quality
     from aethernet.network import AetherNet
     from aethernet.pictures import Picture
@@ -32,6 +33,7 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
     if destination.suffix not in writers:
         raise UsageError(f"expected an output called .safetensors or .pth, found {destination.name}")
     loaded = load(source, residual_scale=residual_scale)
+    _require_float(loaded, source)
     fused = fuse(loaded.model)
     writers[destination.suffix](fused, destination, dtype=torch.float16 if half else None)
     artifact = Artifact.of(destination)
@@ -44,6 +46,14 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
         "parameters": sum(parameter.numel() for parameter in fused.parameters()),
         "notes": list(loaded.notes),
     }
+
+
+def _require_float(loaded: LoadedNetwork, source: Path) -> None:
+    if loaded.int8:
+        raise UsageError(
+            f"expected a float network, found the int8 form in {source.name}",
+            hint="start from the fp32 or notfused file beside it",
+        )
 
 
 def export_file(
@@ -72,6 +82,7 @@ def export_file(
     ranges = {name: _numbers(text, 3, f"{name} as NxHxW") for name, text in shapes.items()}
     config = ExportConfig(opset=opset, static=fixed, shapes=ShapeRange(**ranges))  # type: ignore[arg-type]
     loaded = load(source, residual_scale=residual_scale)
+    _require_float(loaded, source)
     pictures = _pictures(images)
     cases = _cases(pictures, loaded.config.in_channels, fixed)  # type: ignore[arg-type]
     description = export_onnx(

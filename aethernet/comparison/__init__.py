@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from aethernet.comparison.cases import Case, build_cases
 from aethernet.comparison.compare import bicubic, compare_form, measure_quality, outputs_of
-from aethernet.comparison.gate import DEFAULT_LIMITS, Acceptance, Limits, judge, measurement_table
+from aethernet.comparison.gate import DEFAULT_LIMITS, TRAINED_INT8_LIMITS, Acceptance, Limits, judge, measurement_table
 from aethernet.comparison.measurement import FormId, Measurement, Quality
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "TRAINED_INT8_LIMITS",
     "Acceptance",
     "Case",
     "FormId",

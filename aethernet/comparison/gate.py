@@ -10,7 +10,15 @@ from aethernet.comparison.measurement import Measurement, Quality
 from aethernet.errors import GateError
 from aethernet.precision import Precision
 
-__all__ = ["DEFAULT_LIMITS", "Acceptance", "Limits", "failures_of", "judge", "measurement_table"]
+__all__ = [
+    "DEFAULT_LIMITS",
+    "TRAINED_INT8_LIMITS",
+    "Acceptance",
+    "Limits",
+    "failures_of",
+    "judge",
+    "measurement_table",
+]
 
 
 class Limits(BaseModel):
@@ -29,12 +37,31 @@ class Limits(BaseModel):
     max_hr_loss: float | None = Field(
         default=None, gt=0, description="dB of PSNR (RGB) against HR a form may lose to the reference on any picture"
     )
+    min_agreement: float | None = Field(
+        default=None, gt=0, le=1, description="Share of 8-bit values within one level of the precision's first file"
+    )
+    min_speedup: float | None = Field(
+        default=None, gt=0, description="Times faster than fp32 in ONNX Runtime, interleaved in one run"
+    )
 
 
 DEFAULT_LIMITS: Mapping[Precision, Limits] = {
     Precision.FP32: Limits(max_abs_of_range=1e-4, min_psnr=80, max_hr_loss=0.01),
     Precision.FP16: Limits(max_level=2, min_psnr=60, max_hr_loss=0.05),
+    Precision.INT8: Limits(
+        min_psnr=42, max_signed_mean=0.5 / 255, max_hr_loss=0.30, min_agreement=0.999, min_speedup=1.1
+    ),
 }
+
+TRAINED_INT8_LIMITS = DEFAULT_LIMITS[Precision.INT8].model_copy(update={"max_hr_loss": 0.15})
+"""For networks trained with quantisation in mind."""
+
+NOISE_SIDE, SMALL_INPUT_ALLOWANCE = 16, 10.0
+"""int8 rounds at random, and the mean square of a few pixels' noise is a matter of luck: inputs with a side below
+this many pixels may have this many dB less."""
+
+TINT_SIDE = 32
+"""Inputs whose smaller side has fewer pixels show no tint: their means are those of a few pixels' rounding."""
 
 
 class Acceptance(BaseModel):
@@ -57,11 +84,17 @@ def failures_of(measurement: Measurement, limits: Limits) -> list[str]:
         allowed = limits.max_abs_of_range * (measurement.reference_range or 1.0)
         if not measurement.max_abs <= allowed:
             missed.append(f"largest difference {measurement.max_abs:.3g} > {allowed:.3g}")
-    if limits.min_psnr is not None and measurement.psnr is not None and not measurement.psnr >= limits.min_psnr:
-        missed.append(f"PSNR {measurement.psnr:.2f} dB < {limits.min_psnr:g} dB")
+    least = limits.min_psnr
+    if least is not None and measurement.form.precision is Precision.INT8 and min(measurement.shape[1:]) < NOISE_SIDE:
+        least -= SMALL_INPUT_ALLOWANCE
+    if least is not None and measurement.psnr is not None and not measurement.psnr >= least:
+        missed.append(f"PSNR {measurement.psnr:.2f} dB < {least:g} dB")
     if limits.max_level is not None and not (measurement.levels_largest or 0) <= limits.max_level:
         missed.append(f"off by {measurement.levels_largest} levels > {limits.max_level}")
-    if limits.max_signed_mean is not None:
+    agreement = 1.0 if measurement.agreement is None else measurement.agreement
+    if limits.min_agreement is not None and not agreement >= limits.min_agreement:
+        missed.append(f"agrees with its sibling on {agreement:.4%} < {limits.min_agreement:.4%}")
+    if limits.max_signed_mean is not None and min(measurement.shape[1:]) >= TINT_SIDE:
         worst = max((abs(value) for value in measurement.signed_mean if value is not None), default=0.0)
         if not worst <= limits.max_signed_mean:
             missed.append(f"channel shift {worst * 255:.3f} levels > {limits.max_signed_mean * 255:.3f}")
@@ -75,6 +108,7 @@ def judge(
     *,
     required: Iterable[Precision],
     not_made: Mapping[Precision, str] | None = None,
+    speedups: Mapping[Precision, float] | None = None,
 ) -> Acceptance:
     """Decide which precisions are released.
 
@@ -84,6 +118,7 @@ def judge(
         limits: Per precision.
         required: Precisions that must pass or the release fails; fp32 always is.
         not_made: Precision -> why there is no such form.
+        speedups: Precision -> times faster than fp32, where it was measured.
 
     Raises:
         GateError: A required precision is missing or misses a limit; its ``table`` holds everything.
@@ -106,6 +141,10 @@ def judge(
         if allowed is not None and loss is not None and not loss <= allowed:
             text = f"{entry.form} on {entry.picture}: loses {loss:.3f} dB against HR > {allowed:g} dB"
             reasons.setdefault(entry.precision, []).append(text)
+    for precision, ratio in (speedups or {}).items():
+        least = limits.get(precision, Limits()).min_speedup
+        if least is not None and not ratio >= least:
+            reasons.setdefault(precision, []).append(f"runs {ratio:.2f} times as fast as fp32 < {least:g} times")
     failed = sorted(must & reasons.keys())
     table = measurement_table(measurements, quality, limits)
     if failed:

@@ -56,6 +56,9 @@ class Measurement(_Record):
     levels_off_by_1: float | None = None
     levels_off_by_2_or_more: float | None = None
     levels_largest: int | None = Field(default=None, description="Largest difference in 8-bit levels")
+    agreement: float | None = Field(
+        default=None, description="Share of 8-bit values within one level of the precision's first file"
+    )
 
 
 class Quality(_Record):

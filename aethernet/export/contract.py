@@ -80,9 +80,20 @@ def require_contract(
     scale: int,
     opset: int,
     static: tuple[int, int] | None = None,
+    element: str | None = None,
     name: str | None = None,
 ) -> OnnxDescription:
-    """Check a written file against the contract, all rules at once; ``name`` is what errors call it.
+    """Check a written file against the contract, all rules at once.
+
+    Args:
+        path: The file.
+        precision: Its precision.
+        channels: Of the picture.
+        scale: Output size over input size.
+        opset: That it must have.
+        static: Its fixed (H, W), if it has one.
+        element: Type of input and output, ``float`` or ``float16``; by default the precision's own.
+        name: What errors call the file.
 
     Raises:
         ExportError: Lists every rule that is broken.
@@ -91,7 +102,7 @@ def require_contract(
 
     model = onnx.load(str(path), load_external_data=False)
     found = describe_onnx(model)
-    element = "float16" if precision is Precision.FP16 else "float"
+    element = element or ("float16" if precision is Precision.FP16 else "float")
     axes: tuple[str | int, ...] = ("n", channels, "h", "w") if static is None else (1, channels, *static)
     wanted = {
         "inputs": ({"input": (element, axes)}, found.inputs),

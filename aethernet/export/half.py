@@ -23,7 +23,7 @@ from aethernet.precision import Precision
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["SAFE_MAGNITUDE", "HalfExport", "activation_ranges", "export_fp16"]
+__all__ = ["SAFE_MAGNITUDE", "HalfExport", "activation_ranges", "convert_to_half", "export_fp16"]
 
 SAFE_MAGNITUDE = 16384.0
 """A quarter of fp16's largest number (65504): room for pictures brighter than those measured."""
@@ -67,22 +67,11 @@ def export_fp16(
         ExportError: The file breaks the contract.
     """
     import onnx
-    from onnxruntime.transformers.float16 import convert_float_to_float16
 
     source = onnx.load(str(fp32_model))
     ranges = activation_ranges(source, pictures)
     kept = _unsafe_nodes(source, ranges)
-    logger = logging.getLogger("onnxruntime.transformers.float16")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        proto = convert_float_to_float16(
-            source, keep_io_types=False, op_block_list=[], node_block_list=list(kept), disable_shape_infer=False
-        )
-    finally:
-        logger.setLevel(level)
-    _join_casts(proto)
-    _sort_topologically(proto)
+    proto = convert_to_half(source, kept)
     finish_model(proto, config, Precision.FP16, scale, metadata)
     with atomic_path(destination) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
@@ -99,6 +88,24 @@ def export_fp16(
     return HalfExport(
         description=description, kept_fp32=tuple(kept), largest_activation=max(ranges.values(), default=0.0)
     )
+
+
+def convert_to_half(model: onnx.ModelProto, kept: Sequence[str]) -> onnx.ModelProto:
+    """``model`` with every float tensor typed fp16, input and output included, but around the nodes named ``kept``."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    logger = logging.getLogger("onnxruntime.transformers.float16")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        converted: onnx.ModelProto = convert_float_to_float16(
+            model, keep_io_types=False, op_block_list=[], node_block_list=list(kept), disable_shape_infer=False
+        )
+    finally:
+        logger.setLevel(level)
+    _join_casts(converted)
+    _sort_topologically(converted)
+    return converted
 
 
 def activation_ranges(model: onnx.ModelProto, pictures: Iterable[np.ndarray]) -> dict[str, float]:

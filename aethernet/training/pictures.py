@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from aethernet.errors import TrainingError
+from aethernet.training.extremes import extreme
 from aethernet.training.recipe import Kernel
 from aethernet.training.shrinking import Pixels, downsample
 
@@ -75,6 +76,7 @@ class PictureFolder:
                 f"expected a folder of pictures, found none at {folder}", hint="check the path of the pictures"
             )
         self.scale = scale
+        self.kernels = tuple(kernels)
         self.pairs: list[Pair] = []
         digest = hashlib.sha256()
         for name, content_digest, pixels in _read(folder, channels):
@@ -98,14 +100,20 @@ class PictureFolder:
         areas = np.array([pair.low.shape[0] * pair.low.shape[1] for pair in self.pairs], dtype=np.float64)
         self._chances = np.sqrt(areas) / np.sqrt(areas).sum()
 
-    def batch(self, step: int, *, seed: int, size: int, patch: int, candidates: int) -> tuple[Pixels, Pixels]:
+    def batch(
+        self, step: int, *, seed: int, size: int, patch: int, candidates: int, extreme_share: float = 0.0
+    ) -> tuple[Pixels, Pixels]:
         """The crops of one step, a pure function of its arguments: low [N, H, W, C] and high [N, s*H, s*W, C].
 
         Larger pictures are drawn more often, by the square root of their area. Each crop is turned and mirrored at
-        random.
+        random. A crop becomes an extreme picture with the probability ``extreme_share``.
         """
         random = np.random.default_rng([seed, step])
         crops = [self._crop(random, patch, candidates) for _ in range(size)]
+        if extreme_share:  # without it nothing more is drawn, so that earlier recipes give the batches they gave
+            crops = [
+                self._extreme(random, high) if random.random() < extreme_share else (low, high) for low, high in crops
+            ]
         return np.stack([low for low, _ in crops]), np.stack([high for _, high in crops])
 
     def _crop(self, random: np.random.Generator, patch: int, candidates: int) -> tuple[Pixels, Pixels]:
@@ -119,6 +127,10 @@ class PictureFolder:
         turns, mirror = int(random.integers(4)), bool(random.integers(2))
         low, high = np.rot90(low, turns), np.rot90(high, turns)
         return (low[:, ::-1], high[:, ::-1]) if mirror else (low, high)
+
+    def _extreme(self, random: np.random.Generator, high: Pixels) -> tuple[Pixels, Pixels]:
+        high = extreme(random, high, self.scale)
+        return downsample(high, self.scale, self.kernels[int(random.integers(len(self.kernels)))]), high
 
     def _place(self, random: np.random.Generator, patch: int) -> tuple[Pair, int, int]:
         pair = self.pairs[int(random.choice(len(self.pairs), p=self._chances))]

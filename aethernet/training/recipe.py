@@ -46,6 +46,8 @@ class TrainingRecipe:
     """Sizes each picture is used at, each half of the one before: photographs are sharper when halved."""
     candidates: int = 3
     """Random crops drawn for each one kept: the one with the most detail is, so that skies do not crowd out leaves."""
+    extreme_share: float = 0.0
+    """Chance of each crop to become an extreme picture (``extremes``): they bound a network where photographs end."""
     learning_rate: float = 1e-3
     """Peak step size of Adam; a cosine brings it from there to 0 at the end."""
     warmup_steps: int = 200
@@ -78,8 +80,9 @@ class TrainingRecipe:
                 raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"expected an ema_decay from 0 to below 1, found {self.ema_decay}")
-        if not 0 <= self.batch_statistics_share <= 1:
-            raise UsageError(f"expected a batch_statistics_share from 0 to 1, found {self.batch_statistics_share}")
+        for field in ("batch_statistics_share", "extreme_share"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise UsageError(f"expected {field} from 0 to 1, found {getattr(self, field)}")
         if self.network.scale < 2:
             raise UsageError(
                 f"expected a network that enlarges, found scale {self.network.scale}",

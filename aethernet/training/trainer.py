@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from aethernet.artifact import file_digest
 from aethernet.checkpoint import load, save_safetensors
@@ -36,6 +35,8 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY = 50
 """Steps between looks at the loss; each look waits for the device."""
 _REPORT_SECONDS = 30.0
+_ATTEMPTS = 4
+"""At a step whose loss or gradient overflows: each with half the contrast of the one before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +148,15 @@ class _HeldOut:
         return float(np.mean([psnr(_enlarge(network, pair.low), pair.high) for pair in self._pairs]))
 
 
+def _loss(enlarged: Tensor, high: Tensor) -> Tensor:
+    """Mean absolute error; beyond 1, which no picture in [0, 1] reaches, an error counts by its logarithm.
+
+    A network that leaves the range by orders of magnitude would otherwise lose its gradient to overflow.
+    """
+    error = (enlarged - high).abs()
+    return (error.clamp(max=1) + error.clamp(min=1).log()).mean()
+
+
 @torch.inference_mode()
 def _enlarge(network: AetherNet, low: Pixels) -> Pixels:
     device = next(network.parameters()).device
@@ -201,6 +211,8 @@ class _Trainer:
         self.step = 0
         self.seconds = 0.0
         self.loss = math.nan
+        self.overflows = 0
+        """Steps since the last look whose gradient was not finite; they left the weights alone."""
         self.validations: list[tuple[int, float]] = []
         if self.state_path.exists():
             self._restore()
@@ -242,8 +254,9 @@ class _Trainer:
                 self.seconds = seconds_before + time.monotonic() - began
                 if self.step - looked_at < _LOOK_EVERY and self._progress < 1:
                     continue
-                self._look_at(float(total) / (self.step - looked_at))
-                total, looked_at = torch.zeros_like(total), self.step
+                used = self.step - looked_at - self.overflows
+                self._look_at(float(total) / used if 2 * used >= self.step - looked_at else math.inf)
+                total, looked_at, self.overflows = torch.zeros_like(total), self.step, 0
                 if validated := self.held_out is not None and validation_due.rings():
                     self._validate()
                 if state_due.rings():
@@ -272,7 +285,12 @@ class _Trainer:
     def _crops(self, step: int) -> tuple[Pixels, Pixels]:
         recipe = self.recipe
         return self.folder.batch(
-            step, seed=recipe.seed, size=recipe.batch, patch=recipe.patch, candidates=recipe.candidates
+            step,
+            seed=recipe.seed,
+            size=recipe.batch,
+            patch=recipe.patch,
+            candidates=recipe.candidates,
+            extreme_share=recipe.extreme_share,
         )
 
     def _train_step(self, forward: Callable[[Tensor], Tensor], low: Pixels, high: Pixels) -> Tensor:
@@ -281,12 +299,19 @@ class _Trainer:
             norm.train(progress < recipe.batch_statistics_share)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate_at(self.step, progress)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-            enlarged = forward(_tensor(low, self.device))
-        loss = F.l1_loss(enlarged.float(), _tensor(high, self.device))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip)
+        for _ in range(_ATTEMPTS):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+                enlarged = forward(_tensor(low, self.device))
+            loss = _loss(enlarged.float(), _tensor(high, self.device))
+            self.optimizer.zero_grad(set_to_none=True)
+            if loss.isfinite():
+                loss.backward()  # type: ignore[no-untyped-call]
+                if nn.utils.clip_grad_norm_(self.network.parameters(), recipe.gradient_clip).isfinite():
+                    break
+            low, high = low // 2 + 64, high // 2 + 64  # half the contrast: the most that still has a gradient
+        else:
+            self.overflows += 1
+            return torch.zeros_like(loss)
         self.optimizer.step()
         self._average(recipe.ema_decay_at(self.step))
         return loss.detach()

@@ -83,7 +83,7 @@ def test_measurement_inside_every_limit_has_no_failure() -> None:
         ({"max_abs": 2.1e-4}, "largest difference 0.00021 > 0.0002"),
         ({"psnr": 79.99}, "PSNR 79.99 dB < 80 dB"),
         ({"levels_largest": 2}, "off by 2 levels > 1"),
-        ({"signed_mean": (0.0, 0.0, -0.002)}, "channel shift 0.510 levels > 0.255"),
+        ({"signed_mean": (0.0, 0.0, -0.002), "shape": (1, 64, 64)}, "channel shift 0.510 levels > 0.255"),
         ({"finite": False}, "the output holds NaN or infinity"),
         ({"problem": "could not be run: no"}, "could not be run: no"),
     ],
@@ -94,7 +94,7 @@ def test_each_missed_limit_is_named_with_both_numbers(changes: dict[str, Any], f
 
 
 def test_all_missed_limits_are_named_at_once() -> None:
-    bad = measurement(max_abs=1, psnr=20, levels_largest=9, signed_mean=(0.1, 0, 0))
+    bad = measurement(max_abs=1, psnr=20, levels_largest=9, signed_mean=(0.1, 0, 0), shape=(1, 64, 64))
 
     assert len(failures_of(bad, STRICT)) == 4
 

@@ -20,12 +20,13 @@ from torch.nn import functional as F
 from aethernet.checkpoint import save_safetensors
 from aethernet.errors import TrainingError, UsageError
 from aethernet.network import Form, NetworkConfig, build_network, preset_config
-from aethernet.training import TrainingRecipe
+from aethernet.training import TrainingRecipe, trainer
 from aethernet.training.depthwise import speed_up_depthwise_
+from aethernet.training.extremes import extreme
 from aethernet.training.initialisation import start_as_nearest_neighbour_
 from aethernet.training.pictures import PictureFolder, psnr
 from aethernet.training.progress import Standing
-from aethernet.training.shrinking import downsample, upsample_bicubic
+from aethernet.training.shrinking import Pixels, downsample, upsample_bicubic
 from aethernet.training.trainer import train
 
 MICRO = NetworkConfig(
@@ -133,6 +134,55 @@ def test_norms_collect_statistics_in_the_stated_share_only(pictures: Path, tmp_p
 
     assert torch.all(load_file(never.checkpoint)["norm.running_mean"] == 0)
     assert torch.any(load_file(half.checkpoint)["norm.running_mean"] != 0)
+
+
+def test_frozen_norms_keep_the_statistics_they_start_with(pictures: Path, tmp_path: Path) -> None:
+    first = train(recipe(steps=4), pictures, tmp_path / "first", progress=silent).checkpoint
+    frozen = recipe(steps=4, batch_statistics_share=0.0)
+
+    second = train(frozen, pictures, tmp_path / "second", initial=first, progress=silent).checkpoint
+
+    before, after = load_file(first), load_file(second)
+    assert torch.equal(before["norm.running_var"], after["norm.running_var"])
+    assert not torch.equal(before["conv_last.weight"], after["conv_last.weight"])
+
+
+@pytest.mark.parametrize("gain", [1e3, 1e15])
+def test_a_network_far_outside_the_range_is_brought_back(gain: float, pictures: Path, tmp_path: Path) -> None:
+    network = build_network(MICRO)
+    network.conv_last.bias.data += gain
+    initial = save_safetensors(network, tmp_path / "initial.safetensors")
+    standings: list[Standing] = []
+
+    train(recipe(steps=100), pictures, tmp_path / "run", initial=initial, progress=standings.append)
+
+    # The logarithm: 7.9 and 35.5 at first instead of 1e3 and 1e15, whose gradient would drown every other.
+    assert 1 < standings[-1].loss <= np.log(gain) + 1.1
+
+
+def test_a_network_that_overflows_is_called_diverged(pictures: Path, tmp_path: Path) -> None:
+    network = build_network(MICRO)
+    network.conv_first.bias.data += 1e30
+    initial = save_safetensors(network, tmp_path / "initial.safetensors")
+
+    with pytest.raises(TrainingError, match="training diverged near step 50"):
+        train(recipe(batch_statistics_share=0.0), pictures, tmp_path / "run", initial=initial, progress=silent)
+
+
+def test_single_steps_that_overflow_leave_the_weights_alone(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, spoilt = trainer._tensor, iter([True, *[False] * 1000])
+
+    def overflowing(pixels: Pixels, device: torch.device) -> torch.Tensor:
+        return batch(pixels, device) * (float("inf") if next(spoilt) else 1)
+
+    monkeypatch.setattr(trainer, "_tensor", overflowing)
+
+    result = train(recipe(batch_statistics_share=0.0), pictures, tmp_path / "run", progress=silent)
+
+    assert np.isfinite(result.loss)
+    assert all(bool(tensor.isfinite().all()) for tensor in load_file(result.checkpoint).values())
 
 
 def test_bfloat16_training_keeps_float32_weights(pictures: Path, tmp_path: Path) -> None:
@@ -380,6 +430,37 @@ def test_crops_are_a_function_of_seed_and_step(pictures: Path) -> None:
     assert not np.array_equal(low, later)
 
 
+def test_without_extremes_the_batches_stay_as_they_were(pictures: Path) -> None:
+    folder = PictureFolder(pictures, scale=2, channels=3, smallest=8)
+
+    plain, _ = folder.batch(3, seed=1, size=16, patch=8, candidates=2)
+    mixed, _ = folder.batch(3, seed=1, size=16, patch=8, candidates=2, extreme_share=0.5)
+
+    same = [bool(np.array_equal(one, other)) for one, other in zip(plain, mixed, strict=True)]
+    assert 3 <= sum(same) <= 13
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_extremes_are_shrunk_like_photographs(channels: int, pictures: Path) -> None:
+    folder = PictureFolder(pictures, scale=2, channels=channels, smallest=8, kernels=("dpid",))
+
+    low, high = folder.batch(0, seed=0, size=32, patch=8, candidates=1, extreme_share=1.0)
+
+    assert high.shape == (32, 16, 16, channels)
+    assert all(np.array_equal(downsample(pixels, 2, "dpid"), small) for pixels, small in zip(high, low, strict=True))
+
+
+def test_extremes_reach_black_and_white_from_one_pixel_to_the_next() -> None:
+    grey = np.full((32, 32, 3), 128, np.uint8)
+
+    pictures = [extreme(np.random.default_rng(seed), grey, 2).astype(np.int16) for seed in range(200)]
+
+    steps = [int(np.abs(np.diff(pixels, axis=1)).max()) for pixels in pictures]
+    assert sum(step == 255 for step in steps) > 5
+    assert sum(50 < step < 250 for step in steps) > 50
+    assert any(np.unique(pixels).tolist() == [0, 255] for pixels in pictures)
+
+
 def test_both_sides_of_a_pair_are_turned_alike(pictures: Path) -> None:
     folder = PictureFolder(pictures, scale=2, channels=3, smallest=8, kernels=("box",))
 
@@ -463,6 +544,7 @@ def test_faster_depthwise_convolutions_give_the_same_gradients() -> None:
         ({"learning_rate": float("nan")}, "positive learning_rate"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"batch_statistics_share": 2.0}, "batch_statistics_share"),
+        ({"extreme_share": -0.1}, "extreme_share"),
         ({"kernels": ("lanczos",)}, "expected kernels from bicubic, box, dpid"),
         ({"kernels": ()}, "expected kernels"),
         ({"name": "../up"}, "file stem"),

@@ -1,0 +1,262 @@
+"""int8 ONNX: one quantised network, two files on the same grid, each as its runtimes want it.
+
+Both are QuantizeLinear/DequantizeLinear graphs with int8 weights stored as such. The first is unsigned with zero-point
+128 and int32 biases: what ONNX Runtime's, OpenVINO's and DirectML's integer kernels take. The second is signed with
+zero-point 0 and float biases, everything that is not quantised typed fp16: what TensorRT takes, strongly typed.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aethernet.artifact import atomic_path
+from aethernet.errors import ExportError
+from aethernet.export.contract import OnnxDescription, require_contract
+from aethernet.export.half import convert_to_half
+from aethernet.export.onnx import ExportConfig, finish_model, trace_to_onnx
+from aethernet.precision import Precision
+from aethernet.quantization.scheme import UNSIGNED_ZERO_POINT
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+    from aethernet.network import AetherNet
+
+__all__ = ["TRT_OPSET", "export_int8", "trace_int8"]
+
+TRT_OPSET = 21
+"""fp16 scales need 19 or newer; 21 is what TensorRT's own tools write."""
+
+
+def export_int8(
+    network: AetherNet, destination: Path | str, config: ExportConfig, metadata: Mapping[str, str], *, tensorrt: bool
+) -> OnnxDescription:
+    """Write one int8 file and check what was written.
+
+    Args:
+        network: A quantised network, see :mod:`aethernet.quantization`.
+        destination: Target file, written in one step.
+        config: Shapes, and the opset of the unsigned file.
+        metadata: As for fp32.
+        tensorrt: The signed form with fp16 remainder instead of the unsigned one.
+
+    Raises:
+        ExportError: The exporter failed, or the file breaks the contract.
+    """
+    if tensorrt:
+        config = ExportConfig(opset=TRT_OPSET, static=config.static, shapes=config.shapes)
+    proto = trace_int8(network, config)
+    if tensorrt:
+        proto = convert_to_half(proto, ())
+    else:
+        _spell_as_products(proto)
+        _make_unsigned(proto)
+    finish_model(proto, config, Precision.INT8, network.config.scale, metadata)
+    with atomic_path(destination) as temporary:
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        return require_contract(
+            temporary,
+            precision=Precision.INT8,
+            element="float16" if tensorrt else "float",
+            channels=network.config.in_channels,
+            scale=network.config.scale,
+            opset=config.opset,
+            static=config.static,
+            name=Path(destination).name,
+        )
+
+
+def trace_int8(network: AetherNet, config: ExportConfig) -> onnx.ModelProto:
+    """The graph of a quantised network: signed, zero-point 0, int8 weights with scales per channel, float biases."""
+    traced, scales = _exportable(network)
+    proto = trace_to_onnx(traced, config)
+    _store_integers(proto, scales)
+    return proto
+
+
+def _exportable(network: AetherNet) -> tuple[AetherNet, dict[str, np.ndarray]]:
+    """A copy whose convolutions hold plain weights on the grid, and the scales of those weights by parameter name."""
+    from torch import nn
+
+    from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, ShuffledConv, set_mode
+
+    traced = copy.deepcopy(network).eval()
+    set_mode(traced, Mode.ON)
+    scales: dict[str, np.ndarray] = {}
+    for name, module in list(traced.named_modules()):
+        if isinstance(module, ShuffledConv):
+            parent, _, child = name.rpartition(".")
+            plain = nn.Sequential(module.low_resolution(), nn.PixelShuffle(module.factor))
+            setattr(traced.get_submodule(parent), child, plain)
+        elif isinstance(module, QuantizedConv):
+            module.weight.data = module.rounded_weight().detach()
+            module.mode = Mode.OFF
+            scales[f"{name}.weight"] = module.weight_scale.detach().numpy()
+    for name, module in list(traced.named_modules()):
+        if isinstance(module, Quantizer):
+            parent, _, child = name.rpartition(".")
+            setattr(traced.get_submodule(parent), child, _onnx_quantizer(module.step))
+    return traced, scales
+
+
+def _onnx_quantizer(step: float) -> nn.Module:
+    """QuantizeLinear and DequantizeLinear spelled out: PyTorch's exporter cannot trace its own fake quantisation."""
+    import torch
+    from torch import Tensor, nn
+
+    class OnnxQuantizer(nn.Module):
+        scale: Tensor
+        zero_point: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.tensor(step))
+            self.register_buffer("zero_point", torch.tensor(0, dtype=torch.int8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            grid = (self.scale, self.zero_point)
+            q = torch.onnx.ops.symbolic("QuantizeLinear", (x, *grid), dtype=torch.int8, shape=x.shape)
+            return torch.onnx.ops.symbolic("DequantizeLinear", (q, *grid), dtype=x.dtype, shape=x.shape)
+
+    return OnnxQuantizer()
+
+
+def _store_integers(proto: onnx.ModelProto, scales: Mapping[str, np.ndarray]) -> None:
+    """Replace float weights on a grid by their integers, a DequantizeLinear behind them; in place."""
+    import onnx
+    from onnx import numpy_helper
+
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer if tensor.name in scales}
+    missing = sorted(scales.keys() - weights.keys())
+    if missing:
+        raise ExportError(f"the exporter renamed the weights {', '.join(missing[:3])}")
+    nodes = []
+    for name, tensor in weights.items():
+        scale = scales[name].astype(np.float32)
+        value = numpy_helper.to_array(tensor)
+        integers = np.rint(value / scale.reshape(-1, *[1] * (value.ndim - 1)))
+        if np.abs(integers).max() > 127:
+            raise ExportError(f"weights of {name} lie outside int8")
+        proto.graph.initializer.remove(tensor)
+        proto.graph.initializer.extend(
+            [
+                numpy_helper.from_array(integers.astype(np.int8), f"{name}_int8"),
+                numpy_helper.from_array(scale, f"{name}_scale"),
+                numpy_helper.from_array(np.zeros(scale.shape, np.int8), f"{name}_zero_point"),
+            ]
+        )
+        nodes.append(
+            onnx.helper.make_node(
+                "DequantizeLinear",
+                [f"{name}_int8", f"{name}_scale", f"{name}_zero_point"],
+                [name],
+                name=f"dequantize/{name}",
+                axis=0,
+            )
+        )
+    rest = list(proto.graph.node)
+    copies = [type(node).FromString(node.SerializeToString()) for node in (*nodes, *rest)]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+
+
+def _spell_as_products(proto: onnx.ModelProto) -> None:
+    """Write 1x1 convolutions that leave floats as matrix products over the channels, in place.
+
+    ONNX Runtime runs a convolution in integers only where its output is quantised too; a product it also runs with
+    integers in and floats out.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    readers: dict[str, list[str]] = {}
+    for node in proto.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.op_type)
+    nodes: list[onnx.NodeProto] = []
+    for node in proto.graph.node:
+        weight = makers.get(node.input[1]) if node.op_type == "Conv" else None
+        if (
+            weight is None
+            or weight.op_type != "DequantizeLinear"
+            or readers.get(node.output[0]) == ["QuantizeLinear"]
+            or list(tensors[weight.input[0]].dims[2:]) != [1, 1]
+        ):
+            nodes.append(node)
+            continue
+        integers = numpy_helper.to_array(tensors[weight.input[0]])[:, :, 0, 0].T
+        tensors[weight.input[0]].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(integers), weight.input[0]))
+        next(attribute for attribute in weight.attribute if attribute.name == "axis").i = 1
+        # Four axes, because ONNX Runtime would join a product and a plain bias to a Gemm, which it runs in float.
+        bias = tensors[node.input[2]]
+        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias).reshape(1, 1, 1, -1), bias.name))
+        name, output = node.name, node.output[0]
+        make = onnx.helper.make_node
+        nodes += [
+            make("Transpose", [node.input[0]], [f"{output}/last"], name=f"{name}/last", perm=[0, 2, 3, 1]),
+            make("MatMul", [f"{output}/last", node.input[1]], [f"{output}/product"], name=f"{name}/product"),
+            make("Add", [f"{output}/product", node.input[2]], [f"{output}/sum"], name=f"{name}/bias"),
+            make("Transpose", [f"{output}/sum"], [output], name=f"{name}/first", perm=[0, 3, 1, 2]),
+        ]
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+
+
+def _make_unsigned(proto: onnx.ModelProto) -> None:
+    """Shift activations to unsigned with zero-point 128 and give biases int32 form, in place: the same grid."""
+    import onnx
+    from onnx import numpy_helper
+
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    unsigned = "unsigned_zero_point"
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(UNSIGNED_ZERO_POINT, np.uint8), unsigned))
+    for node in proto.graph.node:
+        if node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and node.input[0] not in constants):
+            node.input[2] = unsigned
+    biases = []
+    for node in proto.graph.node:
+        if node.op_type != "Conv" or len(node.input) < 3 or makers.get(node.input[1]) is None:
+            continue
+        source, weight, bias = (makers.get(node.input[0]), makers[node.input[1]], node.input[2])
+        while source is not None and source.op_type == "Transpose":
+            source = makers.get(source.input[0])
+        if source is None or source.op_type != "DequantizeLinear" or weight.op_type != "DequantizeLinear":
+            continue
+        scale = (constants[source.input[1]] * constants[weight.input[1]]).astype(np.float32)
+        integers = np.rint(constants[bias] / scale.astype(np.float64))
+        if np.abs(integers).max(initial=0) >= 2**31:
+            raise ExportError(f"the bias {bias} does not fit in int32 on its grid")
+        name = f"{bias}_int32"
+        proto.graph.initializer.extend(
+            [
+                numpy_helper.from_array(integers.astype(np.int32), name),
+                numpy_helper.from_array(scale, f"{bias}_scale"),
+                numpy_helper.from_array(np.zeros(scale.shape, np.int32), f"{bias}_zero_point"),
+            ]
+        )
+        node.input[2] = f"{bias}_dequantized"
+        biases.append(
+            onnx.helper.make_node(
+                "DequantizeLinear",
+                [name, f"{bias}_scale", f"{bias}_zero_point"],
+                [f"{bias}_dequantized"],
+                name=f"dequantize/{bias}",
+                axis=0,
+            )
+        )
+    copies = [type(node).FromString(node.SerializeToString()) for node in (*biases, *proto.graph.node)]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+    used = {name for node in proto.graph.node for name in node.input}
+    for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
+        proto.graph.initializer.remove(tensor)

@@ -1,0 +1,12 @@
+"""int8: ranges from records or pictures, weights and activations on one grid, biases corrected.
+
+:mod:`~aethernet.quantization.scheme` says what is quantised and why; :func:`quantize` does it.
+"""
+
+from __future__ import annotations
+
+from aethernet.quantization.calibration import Method
+from aethernet.quantization.quantize import Quantized, TensorRange, quantize
+from aethernet.quantization.structure import units_of
+
+__all__ = ["Method", "Quantized", "TensorRange", "quantize", "units_of"]

@@ -1,0 +1,108 @@
+"""Quantise: the int8 network and its files, or the reason why there is none."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from aethernet.artifact import Artifact
+from aethernet.checkpoint import load, save_pth, save_safetensors
+from aethernet.errors import ExportError, QuantizationError
+from aethernet.export import OnnxDescription
+from aethernet.export.int8 import export_int8
+from aethernet.lint import Severity, lint_onnx
+from aethernet.manifest import QuantizationFacts, TensorFacts
+from aethernet.pictures import load_picture, sample_pictures
+from aethernet.quantization import Method
+from aethernet.quantization import quantize as quantize_network
+from aethernet.quantization.structure import convs_of
+from aethernet.spec import ExportSpec, QuantizationSpec
+from tasks._caching import current_store, stage
+from tasks.export import export_config
+from tasks.fetch import Picture
+
+__all__ = ["Int8", "Int8Model", "export_quantized", "quantize"]
+
+
+class Int8(BaseModel):
+    """The PyTorch files of the int8 network and how it came about; or why there is none."""
+
+    safetensors: Artifact | None = None
+    pth: Artifact | None = None
+    facts: QuantizationFacts | None = None
+    intended: tuple[str, ...] = ()
+    """Weights that every file must hold as int8."""
+    reason: str | None = None
+
+
+class Int8Model(BaseModel):
+    """An int8 ONNX file that keeps the rules; or which it breaks."""
+
+    file: Artifact | None = None
+    description: OnnxDescription | None = None
+    integer_share: float | None = None
+    """Share of the quantised layers' multiply-accumulates that ONNX Runtime runs in integers."""
+    reason: str | None = None
+
+
+@stage(host_matters=True)
+def quantize(
+    checkpoint: Artifact,
+    residual_scale: float | None,
+    fused: Artifact,
+    name: str,
+    pictures: list[Picture],
+    spec: QuantizationSpec,
+) -> Int8:
+    """Write ``NAME_int8.safetensors`` and ``.pth``; ranges from the checkpoint's records, or from ``pictures``."""
+    store = current_store()
+    records = load(store.get(checkpoint), residual_scale=residual_scale).quantization
+    network = load(store.get(fused))
+    channels = network.config.in_channels
+    try:
+        made = quantize_network(
+            network.model,
+            pictures=[load_picture(store.get(picture.low), channels) for picture in pictures],
+            records=records,
+            fallback=[load_picture(path, channels) for path in sample_pictures()],
+            method=Method(spec.method),
+            keep_float=spec.keep_float,
+            seed=spec.seed,
+        )
+    except QuantizationError as error:
+        return Int8(reason=f"{error} ({error.hint})" if error.hint else str(error))
+    facts = QuantizationFacts(
+        origin="records" if records is not None else "pictures",
+        method=spec.method,
+        pictures=tuple(picture.name for picture in pictures),
+        keep_float=made.keep_float,
+        slope=made.slope,
+        tint_removed=made.tint_removed,
+        tensors=tuple(TensorFacts(name=one.name, scale=one.scale, source=one.source) for one in made.tensors),
+    )
+    with store.scratch() as folder:
+        return Int8(
+            safetensors=store.put(save_safetensors(made.model, folder / f"{name}_int8.safetensors")),
+            pth=store.put(save_pth(made.model, folder / f"{name}_int8.pth")),
+            facts=facts,
+            intended=tuple(f"{layer}.weight" for layer, _ in convs_of(made.model)),
+        )
+
+
+@stage()
+def export_quantized(int8: Int8, name: str, spec: ExportSpec, metadata: dict[str, str], tensorrt: bool) -> Int8Model:
+    """Write ``NAME_int8.onnx`` or ``NAME_int8_trt.onnx`` and lint it before it goes anywhere."""
+    store = current_store()
+    assert int8.safetensors is not None
+    network = load(store.get(int8.safetensors)).model
+    with store.scratch() as folder:
+        path = folder / f"{name}_int8{'_trt' if tensorrt else ''}.onnx"
+        try:
+            description = export_int8(network, path, export_config(spec), metadata, tensorrt=tensorrt)
+        except ExportError as error:
+            return Int8Model(reason=str(error))
+        report = lint_onnx(path, intended=int8.intended)
+        broken = [finding.message for finding in report.findings if finding.severity is Severity.ERROR]
+        if broken:
+            return Int8Model(reason=f"{path.name} fails lint: " + "; ".join(broken[:3]))
+        share = report.macs.share if report.macs else None
+        return Int8Model(file=store.put(path), description=description, integer_share=share)

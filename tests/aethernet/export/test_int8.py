@@ -1,0 +1,316 @@
+"""int8 files hold integers, pass the lint, and ONNX Runtime computes from them what PyTorch computes."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from aethernet.export import ExportConfig, OnnxDescription
+from aethernet.export.int8 import TRT_OPSET, export_int8
+from aethernet.fusion import fuse
+from aethernet.lint import Form, LintReport, Severity, lint_onnx
+from aethernet.network import AetherNet
+from aethernet.quantization import quantize
+from aethernet.quantization.scheme import MAC_SHARE
+from aethernet.quantization.structure import convs_of
+from tests.support.networks import tiny_network
+from tests.support.pictures import natural_picture
+
+FORMS = {"unsigned": False, "tensorrt": True}
+STATIC = (24, 20)
+NETWORKS: dict[str, tuple[int, dict[str, Any]]] = {
+    "gen1": (1, {"depths": (1,)}),
+    "gen2": (2, {"depths": (1,), "scale": 4}),
+    "gen3": (3, {"depths": (1, 1), "channel_attention": True, "spatial_attention": True}),
+}
+"""An export takes seconds, so there are few: between them one stage and several, a shuffle between two convolutions,
+blocks with attention and without."""
+
+FILES = [*((name, None) for name in NETWORKS), ("gen3", STATIC)]
+every_unsigned_file = pytest.mark.parametrize(
+    ("name", "static"), FILES, ids=[f"{name}-{'fixed' if static else 'free'}" for name, static in FILES]
+)
+every_network = pytest.mark.parametrize("name", NETWORKS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8File:
+    network: AetherNet
+    path: Path
+    description: OnnxDescription
+    untouched: bool
+    """Whether the network still holds and computes what it did before the export."""
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return onnx.load(self.path)
+
+
+Int8Export = Callable[..., Int8File]
+
+
+@pytest.fixture(scope="module")
+def int8(tmp_path_factory: pytest.TempPathFactory) -> Int8Export:
+    """Export once: ``int8(name, tensorrt=False, static=None)``."""
+    folder = tmp_path_factory.mktemp("int8")
+    networks: dict[str, AetherNet] = {}
+    made: dict[tuple[object, ...], Int8File] = {}
+
+    def export(name: str, *, tensorrt: bool = False, static: tuple[int, int] | None = None) -> Int8File:
+        torch.set_num_threads(1)
+        if name not in networks:
+            generation, changes = NETWORKS[name]
+            pictures = [natural_picture(20, 20, seed=seed).numpy() for seed in range(2)]
+            networks[name] = quantize(fuse(tiny_network(generation, **changes)), pictures=pictures).model
+        key = (name, tensorrt, static)
+        if key not in made:
+            path = folder / f"{len(made)}.onnx"
+            config, metadata = ExportConfig(static=static), {"license": "test"}
+            before = state(networks[name])
+            described = export_int8(networks[name], path, config, metadata, tensorrt=tensorrt)
+            made[key] = Int8File(networks[name], path, described, state(networks[name]) == before)
+        return made[key]
+
+    return export
+
+
+@torch.no_grad()
+def state(network: AetherNet) -> str:
+    """Digest of all tensors and of the answer to one picture."""
+    tensors = [*network.state_dict().values(), network(natural_picture())]
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
+
+
+def errors(report: LintReport) -> list[str]:
+    return [f"{one.rule}: {one.message}" for one in report.findings if one.severity is Severity.ERROR]
+
+
+def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def run(path: Path, picture: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: picture})[0]
+
+
+def differing(answer: np.ndarray, wanted: np.ndarray) -> float:
+    """Share of pixels more than one level of 8 bits apart, the picture's range scaled to [0, 1]."""
+    low, high = wanted.min(), wanted.max()
+    levels, others = (np.rint(255 * (one - low) / (high - low)) for one in (answer, wanted))
+    return float((np.abs(levels - others) > 1).mean())
+
+
+@pytest.mark.parametrize("form", FORMS)
+@every_network
+def test_the_file_passes_the_lint(int8: Int8Export, name: str, form: str) -> None:
+    exported = int8(name, tensorrt=FORMS[form])
+    intended = [f"{conv}.weight" for conv, _ in convs_of(exported.network)]
+
+    report = lint_onnx(exported.path, intended=intended)
+
+    assert errors(report) == []
+    assert report.ok
+    assert report.form is (Form.SIGNED if FORMS[form] else Form.UNSIGNED)
+
+
+@every_unsigned_file
+def test_onnx_runtime_computes_in_integers_with_free_and_with_fixed_sizes(
+    int8: Int8Export, name: str, static: tuple[int, int] | None
+) -> None:
+    report = lint_onnx(int8(name, static=static).path)
+
+    assert errors(report) == []
+    assert report.macs is not None
+    assert report.macs.share is not None
+    assert report.macs.share >= MAC_SHARE, report.macs.left_float
+
+
+@torch.no_grad()
+def with_rounded_biases(exported: Int8File) -> AetherNet:
+    """A copy of the network whose biases are those of its unsigned file, multiples of a scale."""
+    network, stored = copy.deepcopy(exported.network), constants(exported.model)
+    rounded = 0
+    for name, conv in convs_of(network):
+        integers = stored.get(f"{name}.bias_int32")
+        if integers is not None:
+            values = integers.astype(np.float64) * stored[f"{name}.bias_scale"]
+            torch.testing.assert_close(conv.bias.double(), torch.from_numpy(values), rtol=0, atol=1e-2)
+            conv.bias.copy_(torch.from_numpy(values.astype(np.float32)))
+            rounded += 1
+    assert rounded
+    return network
+
+
+@every_unsigned_file
+@torch.no_grad()
+def test_onnx_runtime_computes_what_pytorch_computes_with_the_biases_of_the_file(
+    int8: Int8Export, name: str, static: tuple[int, int] | None
+) -> None:
+    exported = int8(name, static=static)
+    picture = natural_picture(*STATIC, seed=5)
+
+    answer = run(exported.path, picture.numpy())
+
+    assert answer.dtype == np.float32
+    assert differing(answer, with_rounded_biases(exported)(picture).numpy()) <= 1e-3
+
+
+@pytest.mark.parametrize("name", ["gen1", "gen2", "gen3"])
+@torch.no_grad()
+def test_onnx_runtime_computes_what_pytorch_computes(int8: Int8Export, name: str) -> None:
+    exported = int8(name)
+    picture = natural_picture(*STATIC, seed=5)
+
+    assert differing(run(exported.path, picture.numpy()), exported.network(picture).numpy()) <= 1e-3
+
+
+@torch.no_grad()
+def test_a_network_that_is_not_quantised_would_differ_by_more(int8: Int8Export) -> None:
+    """The control: what is compared above is not merely the same picture."""
+    generation, changes = NETWORKS["gen2"]
+    picture = natural_picture(*STATIC, seed=5)
+    wanted = fuse(tiny_network(generation, **changes))(picture).numpy()
+
+    assert differing(run(int8("gen2").path, picture.numpy()), wanted) > 0.01
+
+
+@torch.no_grad()
+def test_batches_and_other_sizes_run(int8: Int8Export) -> None:
+    exported, picture = int8("gen2"), natural_picture(9, 13, batch=2, seed=5)
+
+    answer = run(exported.path, picture.numpy())
+
+    assert differing(answer, with_rounded_biases(exported)(picture).numpy()) <= 1e-3
+
+
+@pytest.mark.parametrize("form", FORMS)
+@every_network
+def test_weights_are_stored_as_int8(int8: Int8Export, name: str, form: str) -> None:
+    exported = int8(name, tensorrt=FORMS[form])
+
+    stored = constants(exported.model)
+
+    for conv, module in convs_of(exported.network):
+        integers, scale = stored[f"{conv}.weight_int8"], stored[f"{conv}.weight_scale"]
+        wanted = torch.round(module.weight / module.weight_scale.view(-1, 1, 1, 1)).numpy()
+        assert integers.dtype == np.int8
+        assert f"{conv}.weight" not in stored
+        if integers.ndim == 2:  # spelled as a product, input channels first
+            wanted = wanted[:, :, 0, 0].T
+        assert np.array_equal(integers, wanted), conv
+        assert np.allclose(scale.astype(np.float32), module.weight_scale.numpy(), rtol=1e-3), conv
+
+
+@every_network
+def test_gates_have_biases_in_int32_in_the_unsigned_form(int8: Int8Export, name: str) -> None:
+    model = int8(name).model
+    stored, makers = constants(model), {output: node for node in model.graph.node for output in node.output}
+    convs = {node.input[1]: node for node in model.graph.node if node.op_type == "Conv"}
+    gates = [conv for conv, _ in convs_of(int8(name).network) if conv.endswith((".conv_gate", ".conv_main"))]
+
+    assert gates
+    for gate in gates:
+        node = convs[f"{gate}.weight"]
+        bias = makers[node.input[2]]
+        assert bias.op_type == "DequantizeLinear", gate
+        assert stored[bias.input[0]].dtype == np.int32, gate
+        source = makers[node.input[0]]
+        while source.op_type == "Transpose":
+            source = makers[source.input[0]]
+        product = stored[source.input[1]] * stored[f"{gate}.weight_scale"]
+        assert np.allclose(stored[bias.input[1]], product, rtol=1e-6), gate
+
+
+@every_network
+def test_the_last_of_a_gate_leaves_floats_as_a_product(int8: Int8Export, name: str) -> None:
+    model = int8(name).model
+    products = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
+
+    last = [f"{conv}.weight" for conv, _ in convs_of(int8(name).network) if conv.endswith(".conv_out")]
+
+    assert last
+    assert set(last) <= products
+
+
+def zero_points(model: onnx.ModelProto) -> dict[str, set[tuple[str, int]]]:
+    """Operator -> (type, value) of the zero-points of activations."""
+    stored = constants(model)
+    found: dict[str, set[tuple[str, int]]] = {"QuantizeLinear": set(), "DequantizeLinear": set()}
+    for node in model.graph.node:
+        if node.op_type in found and node.input[0] not in stored:
+            point = stored[node.input[2]]
+            found[node.op_type].add((point.dtype.name, int(point)))
+    return found
+
+
+@every_network
+def test_activations_are_unsigned_around_128_or_signed_around_0(int8: Int8Export, name: str) -> None:
+    unsigned, signed = (zero_points(int8(name, tensorrt=tensorrt).model) for tensorrt in (False, True))
+
+    assert unsigned == {operator: {("uint8", 128)} for operator in unsigned}
+    assert signed == {operator: {("int8", 0)} for operator in signed}
+
+
+@every_network
+def test_the_file_for_tensorrt_is_half_precision_with_float_biases(int8: Int8Export, name: str) -> None:
+    model = int8(name, tensorrt=True).model
+
+    types = {tensor.data_type for tensor in model.graph.initializer}
+    assert TensorProto.FLOAT16 in types
+    assert TensorProto.INT32 not in types
+    assert TensorProto.FLOAT not in types
+    assert [(one.domain, one.version) for one in model.opset_import] == [("", TRT_OPSET)]
+    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT16
+
+
+@every_network
+def test_both_forms_hold_the_same_grids(int8: Int8Export, name: str) -> None:
+    unsigned, signed = (constants(int8(name, tensorrt=tensorrt).model) for tensorrt in (False, True))
+    weights = [tensor for tensor in signed if tensor.endswith("_int8")]
+
+    assert weights
+    for tensor in weights:
+        mine, other = unsigned[tensor], signed[tensor]
+        assert np.array_equal(mine, other if mine.ndim == other.ndim else other[:, :, 0, 0].T), tensor
+
+
+def test_a_single_stage_is_not_rounded_twice(int8: Int8Export) -> None:
+    report = lint_onnx(int8("gen2").path, run=False)
+
+    assert [one.message for one in report.findings if one.rule == "double"] == []
+
+
+def test_the_same_network_gives_the_same_bytes(int8: Int8Export, tmp_path: Path) -> None:
+    exported = int8("gen1")
+
+    again = export_int8(exported.network, tmp_path / "again.onnx", ExportConfig(), {"license": "test"}, tensorrt=False)
+
+    assert again == exported.description
+    assert (tmp_path / "again.onnx").read_bytes() == exported.path.read_bytes()
+
+
+@every_network
+def test_exporting_leaves_the_network_untouched(int8: Int8Export, name: str) -> None:
+    assert int8(name).untouched
+    assert int8(name, tensorrt=True).untouched
+
+
+def test_metadata_names_the_precision(int8: Int8Export) -> None:
+    entries = {entry.key: entry.value for entry in int8("gen2").model.metadata_props}
+
+    assert entries["license"] == "test"
+    assert "int8" in entries.values()

@@ -1,0 +1,92 @@
+"""Channels before the upsampler are brought to one size, and the picture stays what it was."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from aethernet.network import AetherNet
+from aethernet.quantization.calibration import as_input
+from aethernet.quantization.equalization import equalize_tail
+from tests.aethernet.quantization.conftest import (
+    GENERATIONS,
+    Prepared,
+    calibration_pictures,
+    fused_network,
+    same_tensors,
+    snapshot,
+)
+
+
+def channel_maxima(network: AetherNet, pictures: list[np.ndarray]) -> Tensor:
+    """[C], of what the convolution before the upsampler gives."""
+    found: list[Tensor] = []
+    conv = network.conv_before_upsample[0]
+    handle = conv.register_forward_hook(lambda _m, _i, output: found.append(output.abs().amax(dim=(0, 2, 3))))
+    with torch.no_grad():
+        for picture in pictures:
+            network(as_input(picture))
+    handle.remove()
+    return torch.stack(found).amax(dim=0)
+
+
+@torch.no_grad()
+def uneven(network: AetherNet) -> AetherNet:
+    """A copy in which one channel is much larger and another much smaller."""
+    network = copy.deepcopy(network)
+    conv = network.conv_before_upsample[0]
+    for channel, gain in ((0, 6.0), (1, 1 / 6)):
+        conv.weight[channel] *= gain
+        conv.bias[channel] *= gain
+    return network
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_the_picture_does_not_change(generation: int, scale: int) -> None:
+    network, pictures = uneven(fused_network(generation, scale=scale)), calibration_pictures(2)
+    wanted = [network(as_input(picture)) for picture in pictures]
+
+    equalize_tail(network, pictures)
+
+    for picture, one in zip(pictures, wanted, strict=True):
+        torch.testing.assert_close(network(as_input(picture)), one, rtol=0, atol=1e-4)
+
+
+def test_channels_have_one_size_afterwards(prepared: Prepared) -> None:
+    network = uneven(prepared.fused)
+    before = channel_maxima(network, prepared.pictures)
+
+    equalize_tail(network, prepared.pictures)
+
+    after = channel_maxima(network, prepared.pictures)
+    assert before.max() / before.min() > 6
+    assert after.max() / after.min() < 1.01
+    assert float(after.median()) == pytest.approx(float(before.median()), rel=0.01)
+
+
+@torch.no_grad()
+def test_a_dead_channel_stays_dead_and_harms_nothing() -> None:
+    network, pictures = fused_network(2), calibration_pictures(1)
+    network.conv_before_upsample[0].weight[0] = 0
+    network.conv_before_upsample[0].bias[0] = 0
+    wanted = network(as_input(pictures[0]))
+
+    equalize_tail(network, pictures)
+
+    torch.testing.assert_close(network(as_input(pictures[0])), wanted, rtol=0, atol=1e-4)
+    assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
+
+
+def test_without_pictures_nothing_happens(prepared: Prepared) -> None:
+    network = copy.deepcopy(prepared.fused)
+    before = snapshot(network)
+
+    equalize_tail(network, [])
+
+    assert same_tensors(snapshot(network), before)

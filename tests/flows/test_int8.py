@@ -1,0 +1,55 @@
+"""int8 through the whole release flow, on a tiny network with random weights: its limits are written in the spec."""
+
+from __future__ import annotations
+
+import pytest
+
+from aethernet import load
+from aethernet.bundle import open_bundle, verify_bundle
+from aethernet.lint import lint_onnx
+from tests.support.releases import NAME
+from tests.support.workplace import CommandLine, Workplace
+
+pytestmark = pytest.mark.slow
+
+LIMITS = """
+[limits.int8]
+min_psnr = 15
+max_signed_mean = 0.2
+max_hr_loss = 20
+min_agreement = 0.5
+min_speedup = 0.01
+"""
+
+
+def test_int8_is_released_in_all_its_forms_and_described(workplace: Workplace, command_line: CommandLine) -> None:
+    workplace.edit_spec('calibration = "low"\n' + LIMITS)
+
+    finished = command_line([*workplace.release, "--precisions", "fp32,int8"])
+
+    assert finished.code == 0, finished.err
+    assert verify_bundle(workplace.bundle).problems == ()
+    manifest = open_bundle(workplace.bundle).manifest
+    files = {entry.path for entry in manifest.files if entry.precision == "int8"}
+    assert files == {f"{NAME}_int8{suffix}" for suffix in (".onnx", "_trt.onnx", ".safetensors", ".pth")}
+    for name in (f"{NAME}_int8.onnx", f"{NAME}_int8_trt.onnx"):
+        assert lint_onnx(workplace.bundle / name).ok
+    for name in (f"{NAME}_int8.safetensors", f"{NAME}_int8.pth"):
+        assert load(workplace.bundle / name).int8
+    assert manifest.quantization is not None
+    assert manifest.quantization.origin == "pictures"
+    assert manifest.quantization.integer_share == 1
+    assert "How int8 was made" in (workplace.bundle / "README.md").read_text()
+    assert {item.form.file for item in manifest.measurements if item.agreement is not None} == files
+
+
+def test_int8_that_gains_too_little_is_left_out_with_the_ratio(workplace: Workplace, command_line: CommandLine) -> None:
+    workplace.edit_spec('calibration = "low"\n' + LIMITS.replace("min_speedup = 0.01", "min_speedup = 1000"))
+
+    finished = command_line(workplace.release)
+
+    assert finished.code == 0, finished.err
+    forms = {form["precision"]: form for form in finished.summary["forms"]}
+    assert forms["int8"]["status"] == "skipped"
+    assert "times as fast as fp32 < 1000 times" in forms["int8"]["reason"]
+    assert not [entry.path for entry in open_bundle(workplace.bundle).manifest.files if entry.precision == "int8"]
