@@ -7,9 +7,9 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aethernet.comparison.gate import DEFAULT_LIMITS, TRAINED_INT8_LIMITS, Limits
 from aethernet.errors import SpecError
@@ -66,6 +66,7 @@ class ReleaseSpec(_Part):
     precisions: tuple[Precision, ...] | None = Field(
         default=None, description="Forms that must be made and pass; by default every form is tried and only fp32 must"
     )
+    leave_out: tuple[Precision, ...] = Field(default=(), description="Forms not to try; the release names them")
     residual_scale: float | None = Field(default=None, gt=0, description="Generation 3's, where the file lacks it")
     network: dict[str, Any] = Field(default_factory=dict, description="Facts about the network that must hold")
     export: ExportSpec = ExportSpec()
@@ -97,11 +98,18 @@ class ReleaseSpec(_Part):
         stated = self.limits.get(precision)
         return base if stated is None else base.model_copy(update=stated.model_dump(exclude_unset=True))
 
+    @model_validator(mode="after")
+    def _check_forms(self) -> Self:
+        both = sorted({*self.required} & {*self.leave_out})
+        if both:
+            raise ValueError(f"forms that are not both required and left out, not {', '.join(both)}")
+        return self
+
     @property
     def wanted(self) -> tuple[Precision, ...]:
         """Forms to try: those asked for, with fp32 always, or all."""
         asked = tuple(Precision) if self.precisions is None else (Precision.FP32, *self.precisions)
-        return tuple(dict.fromkeys(asked))
+        return tuple(one for one in dict.fromkeys(asked) if one not in self.leave_out)
 
     @property
     def required(self) -> tuple[Precision, ...]:
@@ -144,7 +152,7 @@ def make_spec(data: Mapping[str, Any], origin: str = "the options") -> ReleaseSp
 
 
 def _explain(problem: Any) -> str:
-    place = ".".join(str(part) for part in problem["loc"])
+    place = ".".join(str(part) for part in problem["loc"]) or "the spec"
     if problem["type"] == "extra_forbidden":
         fields: Mapping[str, Any] = ReleaseSpec.model_fields
         if problem["loc"][0] == "export":

@@ -22,8 +22,13 @@ min_speedup = 0.01
 """
 
 
+def _with_int8(place: Workplace, limits: str) -> None:
+    kept = [line for line in place.spec.read_text().splitlines() if not line.startswith("leave_out")]
+    place.spec.write_text("\n".join(kept) + "\n" + limits)
+
+
 def test_int8_is_released_in_all_its_forms_and_described(workplace: Workplace, command_line: CommandLine) -> None:
-    workplace.edit_spec('calibration = "low"\n' + LIMITS)
+    _with_int8(workplace, LIMITS)
 
     finished = command_line([*workplace.release, "--precisions", "fp32,int8"])
 
@@ -44,7 +49,7 @@ def test_int8_is_released_in_all_its_forms_and_described(workplace: Workplace, c
 
 
 def test_int8_that_gains_too_little_is_left_out_with_the_ratio(workplace: Workplace, command_line: CommandLine) -> None:
-    workplace.edit_spec('calibration = "low"\n' + LIMITS.replace("min_speedup = 0.01", "min_speedup = 1000"))
+    _with_int8(workplace, LIMITS.replace("min_speedup = 0.01", "min_speedup = 1000"))
 
     finished = command_line(workplace.release)
 
@@ -53,3 +58,17 @@ def test_int8_that_gains_too_little_is_left_out_with_the_ratio(workplace: Workpl
     assert forms["int8"]["status"] == "skipped"
     assert "times as fast as fp32 < 1000 times" in forms["int8"]["reason"]
     assert not [entry.path for entry in open_bundle(workplace.bundle).manifest.files if entry.precision == "int8"]
+
+
+def test_without_pictures_or_records_int8_is_skipped_with_that_reason(
+    workplace: Workplace, command_line: CommandLine
+) -> None:
+    kept = [line for line in workplace.spec.read_text().splitlines() if not line.startswith(("images", "hr", "leave"))]
+    workplace.spec.write_text("\n".join(kept) + "\n")
+
+    finished = command_line(workplace.release)
+
+    assert finished.code == 0, finished.err
+    forms = {form["precision"]: form for form in finished.summary["forms"]}
+    assert forms["int8"]["status"] == "skipped"
+    assert "expected calibration pictures or records" in forms["int8"]["reason"]
