@@ -60,7 +60,7 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
     if Precision.FP16 in spec.wanted:
         models[Precision.FP16] = export_half(models[Precision.FP32], fused, spec.name, spec.export, metadata, pictures)
     forms = {precision: plain_files(precision, weights[precision], model) for precision, model in models.items()}
-    not_made = dict.fromkeys(spec.leave_out, "left out by the spec")
+    not_made = {one: "left out by the spec" for one in spec.leave_out if spec.precisions is None}
     int8, spelled = None, []
     if Precision.INT8 in spec.wanted:
         calibration = fetch_calibration(spec)

@@ -27,6 +27,7 @@ def _with_int8(place: Workplace, limits: str) -> None:
     place.spec.write_text("\n".join(kept) + "\n" + limits)
 
 
+@pytest.mark.xfail(strict=True, reason="generation 2: the TensorRT file, as ONNX Runtime runs it, is not on one grid")
 def test_int8_is_released_in_all_its_forms_and_described(workplace: Workplace, command_line: CommandLine) -> None:
     _with_int8(workplace, LIMITS)
 
