@@ -17,7 +17,7 @@ import numpy as np
 from aethernet.artifact import atomic_path
 from aethernet.errors import ExportError
 from aethernet.export.contract import OnnxDescription, require_contract
-from aethernet.export.onnx import ExportConfig, finish_model
+from aethernet.export.onnx import ExportConfig, finish_model, replace_nodes
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
@@ -210,10 +210,7 @@ def _sort_topologically(model: onnx.ModelProto) -> None:
         known |= {name for node in ready for name in node.output}
         done = {id(node) for node in ready}
         waiting = [node for node in waiting if id(node) not in done]
-    # In place, reusing the messages: protobuf copies on assignment.
-    copies = [type(node).FromString(node.SerializeToString()) for node in ordered]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    replace_nodes(model, ordered)
 
 
 def _require_typed(model: onnx.ModelProto, kept: Collection[str]) -> None:

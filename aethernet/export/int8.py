@@ -18,7 +18,13 @@ from aethernet.artifact import atomic_path
 from aethernet.errors import ExportError
 from aethernet.export.contract import OnnxDescription, require_contract
 from aethernet.export.half import convert_to_half
-from aethernet.export.onnx import ExportConfig, finish_model, trace_to_onnx
+from aethernet.export.onnx import (
+    ExportConfig,
+    drop_unused_initializers,
+    finish_model,
+    replace_nodes,
+    trace_to_onnx,
+)
 from aethernet.precision import Precision
 from aethernet.quantization.scheme import UNSIGNED_ZERO_POINT
 
@@ -160,10 +166,7 @@ def _store_integers(proto: onnx.ModelProto, scales: Mapping[str, np.ndarray]) ->
                 axis=0,
             )
         )
-    rest = list(proto.graph.node)
-    copies = [type(node).FromString(node.SerializeToString()) for node in (*nodes, *rest)]
-    del proto.graph.node[:]
-    proto.graph.node.extend(copies)
+    replace_nodes(proto, (*nodes, *proto.graph.node))
 
 
 def _spell_as_products(proto: onnx.ModelProto) -> None:
@@ -206,9 +209,7 @@ def _spell_as_products(proto: onnx.ModelProto) -> None:
             make("Add", [f"{output}/product", node.input[2]], [f"{output}/sum"], name=f"{name}/bias"),
             make("Transpose", [f"{output}/sum"], [output], name=f"{name}/first", perm=[0, 3, 1, 2]),
         ]
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del proto.graph.node[:]
-    proto.graph.node.extend(copies)
+    replace_nodes(proto, nodes)
 
 
 def _make_unsigned(proto: onnx.ModelProto) -> None:
@@ -254,9 +255,5 @@ def _make_unsigned(proto: onnx.ModelProto) -> None:
                 axis=0,
             )
         )
-    copies = [type(node).FromString(node.SerializeToString()) for node in (*biases, *proto.graph.node)]
-    del proto.graph.node[:]
-    proto.graph.node.extend(copies)
-    used = {name for node in proto.graph.node for name in node.input}
-    for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
-        proto.graph.initializer.remove(tensor)
+    replace_nodes(proto, (*biases, *proto.graph.node))
+    drop_unused_initializers(proto)

@@ -6,7 +6,7 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,16 @@ if TYPE_CHECKING:
 
     from aethernet.network import AetherNet
 
-__all__ = ["TRACED_SHAPE", "ExportConfig", "ShapeRange", "export_fp32", "finish_model", "trace_to_onnx"]
+__all__ = [
+    "TRACED_SHAPE",
+    "ExportConfig",
+    "ShapeRange",
+    "drop_unused_initializers",
+    "export_fp32",
+    "finish_model",
+    "replace_nodes",
+    "trace_to_onnx",
+]
 
 TRACED_SHAPE = (2, 24, 20)
 """N, H, W of the traced example: batch above one and unequal sides, so that no axis is mistaken for a constant."""
@@ -197,6 +206,19 @@ def _lower_reductions(proto: onnx.ModelProto) -> None:
             node.attribute.extend([onnx.helper.make_attribute("axes", axes)])
             for attribute in [entry for entry in node.attribute if entry.name == "noop_with_empty_axes"]:
                 node.attribute.remove(attribute)
+    drop_unused_initializers(proto)
+
+
+def replace_nodes(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
+    """Make ``nodes`` the graph's nodes, in place; they may be its own, in another order."""
+    # Copied first: protobuf empties the messages of a list that is cleared.
+    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    del proto.graph.node[:]
+    proto.graph.node.extend(copies)
+
+
+def drop_unused_initializers(proto: onnx.ModelProto) -> None:
+    """Remove constants that no node reads, in place."""
     used = {name for node in proto.graph.node for name in node.input}
     for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
         proto.graph.initializer.remove(tensor)

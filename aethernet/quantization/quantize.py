@@ -49,7 +49,7 @@ CROP_SIDE, CROPS_EACH = 96, 4
 _CORRECTION_CROPS = 24
 """Biases are corrected on at most this many crops at once, so that memory stays bounded."""
 
-_EQUALIZED = ("conv_before_upsample.0.output", "conv_before_upsample.2")
+_EQUALIZED = ("conv_before_upsample.0.output", "conv_before_upsample.2", "upsample.")
 _SLOPE_CROPS = 2
 _SLOPES = tuple(round(1.58 + 0.02 * step, 2) for step in range(8))
 

@@ -18,8 +18,6 @@ from aethernet.network.generation1 import AetherNet1, Block1, GatedLinear
 from aethernet.quantization.modules import QuantizedConv, QuantizedGate, Quantizer, ResidualBlock, ShuffledConv
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from aethernet.network import AetherNet
 
 __all__ = ["DEFAULT_SLOPE", "convs_of", "float_by_default", "gated_units", "quantizers_of", "restructure", "units_of"]
@@ -219,8 +217,3 @@ def quantizers_of(network: nn.Module) -> dict[str, Quantizer]:
 def convs_of(network: nn.Module) -> Iterator[tuple[str, QuantizedConv]]:
     """Every quantised convolution with its name."""
     return ((name, module) for name, module in network.named_modules() if isinstance(module, QuantizedConv))
-
-
-def scales_of(network: nn.Module) -> dict[str, Tensor]:
-    """Name of every quantised activation -> its scale, [1]."""
-    return {name: module.scale.detach().clone() for name, module in quantizers_of(network).items()}

@@ -185,6 +185,7 @@ def test_records_with_a_fallback_are_used_where_there_is_one(second: AetherNet, 
     # Rescaled after they were recorded.
     assert sources["conv_before_upsample.0.output"].startswith("pictures: ")
     assert sources["conv_before_upsample.2"].startswith("pictures: ")
+    assert sources["upsample.blocks.0.output"].startswith("pictures: ")
     picture = natural_picture(24, 20, seed=9)
     assert decibels(finished.model(picture), second(picture)) > DECIBELS
 
