@@ -40,9 +40,7 @@ class QuantizationSpec(_Part):
     method: Literal["best", "min-max", "percentile", "error"] = Field(
         default="best", description="How ranges follow from pictures; best chooses per tensor by measured error"
     )
-    keep_float: tuple[str, ...] | None = Field(
-        default=None, description="Parts of the network to leave in float; by default those the scheme leaves"
-    )
+    keep_float: tuple[str, ...] = Field(default=(), description="Parts of the network to leave in float")
     seed: int = Field(default=0, ge=0, description="Of the places that calibration looks at")
 
 

@@ -58,7 +58,7 @@ TRAINED_INT8_LIMITS = DEFAULT_LIMITS[Precision.INT8].model_copy(update={"max_hr_
 
 NOISE_SIDE, SMALL_INPUT_ALLOWANCE = 16, 10.0
 """int8 rounds at random, and the mean square of a few pixels' noise is a matter of luck: inputs with a side below
-this many pixels may have this many dB less."""
+this many pixels may have this many dB less, and their files need not agree on a share of those pixels."""
 
 TINT_SIDE = 32
 """Inputs whose smaller side has fewer pixels show no tint: their means are those of a few pixels' rounding."""
@@ -91,8 +91,8 @@ def failures_of(measurement: Measurement, limits: Limits) -> list[str]:
         missed.append(f"PSNR {measurement.psnr:.2f} dB < {least:g} dB")
     if limits.max_level is not None and not (measurement.levels_largest or 0) <= limits.max_level:
         missed.append(f"off by {measurement.levels_largest} levels > {limits.max_level}")
-    agreement = 1.0 if measurement.agreement is None else measurement.agreement
-    if limits.min_agreement is not None and not agreement >= limits.min_agreement:
+    agreement = measurement.agreement if min(measurement.shape[1:]) >= NOISE_SIDE else None
+    if limits.min_agreement is not None and agreement is not None and not agreement >= limits.min_agreement:
         missed.append(f"agrees with its sibling on {agreement:.4%} < {limits.min_agreement:.4%}")
     if limits.max_signed_mean is not None and min(measurement.shape[1:]) >= TINT_SIDE:
         worst = max((abs(value) for value in measurement.signed_mean if value is not None), default=0.0)

@@ -7,7 +7,6 @@ zero-point 0 and float biases, everything that is not quantised typed fp16: what
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,19 +87,14 @@ def trace_int8(network: AetherNet, config: ExportConfig) -> onnx.ModelProto:
 
 def _exportable(network: AetherNet) -> tuple[AetherNet, dict[str, np.ndarray]]:
     """A copy whose convolutions hold plain weights on the grid, and the scales of those weights by parameter name."""
-    from torch import nn
+    from aethernet.merging import merge_tail
+    from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_mode
 
-    from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, ShuffledConv, set_mode
-
-    traced = copy.deepcopy(network).eval()
+    traced = merge_tail(network).eval()
     set_mode(traced, Mode.ON)
     scales: dict[str, np.ndarray] = {}
     for name, module in list(traced.named_modules()):
-        if isinstance(module, ShuffledConv):
-            parent, _, child = name.rpartition(".")
-            plain = nn.Sequential(module.low_resolution(), nn.PixelShuffle(module.factor))
-            setattr(traced.get_submodule(parent), child, plain)
-        elif isinstance(module, QuantizedConv):
+        if isinstance(module, QuantizedConv):
             module.weight.data = module.rounded_weight().detach()
             module.mode = Mode.OFF
             scales[f"{name}.weight"] = module.weight_scale.detach().numpy()

@@ -90,7 +90,9 @@ def export_fp32(
     Raises:
         ExportError: The exporter failed, or the file breaks the contract.
     """
-    proto = trace_to_onnx(model, config)
+    from aethernet.merging import merge_tail
+
+    proto = trace_to_onnx(merge_tail(model), config)
     finish_model(proto, config, Precision.FP32, model.config.scale, metadata)
     with atomic_path(destination) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))

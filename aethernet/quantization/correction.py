@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aethernet.quantization.modules import QuantizedConv, ShuffledConv
+from aethernet.quantization.modules import QuantizedConv
 
 if TYPE_CHECKING:
     from aethernet.network import AetherNet
@@ -45,8 +45,7 @@ def correct_biases(network: AetherNet, fused: AetherNet, crops: Tensor, slopes: 
         The largest correction, in units of the picture's range, at the last layer: the tint that was removed.
     """
     generation = network.config.generation
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, QuantizedConv | ShuffledConv | nn.Conv2d)}
-    layers = {name: m for name, m in layers.items() if isinstance(m, QuantizedConv) or name == "conv_last"}
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, QuantizedConv) or name == "conv_last"}
     wanted: dict[str, Tensor] = {}
 
     def remember(name: str, linear: bool) -> Callable[[nn.Module, object, Tensor], None]:

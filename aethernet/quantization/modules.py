@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from aethernet.quantization.scheme import ACTIVATION_MAX, ACTIVATION_MIN, weight_scale
 
-__all__ = ["Mode", "QuantizedConv", "QuantizedGate", "Quantizer", "ResidualBlock", "ShuffledConv", "set_mode"]
+__all__ = ["Mode", "QuantizedConv", "QuantizedGate", "Quantizer", "ResidualBlock", "set_mode"]
 
 
 class Mode(StrEnum):
@@ -145,50 +145,6 @@ class ResidualBlock(nn.Module):
         branch = self.ffn.from_grid(branch.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         y: Tensor = (x.permute(0, 2, 3, 1) + branch).permute(0, 3, 1, 2)
         return y
-
-
-class ShuffledConv(nn.Module):
-    """``conv(pixel_shuffle(x))`` computed at low resolution, in float: a convolution, then the shuffle of what is left.
-
-    A 3x3 kernel at high resolution reaches one pixel to each side, so at low resolution it is a 3x3 kernel too, over
-    all factor^2 phases; most of its weights are zero, and zero padding stays zero padding. The parameters keep the
-    shapes of the convolution, [O, I, 3, 3] and [O].
-    """
-
-    spread: Tensor
-
-    def __init__(self, conv: nn.Conv2d, factor: int) -> None:
-        super().__init__()
-        self.weight, self.bias, self.factor = conv.weight, conv.bias, factor
-        self.register_buffer("spread", _spread(conv.weight.shape[-1], factor), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.low_resolution()(x), self.factor)
-
-    def low_resolution(self) -> nn.Conv2d:
-        """The convolution that is really run, I*f^2 -> O*f^2 channels."""
-        outputs, inputs = self.weight.shape[:2]
-        phases = self.factor**2
-        conv = nn.Conv2d(inputs * phases, outputs * phases, 3, padding=1, device=self.weight.device)
-        # [O, I, taps] -> [O, phases out, I, phases in, low-resolution taps]
-        low = torch.einsum("oit,ptqk->opiqk", self.weight.detach().reshape(outputs, inputs, -1), self.spread)
-        conv.weight = nn.Parameter(low.reshape(conv.weight.shape), requires_grad=False)
-        bias = self.bias.detach() if self.bias is not None else torch.zeros(outputs)
-        conv.bias = nn.Parameter(bias.repeat_interleave(phases), requires_grad=False)
-        return conv
-
-
-def _spread(kernel: int, factor: int) -> Tensor:
-    """Where a tap at high resolution lies at low resolution: ones in [phases out, taps, phases in, 9]."""
-    spread = torch.zeros(factor**2, kernel**2, factor**2, 9)
-    reach = kernel // 2
-    for row in range(factor):
-        for column in range(factor):
-            for tap in range(kernel**2):
-                y, x = row + tap // kernel - reach, column + tap % kernel - reach
-                phase = (y % factor) * factor + x % factor
-                spread[row * factor + column, tap, phase, (y // factor + 1) * 3 + x // factor + 1] = 1
-    return spread
 
 
 def set_mode(network: nn.Module, mode: Mode) -> None:

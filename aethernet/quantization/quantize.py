@@ -29,7 +29,6 @@ from aethernet.quantization.records import Range, recorded_ranges, usable_record
 from aethernet.quantization.scheme import ACTIVATION_MAX, activation_scale
 from aethernet.quantization.structure import (
     DEFAULT_SLOPE,
-    float_by_default,
     gated_units,
     quantizers_of,
     restructure,
@@ -86,7 +85,7 @@ def quantize(
     records: QuantizationRecords | None = None,
     fallback: Sequence[Picture] = (),
     method: Method = Method.BEST,
-    keep_float: Collection[str] | None = None,
+    keep_float: Collection[str] = (),
     seed: int = 0,
 ) -> Quantized:
     """Make the int8 network of ``fused``.
@@ -99,7 +98,7 @@ def quantize(
         records: Of quantisation-aware training.
         fallback: Pictures for what records leave open, where no ``pictures`` are given.
         method: How ranges follow from pictures.
-        keep_float: Names from :func:`units_of` to leave in float; None: those the scheme leaves.
+        keep_float: Names from :func:`units_of` to leave in float.
         seed: Of the places crops are taken from.
 
     Raises:
@@ -112,7 +111,6 @@ def quantize(
     # PyTorch's large depthwise kernels are several times faster with channels last (measured with AVX2: 7.5 times).
     fused = copy.deepcopy(fused).to(memory_format=torch.channels_last)
     equalize_tail(fused, crops)
-    keep_float = float_by_default(fused) if keep_float is None else keep_float
     slope = _fit_slope(fused, crops)
     slopes = {unit: slope for unit in gated_units(fused) if slope is not None}
     network = restructure(fused, slopes=slopes, keep_float=keep_float)

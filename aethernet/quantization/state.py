@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aethernet.errors import KeyMismatchError, NonFiniteWeightsError
 from aethernet.quantization.correction import source_name
 from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_mode
-from aethernet.quantization.structure import convs_of, quantizers_of, restructure, units_of
+from aethernet.quantization.structure import belongs, convs_of, quantizers_of, restructure, units_of
 
 if TYPE_CHECKING:
     from aethernet.network import AetherNet
@@ -120,7 +120,7 @@ def restore(fused: AetherNet, entries: Mapping[str, Any], scales: Mapping[str, T
         for name, value in entries.items()
         if isinstance(value, Tensor) and value.dtype is torch.int8
     }
-    keep_float = [unit for unit in units_of(fused) if not any(_belongs(layer, unit) for layer in quantized)]
+    keep_float = [unit for unit in units_of(fused) if not any(belongs(layer, unit) for layer in quantized)]
     # The slope of generation 1's gates is in the weights already.
     slopes = dict.fromkeys(units_of(fused), 1.0)
     network = restructure(fused, slopes=slopes, keep_float=keep_float)
@@ -136,9 +136,3 @@ def restore(fused: AetherNet, entries: Mapping[str, Any], scales: Mapping[str, T
         conv.weight_scale.copy_(scales[name])
     set_mode(network, Mode.ON)
     return network
-
-
-def _belongs(layer: str, unit: str) -> bool:
-    if unit == "quant_fusion_layer" and layer.startswith("fusion_convs."):
-        return True
-    return layer.startswith(f"{unit}.") or layer == unit

@@ -15,12 +15,12 @@ from aethernet.errors import QuantizationError
 from aethernet.fusion import fold_affine_after, fold_gain_before
 from aethernet.network.blocks import ChannelAttention, ChannelLayerNorm, GatedFeedForward, SpatialAttention
 from aethernet.network.generation1 import AetherNet1, Block1, GatedLinear
-from aethernet.quantization.modules import QuantizedConv, QuantizedGate, Quantizer, ResidualBlock, ShuffledConv
+from aethernet.quantization.modules import QuantizedConv, QuantizedGate, Quantizer, ResidualBlock
 
 if TYPE_CHECKING:
     from aethernet.network import AetherNet
 
-__all__ = ["DEFAULT_SLOPE", "convs_of", "float_by_default", "gated_units", "quantizers_of", "restructure", "units_of"]
+__all__ = ["DEFAULT_SLOPE", "belongs", "convs_of", "gated_units", "quantizers_of", "restructure", "units_of"]
 
 DEFAULT_SLOPE = 1.65
 """The ``a`` of x * sigmoid(a * x) where nothing was measured; fitted ones lie around it."""
@@ -31,15 +31,18 @@ def units_of(fused: AetherNet) -> list[str]:
     units = [name for name, module in fused.named_modules() if isinstance(module, GatedLinear | GatedFeedForward)]
     if not isinstance(fused, AetherNet1):
         units.append("quant_fusion_layer")
-    units += ["conv_after_body", "conv_before_upsample"]
-    return units + [
+    upsampling = [
         name for name, module in fused.upsample.named_modules(prefix="upsample") if isinstance(module, nn.Conv2d)
     ]
+    # The last of them becomes one with conv_last.
+    return [*units, "conv_after_body", "conv_before_upsample", *upsampling[:-1]]
 
 
-def float_by_default(fused: AetherNet) -> tuple[str, ...]:
-    """Units the scheme leaves in float where nothing else is asked: the last convolution of the upsampler."""
-    return tuple(units_of(fused)[-1:])
+def belongs(layer: str, unit: str) -> bool:
+    """Whether the layer of this name is quantised or kept float with ``unit``."""
+    if unit == "quant_fusion_layer" and layer.startswith("fusion_convs."):
+        return True
+    return layer.startswith(f"{unit}.") or layer == unit
 
 
 def gated_units(fused: AetherNet) -> dict[str, nn.Linear]:
@@ -69,7 +72,8 @@ def restructure(
         raise QuantizationError(
             f"expected names of parts to keep float, found {', '.join(unknown)}", hint=f"known are {', '.join(units)}"
         )
-    if set(units) <= set(keep_float):
+    quantized = [unit for unit in units if unit not in keep_float]
+    if not quantized:
         raise QuantizationError("every part was to stay float, so nothing is quantised")
     network: Any = copy.deepcopy(fused).eval()
     for tensor in (*network.parameters(), *network.buffers()):
@@ -78,7 +82,7 @@ def restructure(
     # Weights that are quantised keep full precision until then.
     originals = dict(fused.named_modules())
     for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d | nn.Linear) and not _is_float_layer(name, keep_float):
+        if isinstance(module, nn.Conv2d | nn.Linear) and any(belongs(name, unit) for unit in quantized):
             source = originals[name]
             module.weight.copy_(source.weight)
             if module.bias is not None:
@@ -88,16 +92,9 @@ def restructure(
         _stage_fusion(network)
     if "conv_after_body" not in keep_float:
         network.conv_after_body = QuantizedConv(network.conv_after_body, input=True)
-    _tail(network, keep_float)
+    _tail(network, quantized)
     result: AetherNet = network.eval().requires_grad_(False)
     return result
-
-
-def _is_float_layer(name: str, keep_float: Collection[str]) -> bool:
-    kept = any(name == unit or name.startswith(f"{unit}.") for unit in keep_float)
-    if "quant_fusion_layer" in keep_float and name.startswith("fusion_convs."):
-        kept = True
-    return kept or name in ("conv_first", "conv_last") or ".conv.fused_conv" in name or "_attn." in name
 
 
 def _gates(network: Any, slopes: Mapping[str, float], keep_float: Collection[str]) -> None:
@@ -158,17 +155,17 @@ def _stage_fusion(network: Any) -> None:
     network.quant_fusion_layer.fusion_conv = whole
 
 
-def _tail(network: Any, keep_float: Collection[str]) -> None:
+def _tail(network: Any, quantized: Collection[str]) -> None:
     """From the features to the picture: a chain in which bytes go from one convolution straight to the next."""
     is_first = isinstance(network, AetherNet1)
     layers = network.upsample if is_first else network.upsample.blocks
     prefix = "upsample" if is_first else "upsample.blocks"
     waiting = [
-        f"{prefix}.{name}" not in keep_float for name, layer in layers.named_children() if isinstance(layer, nn.Conv2d)
+        f"{prefix}.{name}" in quantized for name, layer in layers.named_children() if isinstance(layer, nn.Conv2d)
     ]
     before, activation = network.conv_before_upsample
     source: Any = None  # the quantiser that put the current tensor on its grid
-    if "conv_before_upsample" not in keep_float:
+    if "conv_before_upsample" in quantized:
         parts = [QuantizedConv(before, input=True), activation]
         if waiting and waiting[0]:
             source = Quantizer()
@@ -191,8 +188,6 @@ def _tail(network: Any, keep_float: Collection[str]) -> None:
         else:
             source = None
             chain.append((name, layer))
-    if chain and isinstance(chain[-1][1], nn.PixelShuffle):
-        network.conv_last = ShuffledConv(network.conv_last, chain.pop()[1].upscale_factor)
     sequence = nn.Sequential()
     for name, layer in chain:
         sequence.add_module(name, layer)
