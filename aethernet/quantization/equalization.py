@@ -2,9 +2,10 @@
 
 Between two convolutions with nothing but a positively homogeneous activation between them, a channel can be made
 smaller in the first and larger in the second without changing the picture (Nagel et al. 2019, arXiv:1906.04721, section
-4.1). It is done from ``conv_before_upsample`` through the upsampler. It counts most where a quantiser follows the leaky
-activation, whose small negative values would otherwise all round to zero, a tint that depends on the picture. Dividing
-the difference between activations and weights was measured to be worse.
+4.1). It is done from ``conv_before_upsample`` through an upsampler of several steps: there a quantiser follows the
+leaky activation, whose small negative values would otherwise all round to zero, a tint that depends on the picture.
+With one step it was measured to gain nothing. Dividing the difference between activations and weights was measured to
+be worse.
 """
 
 from __future__ import annotations
@@ -27,15 +28,20 @@ _SMALLEST, _LARGEST = 1 / 32, 32.0
 
 
 @torch.no_grad()
-def equalize_tail(fused: AetherNet, crops: Sequence[Picture]) -> None:
+def equalize_tail(fused: AetherNet, crops: Sequence[Picture]) -> bool:
     """Bring the channels between the convolutions from ``conv_before_upsample`` to the last one to one size, in place.
 
     Args:
         fused: In fused form; computes the same picture afterwards.
         crops: Each [N, C, H, W] float32 in [0, 1].
+
+    Returns:
+        Whether anything was changed.
     """
     upsampling = [layer for layer in fused.upsample.modules() if isinstance(layer, nn.Conv2d)]
-    chain: list[Any] = [fused.conv_before_upsample[0], *(upsampling or [fused.conv_last])]
+    if len(upsampling) < 2:
+        return False  # the only one is merged with conv_last, and no quantiser stands behind the activation
+    chain: list[Any] = [fused.conv_before_upsample[0], *upsampling]
     # One look at all: what is taken off a channel is put back one convolution later, so later sizes do not change.
     maxima = _channel_maxima(fused, chain[:-1], crops)
     for first, second, seen in zip(chain, chain[1:], maxima, strict=False):
@@ -49,6 +55,7 @@ def equalize_tail(fused: AetherNet, crops: Sequence[Picture]) -> None:
         if first.bias is not None:
             first.bias /= rows
         second.weight *= factor.view(1, -1, 1, 1)
+    return True
 
 
 def _channel_maxima(fused: AetherNet, convs: Sequence[nn.Conv2d], crops: Sequence[Picture]) -> list[Tensor]:

