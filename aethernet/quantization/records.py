@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from aethernet.network.generation1 import AetherNet1
+from aethernet.quantization.structure import quantizers_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,11 +90,11 @@ def recorded_ranges(
     """
     known = usable_records(records)
     pairs = _pairs1 if isinstance(network, AetherNet1) else _pairs2
-    names = [name for name, _ in network.named_modules()]
+    names, quantizers = [name for name, _ in network.named_modules()], quantizers_of(network)
     found: dict[str, tuple[Range, str]] = {}
     for quantizer, sources, unit in pairs(names, network.config.generation):
         ranges = [known[source] for source in sources if source in known]
-        if len(ranges) == len(sources):
+        if quantizer in quantizers and len(ranges) == len(sources):
             gain = slopes.get(unit, 1.0)
             low, high = min(low for low, _ in ranges) * gain, max(high for _, high in ranges) * gain
             found[quantizer] = ((low, high), ", ".join(sources))

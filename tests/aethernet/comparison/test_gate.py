@@ -23,7 +23,7 @@ from aethernet.comparison import (
     measurement_table,
     outputs_of,
 )
-from aethernet.comparison.gate import failures_of
+from aethernet.comparison.gate import NOISE_SIDE, failures_of
 from aethernet.errors import GateError
 from aethernet.fusion import fuse
 from aethernet.network import AetherNet
@@ -106,6 +106,29 @@ def test_value_exactly_at_its_limit_passes(changes: dict[str, Any]) -> None:
 
 def test_identical_output_passes_the_psnr_limit() -> None:
     assert failures_of(measurement(psnr=None), STRICT) == []
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "asked"),
+    [
+        (NOISE_SIDE - 1, 64, False),
+        (64, NOISE_SIDE - 1, False),
+        (1, 1, False),
+        (NOISE_SIDE, NOISE_SIDE, True),
+        (64, 64, True),
+    ],
+)
+def test_agreement_is_asked_of_inputs_that_are_not_small(height: int, width: int, asked: bool) -> None:
+    """Whatever the number of pictures in a batch."""
+    limits = Limits(min_agreement=0.999)
+    for batch in (1, 32):
+        apart = measurement(INT8, shape=(batch, height, width), agreement=0.5)
+        assert failures_of(apart, limits) == (["agrees with its sibling on 50.0000% < 99.9000%"] if asked else [])
+        assert failures_of(apart.model_copy(update={"agreement": 0.999}), limits) == []
+
+
+def test_first_file_of_a_precision_agrees_with_nothing_and_passes() -> None:
+    assert failures_of(measurement(INT8, shape=(1, 64, 64), agreement=None), Limits(min_agreement=0.999)) == []
 
 
 def test_flat_reference_is_judged_by_the_range_of_pictures() -> None:

@@ -15,9 +15,9 @@ from tests.support.pictures import natural_picture
 
 
 def test_fp32_file_is_that_of_the_release(export: Export, tmp_path: Path) -> None:
-    exported = export(REFERENCE)
+    exported, config = export(REFERENCE, static=(12, 20)), ExportConfig(static=(12, 20))
 
-    description = export_onnx(exported.network, tmp_path / "out.onnx", metadata={"license": "test"})
+    description = export_onnx(exported.network, tmp_path / "out.onnx", config=config, metadata={"license": "test"})
 
     assert description == exported.description
     assert (tmp_path / "out.onnx").read_bytes() == exported.path.read_bytes()

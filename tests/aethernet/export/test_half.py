@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,11 +14,12 @@ import torch
 from onnx import TensorProto
 from onnx.reference import ReferenceEvaluator
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from aethernet.errors import ExportError
-from aethernet.export import ExportConfig, HalfExport, export_fp16, export_fp32, half
+from aethernet.export import ExportConfig, HalfExport, export_fp16, half
 from aethernet.export.half import SAFE_MAGNITUDE, activation_ranges
-from aethernet.network import AetherNet
+from aethernet.merging import merge_tail
 from tests.aethernet.export.conftest import CONFIGS, REFERENCE, Export, Exported
 from tests.support.pictures import natural_picture
 
@@ -57,30 +58,39 @@ def answer(network: nn.Module, picture: np.ndarray) -> np.ndarray:
     return output
 
 
-@torch.no_grad()
-def amplified(network: AetherNet) -> AetherNet:
-    """The same picture, with activations a hundred thousand times larger between two convolutions."""
-    result = copy.deepcopy(network)
-    first, second = result.conv_before_upsample[0], result.upsample.blocks[0]
-    first.weight *= 1e5
-    first.bias *= 1e5
-    second.weight /= 1e5
-    return result
+FIRST = "conv_before_upsample.0"
 
 
-@pytest.fixture(scope="module")
-def large(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A network whose real activations no fp16 can hold."""
-    network = amplified(export(REFERENCE).network)
+@pytest.fixture(scope="module", params=["gen3-spatial-x4-grey", REFERENCE], ids=["convolution", "merged tail"])
+def large(request: pytest.FixtureRequest, export: Export, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A file that gives the same picture with activations a hundred thousand times larger behind one convolution.
+
+    No fp16 can hold them. What reads them is another convolution, or the five of the merged tail with their slices.
+    """
+    exported = export(request.param)
+    model = onnx.load(exported.path)
+    readers = {node.input[1] for node in wide_nodes(model) if node.op_type == "Conv"} - {f"{FIRST}.weight"}
+    gains = {f"{FIRST}.weight": 1e5, f"{FIRST}.bias": 1e5} | dict.fromkeys(readers, 1e-5)
+    for tensor in model.graph.initializer:
+        if tensor.name in gains:
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(gains[tensor.name])
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     path = tmp_path_factory.mktemp("large") / "fp32.onnx"
-    return Exported(network, path, export_fp32(network, path, ExportConfig(), {}))
+    onnx.save(model, path)
+    return Exported(exported.network, path, exported.description)
 
 
-def wide_operations(exported: Exported) -> list[str]:
-    """Names of the operations between the two convolutions, both included."""
-    nodes = onnx.load(exported.path).graph.node
-    first = next(place for place, node in enumerate(nodes) if "conv_before_upsample.0.weight" in node.input)
-    return [node.name for node in nodes[first : first + 3]]
+def wide_nodes(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The convolution in front of the upsampler and what follows, as far as the next convolutions."""
+    reached: set[str] = set()
+    nodes = []
+    for node in model.graph.node:
+        if f"{FIRST}.weight" in node.input or reached & set(node.input):
+            nodes.append(node)
+            if node.op_type != "Conv" or len(nodes) == 1:
+                reached |= set(node.output)
+    assert [node.op_type for node in nodes[:2]] == ["Conv", "LeakyRelu"]
+    return nodes
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -134,17 +144,20 @@ def test_exactly_the_operations_that_would_overflow_stay_fp32_and_are_named(larg
 
     model = onnx.load(tmp_path / "fp16.onnx")
     wide = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    assert list(result.kept_fp32) == wide_operations(large)
-    assert wide == {
-        f"{name}.{part}" for name in ("conv_before_upsample.0", "upsample.blocks.0") for part in ("weight", "bias")
-    }
+    source = onnx.load(large.path)
+    expected = wide_nodes(source)
+    weights = {tensor.name for tensor in source.graph.initializer if tensor.data_type == TensorProto.FLOAT}
+    assert list(result.kept_fp32) == [node.name for node in expected]
+    assert wide == {name for node in expected for name in node.input} & weights
     assert result.largest_activation > SAFE_MAGNITUDE
 
 
 def test_nothing_is_rounded_between_operations_that_stay_fp32(large: Exported, tmp_path: Path) -> None:
     result = convert(large, tmp_path / "fp16.onnx")
 
-    assert result.description.operators["Cast"] == 2
+    # What comes in is widened, and what each of the convolutions at the end gives is narrowed.
+    ends = [node for node in wide_nodes(onnx.load(large.path))[1:] if node.op_type == "Conv"]
+    assert result.description.operators["Cast"] == 1 + len(ends)
 
 
 def test_network_with_large_activations_stays_finite_and_close(large: Exported, tmp_path: Path) -> None:
@@ -238,24 +251,28 @@ def test_activation_ranges_are_the_largest_magnitudes_over_all_pictures() -> Non
 
 def test_activation_ranges_are_those_pytorch_sees(export: Export) -> None:
     exported = export(REFERENCE)
+    network = merge_tail(exported.network)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
     seen: dict[str, float] = {}
 
-    def watch(name: str, module: nn.Module) -> None:
-        module.register_forward_hook(
-            lambda module, inputs, output: seen.__setitem__(name, max(seen.get(name, 0.0), float(output.abs().max())))
-        )
+    class Watch(TorchFunctionMode):
+        """Largest magnitude each convolution gives, by its weight's name; those of a merged tail are no modules."""
 
-    network = copy.deepcopy(exported.network)
-    for name, module in network.named_modules():
-        if isinstance(module, nn.Conv2d):
-            watch(name, module)
-    for picture in PICTURES:
-        answer(network, picture)
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            output = func(*args, **kwargs or {})
+            if func is torch.conv2d:
+                name = names[id(args[1])]
+                seen[name] = max(seen.get(name, 0.0), float(output.abs().max()))
+            return output
+
+    with Watch():
+        for picture in PICTURES:
+            answer(network, picture)
     model = onnx.load(exported.path)
 
     ranges = activation_ranges(model, PICTURES)
 
-    convolutions = {node.input[1].removesuffix(".weight"): node for node in model.graph.node if node.op_type == "Conv"}
+    convolutions = {node.input[1]: node for node in model.graph.node if node.op_type == "Conv"}
     assert convolutions.keys() == seen.keys()
     assert {name: ranges[node.output[0]] for name, node in convolutions.items()} == pytest.approx(seen, rel=1e-4)
 

@@ -15,7 +15,6 @@ from aethernet.quantization.modules import (
     QuantizedGate,
     Quantizer,
     ResidualBlock,
-    ShuffledConv,
     set_mode,
 )
 from aethernet.quantization.scheme import ACTIVATION_MAX, ACTIVATION_MIN, weight_scale
@@ -137,41 +136,6 @@ def test_a_gate_that_is_off_is_the_gate() -> None:
     x = noise(2, 6, 5, 7)
 
     torch.testing.assert_close(QuantizedGate(gate, main, out)(x), out(F.silu(gate(x)) * main(x)))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("factor", [2, 3])
-def test_a_shuffled_convolution_is_the_convolution_of_the_shuffle_borders_included(factor: int, kernel: int) -> None:
-    conv, x = filled(nn.Conv2d(5, 3, kernel, padding=kernel // 2)), noise(2, 5 * factor**2, 7, 6)
-    wanted = conv(F.pixel_shuffle(x, factor))
-
-    answer = ShuffledConv(conv, factor)(x)
-
-    assert answer.shape == wanted.shape
-    torch.testing.assert_close(answer, wanted, rtol=0, atol=1e-5)
-    for edge in ((..., 0, slice(None)), (..., -1, slice(None)), (..., 0), (..., -1)):
-        torch.testing.assert_close(answer[edge], wanted[edge], rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_shuffled_convolution_keeps_the_shapes_of_the_parameters() -> None:
-    conv = nn.Conv2d(5, 3, 3, padding=1)
-
-    shapes = {name: tensor.shape for name, tensor in ShuffledConv(conv, 2).state_dict().items()}
-
-    assert shapes == {name: tensor.shape for name, tensor in conv.state_dict().items()}
-
-
-@torch.no_grad()
-def test_a_shuffled_convolution_with_the_wrong_factor_would_show() -> None:
-    """The control, on a picture that both factors can shuffle."""
-    conv, x = filled(nn.Conv2d(1, 3, 3, padding=1)), noise(1, 36, 6, 6)
-    right = conv(F.pixel_shuffle(F.pixel_shuffle(x, 2), 3))
-
-    swapped = ShuffledConv(conv, 3)(F.pixel_shuffle(x, 2)).flip(-1)
-
-    assert (swapped - right).abs().max() > 0.1
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from aethernet.quantization import Method, Quantized, quantize, units_of
 from aethernet.quantization.calibration import watch
 from aethernet.quantization.records import recorded_ranges
 from aethernet.quantization.scheme import WEIGHT_MAX, activation_scale
-from aethernet.quantization.structure import convs_of, float_by_default, quantizers_of, restructure
+from aethernet.quantization.structure import convs_of, quantizers_of, restructure
 from tests.aethernet.quantization.conftest import (
     Prepared,
     calibration_pictures,
@@ -71,7 +71,8 @@ def everything_asked_for(records: QuantizationRecords, network: AetherNet) -> di
 
 @pytest.fixture(scope="module")
 def second() -> AetherNet:
-    return fused_network(2)
+    """At scale 4, where the upsampler holds a convolution that is quantised."""
+    return fused_network(2, scale=4, depths=(1, 1))
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_every_activation_is_reported_with_its_scale_and_source(prepared: Prepar
     for one in finished.tensors:
         assert one.source.startswith("pictures: ") != one.name.endswith(".sigmoid"), one
         assert one.source == "derived" or one.source.removeprefix("pictures: ") in set(Method) - {Method.BEST}, one
-    assert finished.keep_float == tuple(float_by_default(prepared.fused))
+    assert finished.keep_float == ()
     assert (finished.slope is not None) == (prepared.generation == 1)
     assert finished.tint_removed is not None
 
@@ -135,12 +136,9 @@ def test_the_tint_is_gone(prepared: Prepared, finished: Quantized) -> None:
     assert difference.abs().max() < 1e-3
 
 
+@pytest.mark.usefixtures("finished")
 def test_the_given_network_is_left_untouched(prepared: Prepared) -> None:
-    before = snapshot(prepared.fused)
-
-    quantize(prepared.fused, pictures=prepared.pictures[:1])
-
-    assert same_tensors(snapshot(prepared.fused), before)
+    assert same_tensors(snapshot(prepared.fused), snapshot(fused_network(prepared.generation)))
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in prepared.fused.modules())
 
 
@@ -176,7 +174,7 @@ def test_records_that_leave_something_open_need_pictures(second: AetherNet, reco
 
 @torch.no_grad()
 def test_records_with_a_fallback_are_used_where_there_is_one(second: AetherNet, records: QuantizationRecords) -> None:
-    finished = quantize(second, records=records, fallback=calibration_pictures(), keep_float=())
+    finished = quantize(second, records=records, fallback=calibration_pictures())
 
     sources = {one.name: one.source for one in finished.tensors}
     assert sources["stages.0.0.ffn.conv_main.output"] == "records: stages.0.0.ffn.conv_main"
@@ -201,11 +199,11 @@ def test_the_scale_of_a_record_covers_what_was_recorded(second: AetherNet, recor
 
 
 def test_records_alone_are_enough_where_they_know_every_tensor(second: AetherNet, records: QuantizationRecords) -> None:
-    keep = ["conv_before_upsample", "upsample.blocks.0"]
+    keep = [unit for unit in units_of(second) if unit not in ("quant_fusion_layer", "conv_after_body")]
 
     finished = quantize(second, records=records, keep_float=keep)
 
-    assert {one.source.split(":")[0] for one in finished.tensors} == {"records", "derived"}
+    assert {one.source.split(":")[0] for one in finished.tensors} == {"records"}
     assert finished.keep_float == tuple(keep)
     assert finished.tint_removed is None
 
@@ -225,18 +223,6 @@ def test_the_method_asked_for_is_used(second: AetherNet, method: Method) -> None
     finished = quantize(second, pictures=calibration_pictures(1), method=method)
 
     assert {one.source for one in finished.tensors} == {f"pictures: {method}", "derived"}
-
-
-def test_without_a_choice_the_last_convolution_before_the_picture_stays_float(prepared: Prepared) -> None:
-    last = [unit for unit in units_of(prepared.fused) if unit.startswith("upsample")][-1:]
-
-    default, everything = (
-        quantize(prepared.fused, pictures=prepared.pictures[:1], keep_float=keep) for keep in (None, ())
-    )
-
-    assert default.keep_float == tuple(last)
-    assert everything.keep_float == ()
-    assert {name for name, _ in convs_of(everything.model)} - {name for name, _ in convs_of(default.model)} == set(last)
 
 
 def test_parts_kept_float_are_named(second: AetherNet) -> None:
@@ -259,7 +245,7 @@ def test_an_impossible_request_is_an_error(second: AetherNet, keep: Any) -> None
 @pytest.mark.parametrize(("generation", "changes"), [(1, {"scale": 4}), (2, {"scale": 1}), (3, {"in_channels": 1})])
 @torch.no_grad()
 def test_other_shapes_work_as_well(generation: int, changes: dict[str, int]) -> None:
-    fused = fused_network(generation, **changes)
+    fused = fused_network(generation, depths=(1, 1), **changes)
     channels = changes.get("in_channels", 3)
     pictures = [natural_picture(20, 20, channels=channels, seed=seed).numpy() for seed in range(2)]
 

