@@ -234,6 +234,40 @@ def sensitivity(
         say(f"kept float for {budget:g} dB: {kept}; in a spec: [quantization] budget_db = {budget:g}")
 
 
+@app.command()
+def benchmark(
+    bundle: Annotated[Path, typer.Argument(help="Release folder.")],
+    sizes: Annotated[str, typer.Option(metavar="HxW,…", help="Input sizes.")] = "256x256",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each form (default: all there are).")] = 0,
+    runs: Annotated[int, typer.Option(min=1, help="Counted runs of each form at each size.")] = 7,
+    against: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Put another ONNX file or checkpoint beside; repeatable.")
+    ] = None,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A/B=R", help="Exit 1 unless A is R times as fast as B, as in int8/fp32=1.5; repeatable."),
+    ] = None,
+    chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time every form that runs here, interleaved in one run: latency, throughput, memory, load time."""
+    from aethernet.cli import benchmark as command
+
+    require_png(chart)
+    facts = command.benchmark_bundle(
+        bundle, sizes=sizes, threads=threads, runs=runs, against=against or (), floors=floor or (), chart=chart
+    )
+    if as_json:
+        emit_json(facts)
+    else:
+        for table in command.benchmark_tables(facts):
+            print_table(table)
+    for line in command.benchmark_words(facts):
+        say(line)
+    if not all(one["holds"] for one in facts["floors"]):
+        raise typer.Exit(1)
+
+
 def _show(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         emit_json(facts)

@@ -1,4 +1,4 @@
-"""The single steps behind ``aethernet fuse``, ``export`` and ``compare``."""
+"""The single steps behind ``aethernet fuse``, ``export`` and ``compare``, and what several commands share."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ from aethernet.errors import BundleError, GateError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
+    from aethernet.bundle import Bundle
     from aethernet.checkpoint import LoadedNetwork
     from aethernet.comparison import Measurement, Quality
     from aethernet.network import AetherNet
     from aethernet.pictures import Picture
 
-__all__ = ["case_of_size", "compare_bundle", "export_file", "float_network", "fuse_file", "pictures_of", "sizes_of"]
+__all__ = [
+    "case_of_size",
+    "compare_bundle",
+    "export_file",
+    "float_network",
+    "fuse_file",
+    "pictures_of",
+    "sizes_of",
+    "whole_bundle",
+]
 
 _DEFAULT_ATOL = {Precision.FP32: 1e-4, Precision.FP16: 8e-3}
 
@@ -144,7 +154,6 @@ def compare_bundle(
     Returns:
         The numbers as JSON values, the table, and whether every form keeps the release's limits.
     """
-    from aethernet.bundle import open_bundle, verify_bundle
     from aethernet.checkpoint import load
     from aethernet.comparison import (
         FormId,
@@ -159,10 +168,7 @@ def compare_bundle(
     from aethernet.runtimes import open_runtime
     from aethernet.runtimes.pytorch import TorchRuntime
 
-    broken = verify_bundle(path, run=False).problems
-    if broken:
-        raise BundleError(f"{path} is not what was released: {'; '.join(broken)}")
-    bundle = open_bundle(path)
+    bundle = whole_bundle(path)
     manifest = bundle.manifest
     reference = manifest.reference
     if reference is None:
@@ -205,6 +211,20 @@ def compare_bundle(
         "quality": [item.model_dump(mode="json") for item in quality],
     }
     return result, measurement_table(measurements, quality, manifest.limits), passes
+
+
+def whole_bundle(path: Path) -> Bundle:
+    """A release folder whose every file is as released.
+
+    Raises:
+        BundleError: It is not.
+    """
+    from aethernet.bundle import open_bundle, verify_bundle
+
+    broken = verify_bundle(path, run=False).problems
+    if broken:
+        raise BundleError(f"{path} is not what was released: {'; '.join(broken)}")
+    return open_bundle(path)
 
 
 def pictures_of(images: Path | None) -> dict[str, Path]:
