@@ -6,10 +6,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from aethernet.quantization import quantize, units_of
+from aethernet.network import AetherNet
+from aethernet.quantization import units_of
 from aethernet.quantization.quantize import calibrate
 from aethernet.quantization.timing import UnitTimes, owners, time_units
-from tests.aethernet.quantization.conftest import Prepared, calibration_pictures
+from tests.aethernet.quantization.conftest import calibration_pictures, fused_network
 
 
 def chain(*nodes: tuple[str, str]) -> list[onnx.NodeProto]:
@@ -59,14 +60,19 @@ def test_without_marks_nothing_belongs_anywhere() -> None:
     assert set(owners(nodes, ["one", "a"]).values()) == {None}
 
 
+@pytest.fixture(scope="module", params=[1, 2], ids=["gen1", "gen2"])
+def network(request: pytest.FixtureRequest) -> AetherNet:
+    return fused_network(request.param, depths=(1,))
+
+
 @pytest.fixture(scope="module")
-def timed(prepared: Prepared) -> UnitTimes:
-    ready = calibrate(prepared.fused, pictures=prepared.pictures[:1])
-    return time_units(prepared.fused, ready.network, calibration_pictures(1, 24)[0], runs=2, threads=1)
+def timed(network: AetherNet) -> UnitTimes:
+    ready = calibrate(network, pictures=calibration_pictures(1))
+    return time_units(network, ready.network, calibration_pictures(1, 24)[0], runs=2, threads=1)
 
 
-def test_every_part_takes_time_in_both_graphs(timed: UnitTimes, prepared: Prepared) -> None:
-    assert list(timed.units) == units_of(prepared.fused)
+def test_every_part_takes_time_in_both_graphs(timed: UnitTimes, network: AetherNet) -> None:
+    assert list(timed.units) == units_of(network)
     assert all(min(pair) > 0 for pair in timed.units.values())
     assert min(timed.elsewhere) > 0
     assert (timed.shape, timed.runs) == ((1, 3, 24, 24), 2)
@@ -77,11 +83,3 @@ def test_parts_and_the_rest_make_up_the_whole(timed: UnitTimes) -> None:
         parts = sum(pair[place] for pair in timed.units.values()) + timed.elsewhere[place]
 
         assert parts == pytest.approx(timed.total[place])
-
-
-def test_a_finished_network_can_be_timed_as_well(prepared: Prepared) -> None:
-    network = quantize(prepared.fused, pictures=prepared.pictures[:1]).model
-
-    times = time_units(prepared.fused, network, calibration_pictures(1, 24)[0], runs=1, threads=1)
-
-    assert set(times.units) == set(units_of(prepared.fused))
