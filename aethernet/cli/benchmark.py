@@ -49,7 +49,7 @@ def benchmark_bundle(
         "release": {"name": manifest.name, "version": manifest.version, "identity": manifest.identity},
         "scale": manifest.network.config["scale"],
         "host": describe_host(),
-        "toolchain": toolchain(),
+        "toolchain": toolchain() | _openvino(),
         "threads": contest.threads,
         "runs": contest.runs,
         "sizes": [
@@ -75,8 +75,17 @@ def benchmark_bundle(
     return facts
 
 
+def _openvino() -> dict[str, str]:
+    from importlib import metadata
+
+    try:
+        return {"openvino": metadata.version("openvino")}
+    except metadata.PackageNotFoundError:
+        return {}
+
+
 def _with_ratios(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How many times as fast each is as the slowest kind there is, the first, and as fp32 in ONNX Runtime."""
+    """How many times as fast each is as the first, the training form, and as fp32 in ONNX Runtime."""
     medians = {one["name"]: one["median_ms"] for one in results}
     for one in results:
         for key, name in (("times_first", results[0]["name"]), ("times_fp32", "fp32")):

@@ -73,3 +73,29 @@ def test_without_pictures_or_records_int8_is_skipped_with_that_reason(
     forms = {form["precision"]: form for form in finished.summary["forms"]}
     assert forms["int8"]["status"] == "skipped"
     assert "expected calibration pictures or records" in forms["int8"]["reason"]
+
+
+def test_a_budget_keeps_parts_float_and_the_release_says_which(workplace: Workplace, command_line: CommandLine) -> None:
+    _with_int8(workplace, LIMITS.replace("min_agreement = 0.5", "min_agreement = 0.001"))
+    workplace.edit_spec("[quantization]\nbudget_db = 37\n")
+
+    finished = command_line([*workplace.release, "--precisions", "fp32,int8"])
+
+    assert finished.code == 0, finished.err
+    assert verify_bundle(workplace.bundle).problems == ()
+    bundle = open_bundle(workplace.bundle)
+    quantization = bundle.manifest.quantization
+    assert quantization is not None
+    assert quantization.sensitivity is not None
+    kept = tuple(part.name for part in quantization.sensitivity.parts if part.kept_float)
+    assert kept
+    assert quantization.keep_float == kept
+    assert (quantization.sensitivity.expected_psnr or 0) >= quantization.sensitivity.budget == 37
+    assert [part.name for part in bundle.build.parts] == [part.name for part in quantization.sensitivity.parts]
+    assert (workplace.bundle / "images" / "sensitivity.png").exists()
+    assert "images/sensitivity.png" in (workplace.bundle / "README.md").read_text()
+    assert "sensitivity" in finished.summary["ran"]
+
+    again = command_line([*workplace.release, "--precisions", "fp32,int8"])
+
+    assert again.ran == []
