@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +100,7 @@ def test_a_foreign_file_that_is_none_is_misuse(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def held(entries: dict[str, Entry], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Contest, list[str]]]:
+def held(entries: dict[str, Entry], tmp_path_factory: pytest.TempPathFactory) -> tuple[Contest, list[str]]:
     """A contest of four, one of them foreign, one broken; and who ran when."""
     folder = tmp_path_factory.mktemp("contest")
     (folder / "broken.onnx").write_bytes(b"not a model")
@@ -120,7 +119,8 @@ def held(entries: dict[str, Entry], tmp_path_factory: pytest.TempPathFactory) ->
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(FormProcess, "run", recorded)
-        yield hold_contest(chosen, PICTURES, runs=3, threads=1), record
+        contest = hold_contest(chosen, PICTURES, runs=3, threads=1)
+    return contest, record
 
 
 def test_every_form_is_measured_at_every_size(held: tuple[Contest, list[str]]) -> None:
