@@ -129,7 +129,7 @@ class PartFacts(_Record):
     kept_float: bool
 
 
-class Sensitivity(_Record):
+class SensitivityFacts(_Record):
     """How parts were chosen to stay float for a stated quality."""
 
     budget: float = Field(description="dB of PSNR to the float network that int8 had to keep")
@@ -151,7 +151,7 @@ class QuantizationFacts(_Record):
     integer_share: float | None = Field(
         default=None, description="Share of quantised multiply-accumulates that ONNX Runtime runs in integers"
     )
-    sensitivity: Sensitivity | None = Field(default=None, description="Where the spec states a budget")
+    sensitivity: SensitivityFacts | None = Field(default=None, description="Where the spec states a budget")
     tensors: tuple[TensorFacts, ...]
 
 

@@ -9,7 +9,7 @@ from aethernet.checkpoint import load
 from aethernet.comparison import build_cases
 from aethernet.comparison.measurement import significant
 from aethernet.errors import QuantizationError
-from aethernet.manifest import PartFacts, PartSpeed, Sensitivity
+from aethernet.manifest import PartFacts, PartSpeed, SensitivityFacts
 from aethernet.pictures import load_picture, sample_pictures
 from aethernet.quantization import Method
 from aethernet.quantization.quantize import calibrate
@@ -30,7 +30,7 @@ class Choice(BaseModel):
 
     spec: QuantizationSpec
     """What was asked for, with the parts chosen."""
-    facts: Sensitivity | None = None
+    facts: SensitivityFacts | None = None
     speeds: tuple[PartSpeed, ...] = ()
     chart: Artifact | None = None
     reason: str | None = None
@@ -71,7 +71,7 @@ def sensitivity(
             sensitivity_chart(measured).save(temporary, format="PNG")
         return Choice(
             spec=spec.model_copy(update={"keep_float": measured.kept_float}),
-            facts=Sensitivity(
+            facts=SensitivityFacts(
                 budget=spec.budget_db,
                 expected_psnr=significant(measured.expected.psnr),
                 parts=tuple(

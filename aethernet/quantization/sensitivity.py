@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from aethernet.errors import QuantizationError
+from aethernet.errors import CalibrationError, QuantizationError
 from aethernet.quantization.calibration import as_input
 from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer
 from aethernet.quantization.structure import belongs, convs_of, restructure, units_of
@@ -186,7 +186,7 @@ class _Switches:
 
     def __init__(self, calibrated: Calibrated) -> None:
         if not calibrated.crops:
-            raise QuantizationError("expected pictures to compare on, found none")
+            raise CalibrationError("expected pictures to compare on, found none")
         self.network = calibrated.network
         step = -(-len(calibrated.crops) // CROPS)
         self.inputs = [as_input(crop) for crop in calibrated.crops[::step]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -182,8 +183,10 @@ def test_the_calibrated_network_is_not_changed_but_for_its_switches(prepared: Pr
 
 
 def test_without_pictures_there_is_nothing_to_measure() -> None:
-    with pytest.raises(CalibrationError):
-        calibrate(fused_network(2))
+    ready = calibrate(fused_network(2), pictures=calibration_pictures(1))
+
+    with pytest.raises(CalibrationError, match="pictures to compare on"):
+        measure_sensitivity(dataclasses.replace(ready, crops=()))
 
 
 def test_the_chart_has_a_row_for_every_part(measured: Sensitivity) -> None:
