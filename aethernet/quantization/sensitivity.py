@@ -130,7 +130,8 @@ def measure_sensitivity(
     kept = set(keep_float)
     expected = _cost(switches.pictures(switches.units.keys() - kept), switches.wanted)
     if budget_db is not None:
-        waiting = sorted(switches.units.keys() - kept, key=lambda unit: costs[unit].noise / switches.work[unit])
+        waiting = [unit for unit in costs if unit not in kept]
+        waiting.sort(key=lambda unit: costs[unit].noise / switches.work[unit])
         allowed = 10 ** (-budget_db / 10)
         while expected.noise > allowed:
             if len(waiting) < 2:
@@ -140,10 +141,16 @@ def measure_sensitivity(
                     hint="lower `budget_db`",
                 )
             excess = expected.noise - allowed
+            chosen = []
             while excess > 0 and len(waiting) > 1:
-                unit = waiting.pop()
-                kept.add(unit)
-                excess -= costs[unit].noise
+                chosen.append(waiting.pop())
+                excess -= costs[chosen[-1]].noise
+            for unit in sorted(chosen, key=switches.work.__getitem__, reverse=True):
+                if excess + costs[unit].noise <= 0:  # a later choice made this one superfluous
+                    chosen.remove(unit)
+                    waiting.append(unit)
+                    excess += costs[unit].noise
+            kept.update(chosen)
             progress(f"{len(kept)} parts kept float")
             expected = _cost(switches.pictures(switches.units.keys() - kept), switches.wanted)
     return Sensitivity(
