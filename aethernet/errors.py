@@ -147,6 +147,10 @@ class ComparisonError(AethernetError):
     """A comparison could not be carried out (bad numbers never raise this; the gate judges them)."""
 
 
+class BenchmarkError(AethernetError):
+    """A form cannot be timed here."""
+
+
 class GateError(AethernetError):
     """At least one form that must pass missed its limits. ``table`` holds every measurement."""
 

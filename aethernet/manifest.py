@@ -118,6 +118,25 @@ class TensorFacts(_Record):
     source: str = Field(description="Where its range comes from: records, pictures (and by which method), derived")
 
 
+class PartFacts(_Record):
+    """A part of the network: what quantising it alone costs, and how much of the work it is."""
+
+    name: str
+    psnr: float | None = Field(description="dB against the network with nothing quantised; null when identical")
+    snr: float | None = Field(description="The same as signal-to-noise ratio")
+    tint: float = Field(description="Largest mean shift of a channel before bias correction, in the picture's range")
+    work: float = Field(description="Its multiply-accumulates as a share of those of all parts")
+    kept_float: bool
+
+
+class SensitivityFacts(_Record):
+    """How parts were chosen to stay float for a stated quality."""
+
+    budget: float = Field(description="dB of PSNR to the float network that int8 had to keep")
+    expected_psnr: float | None = Field(description="dB with the parts chosen, measured on calibration crops")
+    parts: tuple[PartFacts, ...]
+
+
 class QuantizationFacts(_Record):
     """How the int8 form came about."""
 
@@ -132,6 +151,7 @@ class QuantizationFacts(_Record):
     integer_share: float | None = Field(
         default=None, description="Share of quantised multiply-accumulates that ONNX Runtime runs in integers"
     )
+    sensitivity: SensitivityFacts | None = Field(default=None, description="Where the spec states a budget")
     tensors: tuple[TensorFacts, ...]
 
 
@@ -224,6 +244,14 @@ class SpeedRun(_Record):
     speeds: tuple[Speed, ...]
 
 
+class PartSpeed(_Record):
+    """Time of one part of the network inside the whole, in ONNX Runtime."""
+
+    name: str
+    fp32_ms: float
+    int8_ms: float
+
+
 class BuildRecord(_Record):
     """``build.json``."""
 
@@ -233,6 +261,10 @@ class BuildRecord(_Record):
     host: dict[str, str]
     run: dict[str, str] = Field(description="What is known about the run: source commit, workflow run")
     speed: SpeedRun
+    # Left out where empty: the seal covers what is written, and earlier releases know nothing of it.
+    parts: tuple[PartSpeed, ...] = Field(
+        default=(), description="Where the spec states a budget for int8", exclude_if=lambda parts: not parts
+    )
     digests: dict[str, str] = Field(default_factory=dict, description="sha256 of release.json and README.md")
     seal: str = Field(default="", description="sha256 of this file's canonical JSON with an empty seal")
 

@@ -41,6 +41,11 @@ class QuantizationSpec(_Part):
         default="best", description="How ranges follow from pictures; best chooses per tensor by measured error"
     )
     keep_float: tuple[str, ...] = Field(default=(), description="Parts of the network to leave in float")
+    budget_db: float | None = Field(
+        default=None,
+        gt=0,
+        description="PSNR to the float network, dB: parts that cost most stay float until int8 reaches it",
+    )
     seed: int = Field(default=0, ge=0, description="Of the places that calibration looks at")
 
 

@@ -15,6 +15,7 @@ from tasks.export import Exported
 from tasks.fuse import Weights
 from tasks.load import Loaded
 from tasks.quantize import Int8, Int8Model
+from tasks.sensitivity import Choice
 
 __all__ = [
     "FormFiles",
@@ -81,12 +82,12 @@ def runs_of(forms: Iterable[FormFiles]) -> list[tuple[Precision, list[Artifact]]
     return runs
 
 
-def quantization_facts(int8: Int8 | None, models: Sequence[Int8Model]) -> QuantizationFacts | None:
+def quantization_facts(int8: Int8 | None, models: Sequence[Int8Model], choice: Choice) -> QuantizationFacts | None:
     """What the manifest says about the int8 form."""
     if int8 is None or int8.facts is None:
         return None
     shares = [one.integer_share for one in models if one.integer_share is not None]
-    return int8.facts.model_copy(update={"integer_share": min(shares, default=None)})
+    return int8.facts.model_copy(update={"integer_share": min(shares, default=None), "sensitivity": choice.facts})
 
 
 def file_entries(

@@ -24,7 +24,8 @@ from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_pictures
 from tasks.fuse import fuse
 from tasks.load import load
 from tasks.publish import Verified, publish, verify_published
-from tasks.quantize import export_quantized, quantize
+from tasks.quantize import Int8, export_quantized, quantize
+from tasks.sensitivity import CHART, Choice, sensitivity
 
 __all__ = ["Outcome", "release"]
 
@@ -61,10 +62,14 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
         models[Precision.FP16] = export_half(models[Precision.FP32], fused, spec.name, spec.export, metadata, pictures)
     forms = {precision: plain_files(precision, weights[precision], model) for precision, model in models.items()}
     not_made = {one: "left out by the spec" for one in spec.leave_out if spec.precisions is None}
-    int8, spelled = None, []
+    int8, spelled, choice = None, [], Choice(spec=spec.quantization)
     if Precision.INT8 in spec.wanted:
         calibration = fetch_calibration(spec)
-        int8 = quantize(checkpoint, spec.residual_scale, fused, spec.name, calibration, spec.quantization)
+        if spec.quantization.budget_db is not None:
+            choice = sensitivity(checkpoint, spec.residual_scale, fused, calibration, spec.quantization)
+        int8 = Int8(reason=choice.reason)
+        if choice.reason is None:
+            int8 = quantize(checkpoint, spec.residual_scale, fused, spec.name, calibration, choice.spec)
         # The two files differ in spelling only, so the second is not tried when the first cannot be made.
         spelled = [export_quantized(int8, spec.name, spec.export, metadata, one) for one in (False, True) if int8.facts]
         made = int8_files(int8, spelled)
@@ -91,6 +96,8 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
         reference.weights, weights[Precision.FP32].parameters, nodes, models[Precision.FP32].description.nodes
     )
     images = draw(truth, pictures)
+    if choice.chart is not None and Precision.INT8 in accepted.accepted:
+        images[CHART] = choice.chart
     files = file_entries(reference, released, write_config(network), images)
     manifest = describe(
         released_facts(spec),
@@ -104,9 +111,9 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
         pictures,
         compared,
         truth.quality,
-        quantization_facts(int8, spelled) if Precision.INT8 in accepted.accepted else None,
+        quantization_facts(int8, spelled, choice) if Precision.INT8 in accepted.accepted else None,
     )
-    build = record_build(manifest.identity, speed)
+    build = record_build(manifest.identity, speed, choice.speeds)
     readme = card(manifest, build)
     bundle = assemble(output / spec.name, manifest, build, readme, {entry.path: artifact_of(entry) for entry in files})
     report_release(manifest, readme)

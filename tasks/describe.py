@@ -15,6 +15,7 @@ from aethernet.manifest import (
     FormStatus,
     Manifest,
     NetworkFacts,
+    PartSpeed,
     PictureFacts,
     QuantizationFacts,
     SpeedRun,
@@ -108,10 +109,12 @@ def describe(
 
 
 @stage(host_matters=True)
-def record_build(identity: str, speed: SpeedRun) -> BuildRecord:
+def record_build(identity: str, speed: SpeedRun, parts: tuple[PartSpeed, ...]) -> BuildRecord:
     """The record of this build; made once per content, so that an unchanged release keeps its own."""
     created = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
-    return BuildRecord(identity=identity, created=created, host=describe_host(), run=describe_run(), speed=speed)
+    return BuildRecord(
+        identity=identity, created=created, host=describe_host(), run=describe_run(), speed=speed, parts=parts
+    )
 
 
 def released_facts(spec: ReleaseSpec) -> dict[str, str]:

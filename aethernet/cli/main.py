@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from aethernet import __version__
-from aethernet.cli.output import emit_json, exit_code_for, print_error, say
+from aethernet.cli.output import emit_json, exit_code_for, print_error, print_table, require_png, say
 
 __all__ = ["app", "main"]
 
@@ -191,6 +191,81 @@ def lint(
         say(f"{file} breaks the rules of int8 files; every error above has to go before it ships")
         raise typer.Exit(1)
     say(f"{file} keeps the rules of int8 files")
+
+
+@app.command()
+def sensitivity(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of any form.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of pictures to measure on (default: the library's own two).")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="DB", help="Also choose parts to keep float for this PSNR to float.")
+    ] = None,
+    time: Annotated[bool, typer.Option(help="Also time every part in ONNX Runtime, fp32 beside int8.")] = True,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Input size for times.")] = "256x256",
+    threads: Annotated[int, typer.Option(min=0, help="Of ONNX Runtime (default: its own choice).")] = 0,
+    chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
+    residual_scale: ResidualScale = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure, part by part, what int8 costs in quality and gains in time."""
+    from aethernet.cli.sensitivity import measure_file, sensitivity_table
+    from aethernet.cli.steps import sizes_of
+
+    require_png(chart)
+    (only,) = sizes_of(size)[:1]
+    facts = measure_file(
+        checkpoint,
+        images=images,
+        budget=budget,
+        timed=time,
+        size=only,
+        threads=threads,
+        chart=chart,
+        residual_scale=residual_scale,
+    )
+    if as_json:
+        emit_json(facts)
+    else:
+        print_table(sensitivity_table(facts))
+    if budget is not None:
+        kept = ", ".join(facts["kept_float"]) or "none"
+        say(f"kept float for {budget:g} dB: {kept}; in a spec: [quantization] budget_db = {budget:g}")
+
+
+@app.command()
+def benchmark(
+    bundle: Annotated[Path, typer.Argument(help="Release folder.")],
+    sizes: Annotated[str, typer.Option(metavar="HxW,…", help="Input sizes.")] = "256x256",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each form (default: all there are).")] = 0,
+    runs: Annotated[int, typer.Option(min=1, help="Counted runs of each form at each size.")] = 7,
+    against: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Put another ONNX file or checkpoint beside; repeatable.")
+    ] = None,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A/B=R", help="Exit 1 unless A is R times as fast as B, as in int8/fp32=1.5; repeatable."),
+    ] = None,
+    chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time every form that runs here, interleaved in one run: latency, throughput, memory, load time."""
+    from aethernet.cli import benchmark as command
+
+    require_png(chart)
+    facts = command.benchmark_bundle(
+        bundle, sizes=sizes, threads=threads, runs=runs, against=against or (), floors=floor or (), chart=chart
+    )
+    if as_json:
+        emit_json(facts)
+    else:
+        for table in command.benchmark_tables(facts):
+            print_table(table)
+    for line in command.benchmark_words(facts):
+        say(line)
+    if not all(one["holds"] for one in facts["floors"]):
+        raise typer.Exit(1)
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> None:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from aethernet.errors import AethernetError, GateError, UsageError
 
-__all__ = ["emit_json", "exit_code_for", "print_error", "say"]
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.table import Table
+
+__all__ = ["emit_json", "exit_code_for", "print_error", "print_table", "require_png", "say", "write_chart"]
 
 
 def say(text: str) -> None:
@@ -19,6 +24,32 @@ def say(text: str) -> None:
 def emit_json(data: Any) -> None:
     """One JSON document on stdout."""
     print(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def print_table(table: Table) -> None:
+    """A table on stdout; 80 columns wide where stdout is no terminal."""
+    from rich.console import Console
+
+    Console(file=sys.stdout, highlight=False).print(table)
+
+
+def require_png(chart: Path | None) -> None:
+    """Charts are PNG files; said before anything is measured.
+
+    Raises:
+        UsageError: Another ending.
+    """
+    if chart is not None and chart.suffix.lower() != ".png":
+        raise UsageError(f"expected a chart called .png, found {chart.name}")
+
+
+def write_chart(chart: Image, path: Path) -> None:
+    """Write a chart in one step, and say so."""
+    from aethernet.artifact import atomic_path
+
+    with atomic_path(path) as temporary:
+        chart.save(temporary, format="PNG")
+    say(f"wrote {path}")
 
 
 def exit_code_for(error: BaseException) -> int:

@@ -1,4 +1,4 @@
-"""The single steps behind ``aethernet fuse``, ``export`` and ``compare``."""
+"""The single steps behind ``aethernet fuse``, ``export`` and ``compare``, and what several commands share."""
 
 from __future__ import annotations
 
@@ -11,12 +11,22 @@ from aethernet.errors import BundleError, GateError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
+    from aethernet.bundle import Bundle
     from aethernet.checkpoint import LoadedNetwork
     from aethernet.comparison import Measurement, Quality
     from aethernet.network import AetherNet
     from aethernet.pictures import Picture
 
-__all__ = ["compare_bundle", "export_file", "fuse_file"]
+__all__ = [
+    "case_of_size",
+    "compare_bundle",
+    "export_file",
+    "float_network",
+    "fuse_file",
+    "pictures_of",
+    "sizes_of",
+    "whole_bundle",
+]
 
 _DEFAULT_ATOL = {Precision.FP32: 1e-4, Precision.FP16: 8e-3}
 
@@ -26,14 +36,13 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
     import torch
 
     from aethernet.artifact import Artifact
-    from aethernet.checkpoint import load, save_pth, save_safetensors
+    from aethernet.checkpoint import save_pth, save_safetensors
     from aethernet.fusion import fuse
 
     writers = {".safetensors": save_safetensors, ".pth": save_pth}
     if destination.suffix not in writers:
         raise UsageError(f"expected an output called .safetensors or .pth, found {destination.name}")
-    loaded = load(source, residual_scale=residual_scale)
-    _require_float(loaded, source)
+    loaded = float_network(source, residual_scale)
     fused = fuse(loaded.model)
     writers[destination.suffix](fused, destination, dtype=torch.float16 if half else None)
     artifact = Artifact.of(destination)
@@ -48,12 +57,21 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
     }
 
 
-def _require_float(loaded: LoadedNetwork, source: Path) -> None:
+def float_network(source: Path, residual_scale: float | None) -> LoadedNetwork:
+    """The network of a checkpoint file that can be folded and exported.
+
+    Raises:
+        UsageError: It holds the int8 form.
+    """
+    from aethernet.checkpoint import load
+
+    loaded = load(source, residual_scale=residual_scale)
     if loaded.int8:
         raise UsageError(
             f"expected a float network, found the int8 form in {source.name}",
             hint="start from the fp32 or notfused file beside it",
         )
+    return loaded
 
 
 def export_file(
@@ -71,7 +89,6 @@ def export_file(
 ) -> dict[str, Any]:
     """Export a checkpoint file; returns facts about the ONNX file and, with tolerances, how it compares."""
     from aethernet.artifact import Artifact
-    from aethernet.checkpoint import load
     from aethernet.export import ExportConfig, ShapeRange, export_onnx
     from aethernet.fusion import fuse
 
@@ -81,9 +98,8 @@ def export_file(
     fixed = _numbers(static, 2, "--static HxW") if static else None
     ranges = {name: _numbers(text, 3, f"{name} as NxHxW") for name, text in shapes.items()}
     config = ExportConfig(opset=opset, static=fixed, shapes=ShapeRange(**ranges))  # type: ignore[arg-type]
-    loaded = load(source, residual_scale=residual_scale)
-    _require_float(loaded, source)
-    pictures = _pictures(images)
+    loaded = float_network(source, residual_scale)
+    pictures = pictures_of(images)
     cases = _cases(pictures, loaded.config.in_channels, fixed)  # type: ignore[arg-type]
     description = export_onnx(
         fuse(loaded.model) if fold else loaded.model,
@@ -138,7 +154,6 @@ def compare_bundle(
     Returns:
         The numbers as JSON values, the table, and whether every form keeps the release's limits.
     """
-    from aethernet.bundle import open_bundle, verify_bundle
     from aethernet.checkpoint import load
     from aethernet.comparison import (
         FormId,
@@ -153,16 +168,13 @@ def compare_bundle(
     from aethernet.runtimes import open_runtime
     from aethernet.runtimes.pytorch import TorchRuntime
 
-    broken = verify_bundle(path, run=False).problems
-    if broken:
-        raise BundleError(f"{path} is not what was released: {'; '.join(broken)}")
-    bundle = open_bundle(path)
+    bundle = whole_bundle(path)
     manifest = bundle.manifest
     reference = manifest.reference
     if reference is None:
         raise BundleError("the release has no reference weights")
     network = load(bundle.path(reference))
-    pictures = _pictures(images)
+    pictures = pictures_of(images)
     cases = _cases(pictures, network.config.in_channels, None)
     partners = pair_by_stem(list(pictures.values()), list_pictures(hr)) if hr is not None else {}
     scale = network.config.scale
@@ -201,7 +213,22 @@ def compare_bundle(
     return result, measurement_table(measurements, quality, manifest.limits), passes
 
 
-def _pictures(images: Path | None) -> dict[str, Path]:
+def whole_bundle(path: Path) -> Bundle:
+    """A release folder whose every file is as released.
+
+    Raises:
+        BundleError: It is not.
+    """
+    from aethernet.bundle import open_bundle, verify_bundle
+
+    broken = verify_bundle(path, run=False).problems
+    if broken:
+        raise BundleError(f"{path} is not what was released: {'; '.join(broken)}")
+    return open_bundle(path)
+
+
+def pictures_of(images: Path | None) -> dict[str, Path]:
+    """Name -> picture in a folder, or the library's own two."""
     from aethernet.pictures import list_pictures, sample_pictures
 
     return {path.stem: path for path in (sample_pictures() if images is None else list_pictures(images))}
@@ -211,6 +238,21 @@ def _cases(pictures: Mapping[str, Path], channels: int, static: tuple[int, int] 
     from aethernet.comparison import build_cases
 
     return build_cases(pictures, channels, static=static)
+
+
+def case_of_size(pictures: Mapping[str, Path], channels: int, size: tuple[int, int]) -> Picture:
+    """The first picture cut, or continued by mirroring, to (H, W) pixels: [1, C, H, W]."""
+    name = next(iter(pictures))
+    picture: Picture = _cases({name: pictures[name]}, channels, size)[0].input
+    return picture
+
+
+def sizes_of(text: str) -> list[tuple[int, int]]:
+    """``256x256,720x1280`` -> (H, W) of each."""
+    sizes = [_numbers(part.strip(), 2, "sizes HxW, separated by commas") for part in text.split(",")]
+    if any(min(size) < 1 for size in sizes):
+        raise UsageError(f"expected positive sizes, found '{text}'")
+    return [(height, width) for height, width in dict.fromkeys(sizes)]
 
 
 def _numbers(text: str, count: int, what: str) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from aethernet.network import AetherNet
 
-__all__ = ["TRT_OPSET", "export_int8", "trace_int8"]
+__all__ = ["TRT_OPSET", "export_int8", "respell_unsigned", "trace_int8"]
 
 TRT_OPSET = 21
 """fp16 scales need 19 or newer; 21 is what TensorRT's own tools write."""
@@ -60,8 +60,7 @@ def export_int8(
     if tensorrt:
         proto = convert_to_half(proto, ())
     else:
-        _spell_as_products(proto)
-        _make_unsigned(proto)
+        respell_unsigned(proto)
     finish_model(proto, config, Precision.INT8, network.config.scale, metadata)
     with atomic_path(destination) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
@@ -83,6 +82,12 @@ def trace_int8(network: AetherNet, config: ExportConfig) -> onnx.ModelProto:
     proto = trace_to_onnx(traced, config)
     _store_integers(proto, scales)
     return proto
+
+
+def respell_unsigned(proto: onnx.ModelProto) -> None:
+    """From :func:`trace_int8`'s graph to the unsigned one, in place: the same grid, as integer kernels want it."""
+    _spell_as_products(proto)
+    _make_unsigned(proto)
 
 
 def _exportable(network: AetherNet) -> tuple[AetherNet, dict[str, np.ndarray]]:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from aethernet.network import AetherNet
     from aethernet.pictures import Picture
 
-__all__ = ["CROPS_EACH", "CROP_SIDE", "Quantized", "TensorRange", "quantize"]
+__all__ = ["CROPS_EACH", "CROP_SIDE", "Calibrated", "Quantized", "TensorRange", "calibrate", "quantize"]
 
 CROP_SIDE, CROPS_EACH = 96, 4
 """Calibration looks at this many crops of this side per picture, one at a time."""
@@ -78,6 +78,22 @@ class Quantized:
     """Largest mean shift of the last layer that bias correction took off, in units of the picture's range."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrated:
+    """A network with a grid for every tensor, before biases are corrected and weights are put on theirs for good."""
+
+    network: AetherNet = field(repr=False)
+    """Quantisers in place and switched on, weights still exact."""
+    fused: AetherNet = field(repr=False)
+    """The float network it was made from, channels equalised: the same picture."""
+    crops: tuple[Picture, ...] = field(repr=False)
+    """What was looked at, each [1, C, H, W]."""
+    slope: float | None
+    slopes: dict[str, float]
+    """Unit -> slope folded into its gate."""
+    tensors: tuple[TensorRange, ...]
+
+
 def quantize(
     fused: AetherNet,
     *,
@@ -105,6 +121,37 @@ def quantize(
         CalibrationError: Neither records nor pictures.
         QuantizationError: An impossible request.
     """
+    ready = calibrate(
+        fused,
+        pictures=pictures,
+        records=records,
+        fallback=fallback,
+        method=method,
+        keep_float=keep_float,
+        seed=seed,
+    )
+    tint = correct_biases(ready.network, ready.fused, _batch(ready.crops), ready.slopes) if ready.crops else None
+    freeze_weights(ready.network)
+    return Quantized(
+        model=ready.network,
+        tensors=ready.tensors,
+        keep_float=tuple(unit for unit in units_of(fused) if unit in keep_float),
+        slope=ready.slope,
+        tint_removed=tint,
+    )
+
+
+def calibrate(
+    fused: AetherNet,
+    *,
+    pictures: Sequence[Picture] = (),
+    records: QuantizationRecords | None = None,
+    fallback: Sequence[Picture] = (),
+    method: Method = Method.BEST,
+    keep_float: Collection[str] = (),
+    seed: int = 0,
+) -> Calibrated:
+    """Find the grid of every tensor; arguments and errors are those of :func:`quantize`."""
     if not pictures and records is None:
         raise CalibrationError("expected calibration pictures or records of quantisation-aware training, found neither")
     crops = crops_of(pictures or fallback, CROP_SIDE, CROPS_EACH, seed)
@@ -142,14 +189,8 @@ def quantize(
         quantizer.scale.data.fill_(scale)
         tensors.append(TensorRange(name=name, scale=float(quantizer.scale), source=source))
     set_mode(network, Mode.ON)
-    tint = correct_biases(network, fused, _batch(crops), slopes) if crops else None
-    freeze_weights(network)
-    return Quantized(
-        model=network,
-        tensors=tuple(tensors),
-        keep_float=tuple(unit for unit in units_of(fused) if unit in keep_float),
-        slope=slope,
-        tint_removed=tint,
+    return Calibrated(
+        network=network, fused=fused, crops=tuple(crops), slope=slope, slopes=slopes, tensors=tuple(tensors)
     )
 
 

@@ -17,7 +17,7 @@ __all__ = ["OnnxRuntime"]
 
 
 class OnnxRuntime:
-    """Runs an ONNX file whose contract is :mod:`aethernet.export.contract`."""
+    """Runs an ONNX file with one input and one output, ours or another tool's."""
 
     name = "onnxruntime-cpu"
 
@@ -26,6 +26,7 @@ class OnnxRuntime:
         self.threads = threads
         self._session: Any = None
         self._dtype: Any = np.float32
+        self._input = "input"
 
     def __enter__(self) -> Self:
         import onnxruntime
@@ -41,7 +42,13 @@ class OnnxRuntime:
             self._session = self._open(options)
         except Exception as error:
             raise ComparisonError(f"ONNX Runtime cannot load {self.path.name}: {error}") from error
-        self._dtype = np.float16 if self._session.get_inputs()[0].type == "tensor(float16)" else np.float32
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if (len(inputs), len(outputs)) != (1, 1):
+            raise ComparisonError(
+                f"expected one input and one output in {self.path.name}, found {len(inputs)} and {len(outputs)}"
+            )
+        self._input = inputs[0].name
+        self._dtype = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
         return self
 
     def _open(self, options: Any) -> Any:
@@ -50,7 +57,7 @@ class OnnxRuntime:
         return onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
 
     def infer(self, picture: Picture) -> Picture:
-        (output,) = self._session.run(None, {"input": picture.astype(self._dtype, copy=False)})
+        (output,) = self._session.run(None, {self._input: picture.astype(self._dtype, copy=False)})
         result: Picture = output.astype(np.float32, copy=False)
         return result
 

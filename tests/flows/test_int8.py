@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import tomllib
+from pathlib import Path
+
 import pytest
 
 from aethernet import load
 from aethernet.bundle import open_bundle, verify_bundle
 from aethernet.lint import lint_onnx
-from tests.support.releases import NAME
+from aethernet.spec import make_spec
+from tests.support.releases import NAME, make_release, small_pictures, tiny_checkpoint
 from tests.support.workplace import CommandLine, Workplace
 
 pytestmark = pytest.mark.slow
@@ -74,3 +78,29 @@ def test_without_pictures_or_records_int8_is_skipped_with_that_reason(
     forms = {form["precision"]: form for form in finished.summary["forms"]}
     assert forms["int8"]["status"] == "skipped"
     assert "expected calibration pictures or records" in forms["int8"]["reason"]
+
+
+def test_a_budget_keeps_parts_float_and_the_release_says_which(tmp_path: Path) -> None:
+    spec = {
+        "name": NAME,
+        "checkpoint": tiny_checkpoint(tmp_path),
+        "images": small_pictures(tmp_path / "low"),
+        "precisions": ["fp32", "int8"],
+        "quantization": {"budget_db": 37},
+        **tomllib.loads(LIMITS.replace("min_agreement = 0.5", "min_agreement = 0.001")),
+    }
+
+    folder = make_release(make_spec(spec), tmp_path)
+
+    assert verify_bundle(folder).problems == ()
+    bundle = open_bundle(folder)
+    quantization = bundle.manifest.quantization
+    assert quantization is not None
+    assert quantization.sensitivity is not None
+    kept = tuple(part.name for part in quantization.sensitivity.parts if part.kept_float)
+    assert kept
+    assert quantization.keep_float == kept
+    assert (quantization.sensitivity.expected_psnr or 0) >= quantization.sensitivity.budget == 37
+    assert [part.name for part in bundle.build.parts] == [part.name for part in quantization.sensitivity.parts]
+    assert (folder / "images" / "sensitivity.png").exists()
+    assert "images/sensitivity.png" in (folder / "README.md").read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,12 @@ from onnx import TensorProto
 from torch import Tensor, nn
 
 from aethernet.checkpoint import save_pth, save_safetensors
-from aethernet.errors import ComparisonError
+from aethernet.errors import ComparisonError, MissingDependencyError
+from aethernet.export import export_onnx
 from aethernet.fusion import fuse
 from aethernet.runtimes import open_runtime
 from aethernet.runtimes.onnxruntime import OnnxRuntime
+from aethernet.runtimes.openvino import OpenVinoRuntime
 from aethernet.runtimes.pytorch import TorchRuntime
 from tests.support.networks import tiny_network
 from tests.support.pictures import natural_picture
@@ -155,3 +159,55 @@ def test_file_is_touched_only_inside_the_block(tmp_path: Path) -> None:
         (tmp_path / "later.onnx").unlink()
 
         assert np.array_equal(runtime.infer(PICTURE), 2 * PICTURE)
+
+
+# --- OpenVINO --------------------------------------------------------------------------------------------------------
+
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino")
+
+
+@needs_openvino
+@pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.FLOAT16], ids=["fp32", "fp16"])
+def test_openvino_casts_to_and_from_the_file_s_type_in_any_memory_layout(tmp_path: Path, element: int) -> None:
+    mirrored = PICTURE[:, :, :, ::-1]
+
+    with OpenVinoRuntime(doubling_file(tmp_path / "a.onnx", element), threads=1) as runtime:
+        output, other = runtime.infer(PICTURE), runtime.infer(mirrored)
+
+    assert (output.dtype, output.flags.c_contiguous) == (np.float32, True)
+    assert output == pytest.approx(2 * PICTURE, abs=2e-3 if element == TensorProto.FLOAT16 else 0)
+    assert np.array_equal(other, output[:, :, :, ::-1])
+
+
+@needs_openvino
+def test_openvino_computes_the_network_s_picture(tmp_path: Path) -> None:
+    network = fuse(tiny_network(2, depths=(1,)))
+    export_onnx(network, tmp_path / "a.onnx")
+
+    with OpenVinoRuntime(tmp_path / "a.onnx", threads=1) as runtime:
+        output = runtime.infer(PICTURE)
+
+    assert np.allclose(output, network(torch.from_numpy(PICTURE)).detach().numpy(), atol=1e-4)
+
+
+@needs_openvino
+def test_openvino_names_a_file_it_cannot_load(tmp_path: Path) -> None:
+    (tmp_path / "broken.onnx").write_bytes(b"not a model")
+
+    with (
+        pytest.raises(ComparisonError, match=r"OpenVINO cannot load broken\.onnx"),
+        OpenVinoRuntime(tmp_path / "broken.onnx"),
+    ):
+        pass
+
+
+def test_without_openvino_the_error_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+    with (
+        pytest.raises(MissingDependencyError, match="openvino") as raised,
+        OpenVinoRuntime(doubling_file(tmp_path / "a.onnx")),
+    ):
+        pass
+
+    assert "aethernet[openvino]" in raised.value.hint

@@ -1,11 +1,15 @@
-"""Speed of several forms, interleaved in one run: only ratios of one run mean anything on a shared machine."""
+"""Speed of several forms, interleaved in one run: only ratios of one run mean anything on a shared machine.
+
+:func:`measure_speed` times forms within this process, for a release's own record. :mod:`~aethernet.benchmark.contest`
+gives each form a process of its own, for memory and load time as well. Both time in one way, here.
+"""
 
 from __future__ import annotations
 
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -16,29 +20,38 @@ from aethernet.runtimes import Runtime
 if TYPE_CHECKING:
     from aethernet.pictures import Picture
 
-__all__ = ["Contestant", "measure_speed"]
+__all__ = ["Contestant", "measure_speed", "run_once", "take_turns"]
 
 Contestant = tuple[str, Precision, Runtime]
 """Name, precision, how to run it."""
+
+
+def run_once(runtime: Runtime, picture: Picture) -> float:
+    """Milliseconds of one run on [N, C, H, W]."""
+    start = time.perf_counter()
+    runtime.infer(picture)
+    return (time.perf_counter() - start) * 1000
+
+
+def take_turns(timers: Sequence[Callable[[], float]], runs: int) -> list[list[float]]:
+    """Let each run once, ``runs`` times over, so that the machine's mood hits all alike; times of each."""
+    turns = [[timer() for timer in timers] for _ in range(runs)]
+    return [list(times) for times in zip(*turns, strict=True)]
 
 
 def measure_speed(contestants: Sequence[Contestant], picture: Picture, *, runs: int = 5) -> SpeedRun:
     """Latency of each contestant; the first is what the others' ratios refer to.
 
     Args:
-        contestants: All are loaded at once and run in turn, so that the machine's mood hits all alike.
+        contestants: All are loaded at once and run in turn.
         picture: [N, C, H, W] float32 in [0, 1].
         runs: Counted runs of each, after one that is not counted.
     """
-    times: list[list[float]] = [[] for _ in contestants]
     with ExitStack() as stack:
         opened = [stack.enter_context(runtime) for _, _, runtime in contestants]
-        for turn in range(runs + 1):
-            for place, runtime in enumerate(opened):
-                start = time.perf_counter()
-                runtime.infer(picture)
-                if turn:
-                    times[place].append((time.perf_counter() - start) * 1000)
+        timers = [lambda runtime=runtime: run_once(runtime, picture) for runtime in opened]
+        take_turns(timers, 1)
+        times = take_turns(timers, runs)
     baseline = statistics.median(times[0])
     speeds = tuple(
         Speed(

@@ -1,0 +1,144 @@
+"""``aethernet sensitivity``: what quantising each part of a network costs and gains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aethernet.cli.output import say, write_chart
+from aethernet.cli.steps import case_of_size, float_network, pictures_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from aethernet.quantization.sensitivity import Cost, Sensitivity
+    from aethernet.quantization.timing import UnitTimes
+
+__all__ = ["measure_file", "sensitivity_table"]
+
+
+def measure_file(
+    source: Path,
+    *,
+    images: Path | None,
+    budget: float | None,
+    timed: bool,
+    size: tuple[int, int],
+    threads: int,
+    chart: Path | None,
+    residual_scale: float | None,
+) -> dict[str, Any]:
+    """Measure every part of a checkpoint's network; JSON values.
+
+    Raises:
+        QuantizationError: The budget cannot be kept.
+    """
+    from aethernet.fusion import fuse
+    from aethernet.pictures import load_picture
+    from aethernet.quantization.quantize import calibrate
+    from aethernet.quantization.sensitivity import measure_sensitivity, sensitivity_chart
+    from aethernet.quantization.timing import time_units
+
+    loaded = float_network(source, residual_scale)
+    fused, pictures = fuse(loaded.model), pictures_of(images)
+    say(f"calibrating {source.name} on {', '.join(pictures)}")
+    calibrated = calibrate(
+        fused,
+        pictures=[load_picture(path, loaded.config.in_channels) for path in pictures.values()],
+        records=loaded.quantization,
+    )
+    measured = measure_sensitivity(calibrated, budget_db=budget, progress=lambda part: say(f"measuring {part}"))
+    times = None
+    if timed:
+        say(f"timing fp32 and int8 at {size[0]}x{size[1]}")
+        picture = case_of_size(pictures, loaded.config.in_channels, size)
+        times = time_units(fused, calibrated.network, picture, threads=threads)
+    if chart is not None:
+        write_chart(sensitivity_chart(measured, times), chart)
+    return {
+        "checkpoint": str(source),
+        "network": f"AetherNet generation {loaded.config.generation}, {loaded.config.preset_name()}",
+        "pictures": list(pictures),
+        "crops": measured.crops,
+        "parts": [_part(measured, times, index) for index in range(len(measured.units))],
+        "rewriting": _cost(measured.rewriting),
+        "expected": _cost(measured.expected),
+        "budget_db": budget,
+        "kept_float": list(measured.kept_float),
+        "times": None if times is None else _times(times),
+    }
+
+
+def _cost(cost: Cost) -> dict[str, float | None]:
+    from aethernet.comparison.measurement import significant
+
+    return {
+        "psnr_db": significant(cost.psnr),
+        "snr_db": significant(cost.snr),
+        "noise": significant(cost.noise),
+        "tint": significant(cost.tint),
+    }
+
+
+def _part(measured: Sensitivity, times: UnitTimes | None, index: int) -> dict[str, Any]:
+    one = measured.units[index]
+    fp32, int8 = times.units[one.unit] if times is not None else (None, None)
+    return {
+        "part": one.unit,
+        **_cost(one.cost),
+        "work": round(one.work, 6),
+        "fp32_ms": fp32 and round(fp32, 4),
+        "int8_ms": int8 and round(int8, 4),
+        "kept_float": one.kept_float,
+    }
+
+
+def _times(times: UnitTimes) -> dict[str, Any]:
+    return {
+        "runtime": "onnxruntime-cpu",
+        "shape": list(times.shape),
+        "runs": times.runs,
+        "threads": times.threads,
+        "elsewhere_ms": {"fp32": round(times.elsewhere[0], 4), "int8": round(times.elsewhere[1], 4)},
+        "total_ms": {"fp32": round(times.total[0], 4), "int8": round(times.total[1], 4)},
+    }
+
+
+def sensitivity_table(facts: dict[str, Any]) -> Table:
+    """The facts of :func:`measure_file` for people, within 80 columns."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("part", no_wrap=True)
+    for name in ("PSNR dB", "SNR dB", "tint", "work"):
+        table.add_column(name, justify="right", no_wrap=True)
+    times = facts["times"]
+    for name in ("fp32 ms", "int8 ms", "saved") if times else ():
+        table.add_column(name, justify="right", no_wrap=True)
+
+    def row(name: str, cost: dict[str, Any] | None, work: float | None, fp32: Any, int8: Any) -> None:
+        cells = ["", "", ""]
+        if cost is not None:
+            cells = [*(_decibels(cost[key]) for key in ("psnr_db", "snr_db")), f"{cost['tint'] * 255:.2f}"]
+        cells.append("" if work is None else f"{work:.1%}")
+        if times:
+            cells += ["", "", ""] if fp32 is None else [f"{fp32:.2f}", f"{int8:.2f}", f"{fp32 - int8:.2f}"]
+        table.add_row(name, *cells)
+
+    for part in facts["parts"]:
+        name = part["part"] + (" (float)" if part["kept_float"] else "")
+        row(name, part, part["work"], part["fp32_ms"], part["int8_ms"])
+    table.add_section()
+    row("rewriting alone", facts["rewriting"], None, None, None)
+    if times:
+        row("everything else", None, None, times["elsewhere_ms"]["fp32"], times["elsewhere_ms"]["int8"])
+    total = (times["total_ms"]["fp32"], times["total_ms"]["int8"]) if times else (None, None)
+    kept = len(facts["kept_float"])
+    row("all parts", None if kept else facts["expected"], None, *total)
+    if kept:
+        row(f"all but the {kept} in float", facts["expected"], None, None, None)
+    return table
+
+
+def _decibels(value: float | None) -> str:
+    return "∞" if value is None else f"{value:.1f}"

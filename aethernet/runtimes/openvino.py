@@ -1,0 +1,60 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from aethernet.errors import ComparisonError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from aethernet.pictures import Picture
+
+__all__ = ["OpenVinoRuntime"]
+
+
+class OpenVinoRuntime:
+    """Runs an ONNX file with one input and one output; what is not int8 in the file is computed in float32."""
+
+    name = "openvino-cpu"
+
+    def __init__(self, path: Path | str, *, threads: int = 0) -> None:
+        self.path = Path(path)
+        self.threads = threads
+        self._model: Any = None
+        self._dtype: Any = np.float32
+
+    def __enter__(self) -> Self:
+        """Load the network.
+
+        Raises:
+            MissingDependencyError: OpenVINO is not installed.
+            ComparisonError: It cannot load the file.
+        """
+        try:
+            import openvino
+        except ImportError as error:
+            raise MissingDependencyError("openvino", extra="openvino") from error
+        # Left alone, it computes in bfloat16 on processors that have it, and the numbers depend on the machine.
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+        if self.threads:
+            settings["INFERENCE_NUM_THREADS"] = self.threads
+        try:
+            self._model = openvino.Core().compile_model(str(self.path), "CPU", settings)
+        except RuntimeError as error:
+            raise ComparisonError(f"OpenVINO cannot load {self.path.name}: {error}") from error
+        self._dtype = self._model.input(0).element_type.to_dtype()
+        return self
+
+    def infer(self, picture: Picture) -> Picture:
+        output = self._model([np.ascontiguousarray(picture, dtype=self._dtype)])[0]
+        result: Picture = output.astype(np.float32, copy=False)
+        return result
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._model = None
