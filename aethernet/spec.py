@@ -40,7 +40,10 @@ class QuantizationSpec(_Part):
     method: Literal["best", "min-max", "percentile", "error"] = Field(
         default="best", description="How ranges follow from pictures; best chooses per tensor by measured error"
     )
-    keep_float: tuple[str, ...] = Field(default=(), description="Parts of the network to leave in float")
+    keep_float: tuple[str, ...] | None = Field(
+        default=None,
+        description="Parts of the network to leave in float; by default those that cost far more than they gain",
+    )
     budget_db: float | None = Field(
         default=None,
         gt=0,

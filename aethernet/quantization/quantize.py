@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ from aethernet.quantization.equalization import equalize_tail
 from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_mode
 from aethernet.quantization.records import Range, recorded_ranges, usable_records
 from aethernet.quantization.scheme import ACTIVATION_MAX, activation_scale
+from aethernet.quantization.sensitivity import out_of_proportion
 from aethernet.quantization.structure import (
     DEFAULT_SLOPE,
     gated_units,
@@ -101,7 +103,7 @@ def quantize(
     records: QuantizationRecords | None = None,
     fallback: Sequence[Picture] = (),
     method: Method = Method.BEST,
-    keep_float: Collection[str] = (),
+    keep_float: Collection[str] | None = None,
     seed: int = 0,
 ) -> Quantized:
     """Make the int8 network of ``fused``.
@@ -114,22 +116,20 @@ def quantize(
         records: Of quantisation-aware training.
         fallback: Pictures for what records leave open, where no ``pictures`` are given.
         method: How ranges follow from pictures.
-        keep_float: Names from :func:`units_of` to leave in float.
+        keep_float: Names from :func:`units_of` to leave in float; None: those :func:`out_of_proportion` names.
         seed: Of the places crops are taken from.
 
     Raises:
         CalibrationError: Neither records nor pictures.
         QuantizationError: An impossible request.
     """
-    ready = calibrate(
-        fused,
-        pictures=pictures,
-        records=records,
-        fallback=fallback,
-        method=method,
-        keep_float=keep_float,
-        seed=seed,
+    calibrated = partial(
+        calibrate, fused, pictures=pictures, records=records, fallback=fallback, method=method, seed=seed
     )
+    ready = calibrated(keep_float=keep_float or ())
+    if keep_float is None:
+        keep_float = out_of_proportion(ready) if ready.crops else ()
+        ready = _without(ready, keep_float) or calibrated(keep_float=keep_float)
     tint = correct_biases(ready.network, ready.fused, _batch(ready.crops), ready.slopes) if ready.crops else None
     freeze_weights(ready.network)
     return Quantized(
@@ -192,6 +192,18 @@ def calibrate(
     return Calibrated(
         network=network, fused=fused, crops=tuple(crops), slope=slope, slopes=slopes, tensors=tuple(tensors)
     )
+
+
+def _without(ready: Calibrated, keep_float: Collection[str]) -> Calibrated | None:
+    """The same grids with parts in float, quantisers on; None where one becomes necessary that was not."""
+    network = restructure(ready.fused, slopes=ready.slopes, keep_float=keep_float)
+    scales, remaining = quantizers_of(ready.network), quantizers_of(network)
+    if not remaining.keys() <= scales.keys():
+        return None
+    for name, quantizer in remaining.items():
+        quantizer.scale.data.copy_(scales[name].scale.data)
+    set_mode(network, Mode.ON)
+    return replace(ready, network=network, tensors=tuple(one for one in ready.tensors if one.name in remaining))
 
 
 def _decide(

@@ -26,6 +26,8 @@ Float
     Large depthwise kernels: slower in integers than in float in ONNX Runtime (measured), and few multiplications.
     Norms, residual additions and the residual stream: errors there add up from block to block.
     Attention: few multiplications, and a gate that multiplies everything after it.
+    Parts measured to make a share of the error far out of proportion to their share of the work, see
+    :func:`aethernet.quantization.sensitivity.out_of_proportion`.
 
 Rewritten
     Generation 1's exact GELU, x * Phi(x), is computed as x * sigmoid(a * x) (Hendrycks and Gimpel 2016,
