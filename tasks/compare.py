@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +22,8 @@ from aethernet.comparison import (
     judge,
     measure_quality,
     outputs_of,
+    with_agreement,
 )
-from aethernet.comparison.measurement import significant
-from aethernet.comparison.metrics import level_shares
 from aethernet.precision import Precision
 from aethernet.runtimes import open_runtime
 from aethernet.runtimes.pytorch import TorchRuntime
@@ -111,20 +109,13 @@ def compare(precision: Precision, files: list[Artifact], reference: Reference, p
         first = first or outputs
         if precision is Precision.INT8:
             # All files of this precision are one grid, so they must agree with each other far better than with fp32.
-            measurements = [_agreeing(item, outputs, first) for item in measurements]
+            measurements = [with_agreement(item, outputs, first) for item in measurements]
         for file in same:
             own = form.model_copy(update={"file": file.name})
             found.measurements.extend(item.model_copy(update={"form": own}) for item in measurements)
             quality = measure_quality(file.name, outputs, cases, _high(pictures), reference.scale, precision)
             found.quality.extend(quality)
     return found
-
-
-def _agreeing(item: Measurement, outputs: Mapping[str, PictureArray], first: Mapping[str, PictureArray]) -> Measurement:
-    if item.case not in outputs or item.case not in first:
-        return item
-    shares = level_shares(outputs[item.case], first[item.case])
-    return item.model_copy(update={"agreement": significant(shares.equal + shares.off_by_1)})
 
 
 @stage()

@@ -23,7 +23,7 @@ from aethernet.runtimes import Runtime
 if TYPE_CHECKING:
     from aethernet.pictures import Picture
 
-__all__ = ["bicubic", "compare_form", "measure", "measure_quality", "outputs_of"]
+__all__ = ["bicubic", "compare_form", "measure", "measure_quality", "outputs_of", "with_agreement"]
 
 _OUTPUT = "output"
 
@@ -119,6 +119,16 @@ def measure(form: FormId, case: Case, wanted: Picture, found: Picture) -> Measur
         levels_off_by_2_or_more=significant(shares.off_by_2_or_more),
         levels_largest=shares.largest,
     )
+
+
+def with_agreement(
+    measurement: Measurement, outputs: Mapping[str, Picture], others: Mapping[str, Picture]
+) -> Measurement:
+    """The measurement with the share of 8-bit values that two files give alike to one level, where both gave any."""
+    if measurement.case not in outputs or measurement.case not in others:
+        return measurement
+    shares = level_shares(outputs[measurement.case], others[measurement.case])
+    return measurement.model_copy(update={"agreement": significant(shares.equal + shares.off_by_1)})
 
 
 def _unmeasured(form: FormId, case: Case, problem: str) -> Measurement:

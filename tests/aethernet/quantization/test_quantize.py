@@ -12,6 +12,7 @@ from torch import nn
 
 from aethernet.checkpoint.layout import QuantizationRecords
 from aethernet.errors import CalibrationError, QuantizationError
+from aethernet.fusion import fuse
 from aethernet.network import AetherNet
 from aethernet.quantization import Method, Quantized, quantize, units_of
 from aethernet.quantization.calibration import watch
@@ -26,6 +27,7 @@ from tests.aethernet.quantization.conftest import (
     same_tensors,
     snapshot,
 )
+from tests.support.networks import tiny_network
 from tests.support.pictures import natural_picture
 
 DECIBELS = 36
@@ -259,3 +261,32 @@ def test_pictures_of_several_sizes_will_do(second: AetherNet) -> None:
     pictures = [natural_picture(*size).numpy() for size in ((20, 16), (12, 30), (20, 16), (7, 7))]
 
     assert quantize(second, pictures=pictures).tint_removed is not None
+
+
+def test_a_part_left_float_unasked_keeps_the_other_grids(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = importlib.import_module("aethernet.quantization.quantize")
+    unit = units_of(prepared.fused)[0]
+    everything = quantize(prepared.fused, pictures=prepared.pictures, keep_float=())
+    monkeypatch.setattr(module, "out_of_proportion", lambda _ready: (unit,))
+
+    finished = quantize(prepared.fused, pictures=prepared.pictures)
+
+    before = {one.name: one.scale for one in everything.tensors}
+    after = {one.name: one.scale for one in finished.tensors}
+    assert finished.keep_float == (unit,)
+    assert after == {name: scale for name, scale in before.items() if not name.startswith(f"{unit}.")}
+
+
+@pytest.mark.parametrize("unit", ["upsample.blocks.0", "conv_before_upsample"])
+def test_where_a_float_part_makes_a_new_grid_necessary_it_is_calibrated(
+    unit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("aethernet.quantization.quantize")
+    network = fuse(tiny_network(2, scale=8, depths=(1,)))
+    monkeypatch.setattr(module, "out_of_proportion", lambda _ready: (unit,))
+
+    finished = quantize(network, pictures=calibration_pictures(1))
+
+    assert finished.keep_float == (unit,)
+    assert {f"{name}.scale" for name in quantizers_of(finished.model)} <= dict(finished.model.named_parameters()).keys()
+    assert {one.name for one in finished.tensors} == quantizers_of(finished.model).keys()

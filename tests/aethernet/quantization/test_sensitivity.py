@@ -15,7 +15,12 @@ from aethernet.network import AetherNet
 from aethernet.quantization import quantize, units_of
 from aethernet.quantization.modules import Mode, set_mode
 from aethernet.quantization.quantize import Calibrated, calibrate
-from aethernet.quantization.sensitivity import Sensitivity, measure_sensitivity, sensitivity_chart
+from aethernet.quantization.sensitivity import (
+    Sensitivity,
+    measure_sensitivity,
+    out_of_proportion,
+    sensitivity_chart,
+)
 from aethernet.quantization.structure import convs_of, quantizers_of
 from tests.aethernet.quantization.conftest import (
     Prepared,
@@ -59,6 +64,18 @@ def test_a_bad_part_is_named_and_keeping_it_float_helps(generation: int) -> None
     assert without.expected.psnr is not None
     assert everything.expected.psnr is not None
     assert without.expected.psnr > everything.expected.psnr + 3
+
+
+@pytest.mark.parametrize("generation", [1, 2])
+def test_only_a_part_out_of_proportion_is_left_float_unasked(generation: int) -> None:
+    ready, bad = calibrated_with_a_bad_part(generation)
+    for name, quantizer in quantizers_of(ready.network).items():
+        if name.startswith(f"{bad}."):
+            quantizer.scale.data.mul_(4)
+            quantizer.step = float(quantizer.scale)
+
+    assert out_of_proportion(ready) == (bad,)
+    assert out_of_proportion(calibrate(fused_network(generation), pictures=calibration_pictures())) == ()
 
 
 @pytest.mark.parametrize("generation", [1, 2])
