@@ -167,10 +167,7 @@ class _Finetuner:
             state = self._first_state()
         self.network = self._placed(self._network(state.network, state.facts))
         moving = start_learning(self.network)
-        # In 127ths of each tensor's largest value: layers differ by orders of magnitude, steps of their grids do not.
-        self.units: list[float] = state.facts.setdefault(
-            "units", [float(one.detach().abs().max()) / 127 for one in moving]
-        )
+        self.units: list[float] = state.facts.setdefault("units", [_unit(one.detach()) for one in moving])
         self.optimizer = torch.optim.Adam([{"params": [one]} for one in moving], betas=(0.9, 0.99))
         if state.optimizer:
             self.optimizer.load_state_dict(state.optimizer)
@@ -331,6 +328,15 @@ class _Finetuner:
             after=after,
             best_step=self.facts["best_step"],
         )
+
+
+def _unit(tensor: Tensor) -> float:
+    """By what a tensor moves in a step of size one: layers differ by orders of magnitude, steps of their grids do not.
+
+    A scale may move eight times as far: its gradient is a sum over all values it rounds (measured on a small network:
+    1.9 dB gained in 60 steps, without it 0.7).
+    """
+    return float(tensor.abs().max()) / (16 if tensor.numel() == 1 else 127)
 
 
 def _errors(answer: Tensor, wanted: Tensor, tint_weight: float) -> Tensor:

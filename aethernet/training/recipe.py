@@ -136,9 +136,11 @@ class FinetuningRecipe:
     """Sizes each picture is used at, each half of the one before: more than 1 for pictures in high resolution."""
     candidates: int = 2
     """Random crops drawn for each one kept, the one with the most detail."""
-    learning_rate: float = 0.05
-    """Peak step size of Adam, for each tensor in 127ths of its largest value: in steps of its grid, where it has one.
-    A cosine brings it to 0 at the end."""
+    learning_rate: float = 0.02
+    """Peak step size of Adam, for weights and biases in 127ths of each tensor's largest value (about a step of the
+    grid), for scales in 16ths of themselves. A cosine brings it from there to 0 at the end."""
+    warmup_steps: int = 20
+    """Steps over which the step size rises from 0 to its peak."""
     tint_weight: float = 10.0
     """How much the square of a crop's mean error per channel counts beside its mean square error."""
     keep_float: tuple[str, ...] | None = None
@@ -146,13 +148,14 @@ class FinetuningRecipe:
 
     def __post_init__(self) -> None:
         _require_positive(self, "steps", "patch", "batch", "octaves", "candidates", "learning_rate")
-        for field in ("seed", "tint_weight"):
+        for field in ("seed", "tint_weight", "warmup_steps"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
 
     def learning_rate_at(self, step: int) -> float:
         """Step size, in 127ths of a tensor's largest value, for the step after ``step`` done ones."""
-        return self.learning_rate * (1 + math.cos(math.pi * step / self.steps)) / 2
+        warmth = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return self.learning_rate * warmth * (1 + math.cos(math.pi * step / self.steps)) / 2
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, equal for equal recipes."""
