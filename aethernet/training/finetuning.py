@@ -228,6 +228,8 @@ class _Finetuner:
         began, seconds_before = time.monotonic(), self.seconds
         state_due, report_due = Alarm(state_seconds), Alarm(_REPORT_SECONDS)
         total, looked_at = torch.zeros((), device=self.device), self.step
+        if self.step == 0:
+            self._save()  # calibration takes long enough not to be done twice
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="crops") as executor:
             upcoming = executor.submit(self._crops, self.step)
             while self.step < steps:
