@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -194,6 +195,7 @@ def train(
         from aethernet.training import TrainingRecipe
         from flows.train import train as flow
 
+        _show_log()
         recipe = TrainingRecipe(
             network=preset_config(generation, preset, scale),
             name=name,
@@ -249,6 +251,7 @@ def qat_finetune(
         from aethernet.training import FinetuningRecipe
         from flows.qat_finetune import qat_finetune as flow
 
+        _show_log()
         recipe = FinetuningRecipe(
             steps=steps,
             seed=seed,
@@ -279,6 +282,15 @@ def qat_finetune(
             )
             told = f"python -m flows release --checkpoint {os.path.relpath(result['checkpoint'])} --name NAME"
             print(f"next: {told}", file=sys.stderr)
+
+
+def _show_log() -> None:
+    """What the library logs, on stderr: where a training stands when nobody watches a terminal."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("aethernet")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def _release(

@@ -55,18 +55,20 @@ _MEASUREMENTS = 10
 _LOOK_EVERY = 20
 """Steps between looks at the loss; each look waits for the device."""
 _REPORT_SECONDS = 30.0
+_LEAST = 0.01
+"""Mean square error that is as good as none, in squares of 8-bit levels: 68 dB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closeness:
-    """How near an int8 network's pictures are to the float network's, over all held-out crops; nothing clipped."""
+    """How near an int8 network's pictures are to the float network's, both clipped to [0, 1], over held-out crops."""
 
     psnr: float
-    """dB, of the mean square error over all crops."""
+    """dB, mean over the crops."""
     tint: float
     """Largest mean error of a channel over one crop, in 8-bit levels."""
     error: float
-    """What fine-tuning makes small: mean square error and weighted tint, in squares of 8-bit levels."""
+    """What fine-tuning makes small, mean over the crops; see :func:`_errors`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,11 +291,11 @@ class _Finetuner:
     def _closeness(self, network: AetherNet) -> Closeness:
         answers = [(_answer(network, crop), wanted) for crop, wanted in self.held_out]
         errors = [float(_errors(answer, wanted, self.recipe.tint_weight)) for answer, wanted in answers]
-        squares = [float((answer - wanted).square().mean()) for answer, wanted in answers]
-        tints = [float((answer - wanted).mean(dim=(2, 3)).abs().max()) for answer, wanted in answers]
+        differences = [answer.clamp(0, 1) - wanted.clamp(0, 1) for answer, wanted in answers]
+        squares = [max(float(one.square().mean()), 1e-12) for one in differences]
         return Closeness(
-            psnr=-10 * math.log10(max(float(np.mean(squares)), 1e-12)),
-            tint=255 * max(tints),
+            psnr=float(np.mean([-10 * math.log10(square) for square in squares])),
+            tint=255 * max(float(one.mean(dim=(2, 3)).abs().max()) for one in differences),
             error=float(np.mean(errors)),
         )
 
@@ -342,10 +344,15 @@ def _unit(tensor: Tensor) -> float:
 
 
 def _errors(answer: Tensor, wanted: Tensor, tint_weight: float) -> Tensor:
-    """Per picture, [N]: mean square error and weighted square of the mean error per channel, in 8-bit levels."""
-    difference = 255 * (answer - wanted)
+    """Per picture, [N]: mean square error plus weighted square of the mean error per channel, in dB over an 8-bit level.
+
+    Only what a viewer sees counts: where the wanted value lies beyond [0, 1], so may the answer. In decibels a crop on
+    which the network is far off does not drown the others.
+    """
+    seen = torch.where(wanted >= 1, answer.clamp(max=1), torch.where(wanted <= 0, answer.clamp(min=0), answer))
+    difference = 255 * (seen - wanted.clamp(0, 1))
     tint = difference.mean(dim=(2, 3)).square().mean(dim=1)
-    return difference.square().mean(dim=(1, 2, 3)) + tint_weight * tint
+    return 10 * torch.log10(difference.square().mean(dim=(1, 2, 3)) + tint_weight * tint + _LEAST)
 
 
 @torch.no_grad()
