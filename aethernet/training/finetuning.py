@@ -344,7 +344,7 @@ def _unit(tensor: Tensor) -> float:
 
 
 def _errors(answer: Tensor, wanted: Tensor, tint_weight: float) -> Tensor:
-    """Per picture, [N]: mean square error plus weighted square of the mean error per channel, in dB (0: a level of 255).
+    """Per picture, [N]: mean square error plus weighted square of each channel's mean error, in dB (0: one 8-bit level).
 
     Only what a viewer sees counts: where the wanted value lies beyond [0, 1], so may the answer. In decibels a crop on
     which the network is far off does not drown the others.

@@ -177,7 +177,7 @@ def test_parts_can_be_kept_in_float(checkpoint: Path, pictures: Path, tmp_path: 
 
     layers = {name for name, _ in convs_of(int8_of(result.checkpoint).model)}
     assert "conv_after_body" not in layers
-    assert "upsample.blocks.0" in layers  # which the scheme would keep
+    assert "conv_before_upsample.0" in layers
 
 
 # --- interruption ----------------------------------------------------------------------------------------------------
