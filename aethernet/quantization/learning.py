@@ -33,7 +33,8 @@ def start_learning(network: nn.Module) -> list[nn.Parameter]:
     """Switch to learning, in place.
 
     Returns:
-        What may move, every parameter once: weights and biases of quantised convolutions, scales of activations.
+        What may move, every parameter once: weights of quantised convolutions, scales of activations, and all biases,
+        also of convolutions that stay float: the last one's decides over tints.
     """
     set_mode(network, Mode.LEARN)
     moving: dict[int, nn.Parameter] = {}
@@ -42,6 +43,8 @@ def start_learning(network: nn.Module) -> list[nn.Parameter]:
             moving |= {id(module.weight): module.weight, id(module.bias): module.bias}
         elif isinstance(module, Quantizer):
             moving[id(module.scale)] = module.scale
+        elif isinstance(module, nn.Conv2d) and module.bias is not None:
+            moving[id(module.bias)] = module.bias
     for parameter in moving.values():
         parameter.requires_grad_(True)
     return list(moving.values())

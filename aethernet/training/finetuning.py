@@ -188,12 +188,13 @@ class _Finetuner:
             records=self.loaded.quantization,
             keep_float=recipe.keep_float,
             seed=recipe.seed,
+            freeze=False,
         )
-        closeness = asdict(self._closeness(self._placed(copy.deepcopy(calibrated.model))))
-        tensors = calibrated.model.state_dict()
+        start = finished(calibrated.model)
+        closeness = asdict(self._closeness(self._placed(start)))
         return TrainingState(
-            network=tensors,
-            result=tensors,
+            network=calibrated.model.state_dict(),
+            result=start.state_dict(),
             optimizer={},
             facts={
                 "slope": calibrated.slope,
@@ -344,7 +345,7 @@ def _unit(tensor: Tensor) -> float:
 
 
 def _errors(answer: Tensor, wanted: Tensor, tint_weight: float) -> Tensor:
-    """Per picture, [N]: mean square error plus weighted square of each channel's mean error, in dB (0: one 8-bit level).
+    """Per picture, [N]: mean square error plus weighted square of each channel's mean error, in dB (0: one level).
 
     Only what a viewer sees counts: where the wanted value lies beyond [0, 1], so may the answer. In decibels a crop on
     which the network is far off does not drown the others.

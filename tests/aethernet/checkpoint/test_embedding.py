@@ -96,7 +96,7 @@ def test_parts_the_spec_keeps_in_float_must_be_those_fine_tuning_kept() -> None:
 
     assert from_finetuning(int8, fused).keep_float == kept
     assert from_finetuning(int8, fused, keep_float=kept).keep_float == kept
-    with pytest.raises(QuantizationError, match="expected conv_before_upsample to stay .* with conv_after_body in"):
+    with pytest.raises(QuantizationError, match=r"expected conv_before_upsample to stay .* with conv_after_body in"):
         from_finetuning(int8, fused, keep_float=("conv_before_upsample",))
 
 
