@@ -17,7 +17,6 @@ from PIL import Image
 
 from aethernet.checkpoint import FinetunedInt8, load, save_safetensors
 from aethernet.errors import AethernetError, QuantizationError, TrainingError, UsageError
-from aethernet.network import AetherNet, build_network
 from aethernet.pictures import list_pictures, load_picture
 from aethernet.quantization import Quantized, quantize
 from aethernet.quantization.modules import Mode, set_mode
@@ -25,9 +24,8 @@ from aethernet.quantization.scheme import PAIR_MAX, half_precision
 from aethernet.quantization.structure import convs_of, quantizers_of
 from aethernet.training import FinetuningRecipe, finetuning
 from aethernet.training.finetuning import FinetuningResult, finetune
-from aethernet.training.initialisation import start_as_nearest_neighbour_
 from aethernet.training.progress import Standing
-from tests.support.networks import tiny_config, tiny_network
+from tests.support.networks import calm_network, tiny_network
 from tests.support.pictures import natural_picture
 
 RELEASES = Path(__file__).parents[3] / "releases"
@@ -39,15 +37,6 @@ def recipe(**changes: Any) -> FinetuningRecipe:
 
 def silent(standing: Standing) -> None:
     """No progress output."""
-
-
-def calm_network() -> AetherNet:
-    """A network that enlarges like nearest neighbour, with random features: int8 comes near it, unlike random ones."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = build_network(tiny_config(2)).eval()
-    start_as_nearest_neighbour_(network)
-    return network
 
 
 @pytest.fixture(scope="module")
