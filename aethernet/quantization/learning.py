@@ -12,7 +12,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aethernet.errors import QuantizationError
 from aethernet.quantization.correction import source_name
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["finished", "from_finetuning", "start_learning"]
 
 
-def start_learning(network: nn.Module) -> list[nn.Parameter]:
+def start_learning(network: nn.Module) -> list[Tensor]:
     """Switch to learning, in place.
 
     Returns:
@@ -37,7 +37,7 @@ def start_learning(network: nn.Module) -> list[nn.Parameter]:
         also of convolutions that stay float: the last one's decides over tints.
     """
     set_mode(network, Mode.LEARN)
-    moving: dict[int, nn.Parameter] = {}
+    moving: dict[int, Tensor] = {}
     for module in network.modules():
         if isinstance(module, QuantizedConv):
             moving |= {id(module.weight): module.weight, id(module.bias): module.bias}

@@ -28,8 +28,6 @@ from aethernet.training.progress import Standing
 from tests.support.networks import calm_network, tiny_network
 from tests.support.pictures import natural_picture
 
-RELEASES = Path(__file__).parents[3] / "releases"
-
 
 def recipe(**changes: Any) -> FinetuningRecipe:
     return dataclasses.replace(FinetuningRecipe(steps=12, patch=12, batch=2), **changes)
@@ -272,21 +270,3 @@ def test_learning_that_diverges_stops_and_writes_nothing(checkpoint: Path, pictu
         finetune(checkpoint, pictures, tmp_path / "qat.safetensors", recipe(learning_rate=1e30), progress=silent)
 
     assert not (tmp_path / "qat.safetensors").exists()
-
-
-# --- the sample ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_sample_network_gains_decibels(tmp_path: Path) -> None:
-    sample = RELEASES / "aether_tiny_2x"
-
-    result = finetune(
-        sample / "aether_tiny_2x.safetensors",
-        sample / "images" / "lr",
-        tmp_path / "qat.safetensors",
-        recipe(steps=30, patch=32),
-        progress=silent,
-    )
-
-    assert result.after.psnr > result.before.psnr + 0.5
