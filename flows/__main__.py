@@ -239,7 +239,7 @@ def qat_finetune(
     seed: Annotated[int, typer.Option(help="Seeds calibration and batches.")] = 0,
     keep_float: Annotated[
         str | None,
-        typer.Option(help="Parts to leave in float, such as conv_after_body,upsample.0 ."),
+        typer.Option(help="Parts to leave in float, such as conv_after_body,quant_fusion_layer."),
     ] = None,
     residual_scale: Annotated[float | None, typer.Option(help="Generation 3's, where the file lacks it.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda (default: a GPU where there is one).")] = None,
@@ -259,7 +259,7 @@ def qat_finetune(
             batch=batch,
             octaves=octaves,
             learning_rate=learning_rate,
-            keep_float=tuple(keep_float.replace(" ", "").split(",")) if keep_float else (),
+            keep_float=tuple(keep_float.replace(" ", "").split(",")) if keep_float else None,
         )
         output = output or Path("runs") / f"{checkpoint.stem}_qat.safetensors"
         with embedded_server():

@@ -63,22 +63,24 @@ def finished(network: AetherNet) -> AetherNet:
     return done
 
 
-def from_finetuning(finetuned: FinetunedInt8, fused: AetherNet, *, keep_float: Collection[str] = ()) -> Quantized:
+def from_finetuning(
+    finetuned: FinetunedInt8, fused: AetherNet, *, keep_float: Collection[str] | None = None
+) -> Quantized:
     """What :func:`~aethernet.quantization.quantize` gives, for an int8 network that its checkpoint brought along.
 
     Args:
         finetuned: From the checkpoint.
         fused: The float network beside it, in fused form.
-        keep_float: Units that must be the ones left in float; none: whichever fine-tuning left.
+        keep_float: Units that must be the ones left in float; None: whichever fine-tuning left.
 
     Raises:
         QuantizationError: Fine-tuning left other units in float.
     """
     model = finetuned.model
     kept = float_units(fused, [source_name(name, fused.config.generation) for name, _ in convs_of(model)])
-    if keep_float and set(keep_float) != set(kept):
+    if keep_float is not None and set(keep_float) != set(kept):
         raise QuantizationError(
-            f"expected {', '.join(sorted(keep_float))} to stay float, "
+            f"expected {', '.join(sorted(keep_float)) or 'nothing'} to stay float, "
             f"but this checkpoint was fine-tuned with {', '.join(kept) or 'nothing'} in float",
             hint="leave keep_float out, or fine-tune again with the same keep_float",
         )

@@ -143,8 +143,8 @@ class FinetuningRecipe:
     """Steps over which the step size rises from 0 to its peak."""
     tint_weight: float = 10.0
     """How much the square of a crop's mean error per channel counts beside its mean square error."""
-    keep_float: tuple[str, ...] = ()
-    """Parts of the network to leave in float."""
+    keep_float: tuple[str, ...] | None = None
+    """Parts of the network to leave in float; None: those that quantising leaves by itself."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "steps", "patch", "batch", "octaves", "candidates", "learning_rate")
@@ -160,7 +160,7 @@ class FinetuningRecipe:
     def to_json(self) -> dict[str, Any]:
         """A JSON object, equal for equal recipes."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return plain | {"keep_float": list(self.keep_float)}
+        return plain | {"keep_float": None if self.keep_float is None else list(self.keep_float)}
 
 
 def _require_positive(recipe: TrainingRecipe | FinetuningRecipe, *fields: str) -> None:
