@@ -28,6 +28,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "BuildRecord",
     "FileEntry",
+    "FinetuningFacts",
     "Manifest",
     "Speed",
     "canonical_json",
@@ -94,6 +95,7 @@ class CheckpointFacts(_Record):
     form: str = Field(description="How far it was folded on arrival")
     stored_dtype: str
     quantization_records: int = Field(description="Tensors left by quantisation-aware training")
+    finetuned: bool = Field(default=False, description="Whether it brought an int8 network along, fine-tuned from it")
     notes: tuple[str, ...] = Field(description="What had to be assumed or was set aside")
 
 
@@ -137,12 +139,29 @@ class SensitivityFacts(_Record):
     parts: tuple[PartFacts, ...]
 
 
+class FinetuningFacts(_Record):
+    """How an int8 network was fine-tuned from its float network; measured on held-out crops against that."""
+
+    steps: int = Field(ge=0, description="Optimiser steps before the network that was kept")
+    pictures: int = Field(ge=1, description="Pictures it learned on")
+    pictures_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest over their contents")
+    psnr_before: float = Field(description="dB, after calibration alone")
+    psnr_after: float = Field(description="dB, of the network that was kept")
+    tint_before: float = Field(ge=0, description="Largest mean error of a channel over one crop, in 8-bit levels")
+    tint_after: float = Field(ge=0, description="The same, of the network that was kept")
+
+
 class QuantizationFacts(_Record):
     """How the int8 form came about."""
 
-    origin: Literal["records", "pictures"] = Field(description="Records of quantisation-aware training, or pictures")
-    method: str = Field(description="How ranges follow from pictures")
-    pictures: tuple[str, ...] = Field(description="What it was calibrated on; empty: the library's own pictures")
+    origin: Literal["qat", "records", "pictures"] = Field(
+        description="Fine-tuned with rounding on, records of an earlier such training, or pictures"
+    )
+    method: str = Field(description="How ranges follow from pictures; learned where they were")
+    pictures: tuple[str, ...] = Field(
+        description="What it was calibrated on; empty: the library's own pictures, or what fine-tuning learned on"
+    )
+    finetuning: FinetuningFacts | None = Field(default=None, description="Where the origin is qat")
     keep_float: tuple[str, ...] = Field(description="Parts left in float by choice")
     slope: float | None = Field(default=None, description="Generation 1: slope of the sigmoid that stands for GELU's")
     tint_removed: float | None = Field(

@@ -62,6 +62,7 @@ def _architecture() -> Architecture[Any]:
     """The architecture; its class exists only where spandrel does."""
     from spandrel import Architecture, ImageModelDescriptor, ModelTiling
 
+    from aethernet.checkpoint.embedding import take_apart
     from aethernet.checkpoint.loading import assemble
 
     class AetherNetArchitecture(Architecture):  # type: ignore[misc]  # spandrel ships no types
@@ -71,7 +72,9 @@ def _architecture() -> Architecture[Any]:
             super().__init__(id=ARCHITECTURE_ID, name="AetherNet", detect=_is_aethernet)
 
         def load(self, state_dict: Mapping[str, Any]) -> ImageModelDescriptor:
-            loaded = assemble(state_dict, {})
+            # An int8 network from fine-tuning can be held against its record only, and that does not come along.
+            floats, _ = take_apart(state_dict)
+            loaded = assemble(floats, {})
             for note in loaded.notes:
                 log.warning("%s", note)
             config = loaded.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import traceback
@@ -194,6 +195,7 @@ def train(
         from aethernet.training import TrainingRecipe
         from flows.train import train as flow
 
+        _show_log()
         recipe = TrainingRecipe(
             network=preset_config(generation, preset, scale),
             name=name,
@@ -216,6 +218,79 @@ def train(
         if not as_json and result["psnr"] is not None:
             told = f"held-out pictures: {result['psnr']:.2f} dB, bicubic {result['bicubic_psnr']:.2f} dB"
             print(told, file=sys.stderr)
+
+
+@app.command("qat-finetune")
+def qat_finetune(
+    checkpoint: Annotated[Path, typer.Argument(help="Float checkpoint whose int8 form is to be fine-tuned.")],
+    images: Annotated[Path, typer.Option(help="Folder of pictures as the network gets them, read recursively.")],
+    output: Annotated[
+        Path | None, typer.Option(help="The .safetensors to write (default: runs/CHECKPOINT_qat.safetensors).")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
+    validation: Annotated[
+        Path | None,
+        typer.Option(help="Folder of held-out pictures to choose the best by (default: the same, other crops)."),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak step size, in steps of each tensor's grid.")] = 0.02,
+    patch: Annotated[int, typer.Option(help="Side of a crop in pixels of the network's input.")] = 40,
+    batch: Annotated[int, typer.Option(help="Crops per step.")] = 4,
+    octaves: Annotated[int, typer.Option(help="Sizes each picture is used at, each half of the one before.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seeds calibration and batches.")] = 0,
+    keep_float: Annotated[
+        str | None,
+        typer.Option(help="Parts to leave in float, such as conv_after_body,quant_fusion_layer."),
+    ] = None,
+    residual_scale: Annotated[float | None, typer.Option(help="Generation 3's, where the file lacks it.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: a GPU where there is one).")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Fine-tune a network for int8 without originals; the same command continues an interrupted run."""
+    with _errors(debug):
+        from aethernet.training import FinetuningRecipe
+        from flows.qat_finetune import qat_finetune as flow
+
+        _show_log()
+        recipe = FinetuningRecipe(
+            steps=steps,
+            seed=seed,
+            patch=patch,
+            batch=batch,
+            octaves=octaves,
+            learning_rate=learning_rate,
+            keep_float=tuple(keep_float.replace(" ", "").split(",")) if keep_float else None,
+        )
+        output = output or Path("runs") / f"{checkpoint.stem}_qat.safetensors"
+        with embedded_server():
+            result = flow(
+                recipe,
+                checkpoint.absolute(),
+                images.absolute(),
+                output.absolute(),
+                validation and validation.absolute(),
+                residual_scale,
+                device,
+            )
+        print(json.dumps(result, indent=2) if as_json else result["checkpoint"])
+        if not as_json:
+            before, after = result["before"], result["after"]
+            print(
+                f"beside the float network: {before['psnr']:.2f} dB before, {after['psnr']:.2f} dB after; "
+                f"colour shift of a crop, at most: {before['tint']:.2f} levels before, {after['tint']:.2f} after",
+                file=sys.stderr,
+            )
+            told = f"python -m flows release --checkpoint {os.path.relpath(result['checkpoint'])} --name NAME"
+            print(f"next: {told}", file=sys.stderr)
+
+
+def _show_log() -> None:
+    """What the library logs, on stderr: where a training stands when nobody watches a terminal."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger = logging.getLogger("aethernet")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
 
 
 def _release(

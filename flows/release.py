@@ -84,7 +84,7 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
     if Precision.INT8 in forms:
         fast = forms[Precision.INT8].models[0].file
         speedups[Precision.INT8] = race(models[Precision.FP32].file, fast, truth.channels, pictures)
-    trained = reference.facts.quantization_records > 0
+    trained = reference.facts.finetuned or reference.facts.quantization_records > 0
     limits = {precision: spec.limits_of(precision, trained=trained) for precision in forms}
     accepted = accept(compared, truth.quality, limits, spec.required, not_made, speedups)
 

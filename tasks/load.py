@@ -42,6 +42,7 @@ def load(checkpoint: Artifact, name: str, network: dict[str, Any], residual_scal
             form=loaded.form.value,
             stored_dtype=loaded.stored_dtype,
             quantization_records=len(loaded.quantization.tensors) if loaded.quantization else 0,
+            finetuned=loaded.finetuned is not None,
             notes=loaded.notes,
         ),
     )

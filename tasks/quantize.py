@@ -12,7 +12,7 @@ from aethernet.export.int8 import export_int8
 from aethernet.lint import Severity, lint_onnx
 from aethernet.manifest import QuantizationFacts, TensorFacts
 from aethernet.pictures import load_picture, sample_pictures
-from aethernet.quantization import Method
+from aethernet.quantization import Method, from_finetuning
 from aethernet.quantization import quantize as quantize_network
 from aethernet.quantization.structure import convs_of
 from aethernet.spec import ExportSpec, QuantizationSpec
@@ -53,27 +53,35 @@ def quantize(
     pictures: list[Picture],
     spec: QuantizationSpec,
 ) -> Int8:
-    """Write ``NAME_int8.safetensors`` and ``.pth``; ranges from the checkpoint's records, or from ``pictures``."""
+    """Write ``NAME_int8.safetensors`` and ``.pth``: of the network that fine-tuning left in the checkpoint, or with
+    ranges from the checkpoint's records or from ``pictures``.
+    """
     store = current_store()
-    records = load(store.get(checkpoint), residual_scale=residual_scale).quantization
+    source = load(store.get(checkpoint), residual_scale=residual_scale)
     network = load(store.get(fused))
     channels = network.config.in_channels
+    finetuning = None
     try:
-        made = quantize_network(
-            network.model,
-            pictures=[load_picture(store.get(picture.low), channels) for picture in pictures],
-            records=records,
-            fallback=[load_picture(path, channels) for path in sample_pictures()],
-            method=Method(spec.method),
-            keep_float=spec.keep_float,
-            seed=spec.seed,
-        )
+        if source.finetuned is not None:
+            made = from_finetuning(source.finetuned, network.model, keep_float=spec.keep_float)
+            finetuning = source.finetuned.facts
+        else:
+            made = quantize_network(
+                network.model,
+                pictures=[load_picture(store.get(picture.low), channels) for picture in pictures],
+                records=source.quantization,
+                fallback=[load_picture(path, channels) for path in sample_pictures()],
+                method=Method(spec.method),
+                keep_float=spec.keep_float,
+                seed=spec.seed,
+            )
     except QuantizationError as error:
         return Int8(reason=f"{error} ({error.hint})" if error.hint else str(error))
     facts = QuantizationFacts(
-        origin="records" if records is not None else "pictures",
-        method=spec.method,
-        pictures=tuple(picture.name for picture in pictures),
+        origin="qat" if finetuning else "records" if source.quantization is not None else "pictures",
+        method="learned" if finetuning else spec.method,
+        pictures=() if finetuning else tuple(picture.name for picture in pictures),
+        finetuning=finetuning,
         keep_float=made.keep_float,
         slope=made.slope,
         tint_removed=made.tint_removed,

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from aethernet.checkpoint.embedding import FinetunedInt8
 from aethernet.checkpoint.loading import LoadedNetwork, hold_same_tensors, load
-from aethernet.checkpoint.saving import save_pth, save_safetensors
+from aethernet.checkpoint.saving import save_finetuned, save_pth, save_safetensors
 
-__all__ = ["LoadedNetwork", "hold_same_tensors", "load", "save_pth", "save_safetensors"]
+__all__ = [
+    "FinetunedInt8",
+    "LoadedNetwork",
+    "hold_same_tensors",
+    "load",
+    "save_finetuned",
+    "save_pth",
+    "save_safetensors",
+]

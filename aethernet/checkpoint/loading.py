@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from aethernet.checkpoint.embedding import DESCRIPTION_KEY, FinetunedInt8, take_apart, weights_digest
 from aethernet.checkpoint.layout import QuantizationRecords, StateDict, infer_config, separate, unwrap
 from aethernet.checkpoint.reading import read_checkpoint
 from aethernet.checkpoint.saving import METADATA_KEY
 from aethernet.errors import CheckpointError, KeyMismatchError, NonFiniteWeightsError, SpecMismatchError, UsageError
+from aethernet.manifest import FinetuningFacts
 from aethernet.network import build_network
 from aethernet.network.config import Form, NetworkConfig, Norm
 
@@ -45,6 +47,8 @@ class LoadedNetwork:
     """Type the weights had in the file, such as ``float16``."""
     int8: bool = False
     """Whether ``model`` is an int8 network (:mod:`aethernet.quantization`), which cannot be fused or exported again."""
+    finetuned: FinetunedInt8 | None = None
+    """The int8 network that fine-tuning put beside the float one, which ``model`` is."""
     set_aside: StateDict = field(default_factory=dict, repr=False)
     """Tensors the file holds and the model leaves out, by name."""
 
@@ -92,6 +96,7 @@ def assemble(
     from aethernet.quantization.state import is_int8, restore, split
 
     entries, inner_metadata = unwrap(content)
+    entries, embedded = take_apart(entries)
     stored, scales = split(entries) if is_int8(entries) else (entries, {})
     weights, records = separate(stored)
     config, form, notes = infer_config(
@@ -130,8 +135,37 @@ def assemble(
         format=file_format,
         stored_dtype="+".join(dtypes),
         int8=bool(scales),
+        finetuned=_finetuned(embedded, metadata, model),
         set_aside=set_aside,
     )
+
+
+def _finetuned(embedded: Mapping[str, Any], metadata: Mapping[str, str], model: AetherNet) -> FinetunedInt8 | None:
+    """The int8 network in the file, if there is one and it was made from the very weights beside it."""
+    description = _description(metadata[METADATA_KEY]).get(DESCRIPTION_KEY) if METADATA_KEY in metadata else None
+    if not embedded and description is None:
+        return None
+    hint = "use the file as fine-tuning saved it, or fine-tune again"
+    if not embedded or not isinstance(description, Mapping):
+        found = "only its tensors" if embedded else "only the record"
+        raise CheckpointError(
+            f"expected an int8 network and the record of its fine-tuning in the file, found {found}", hint=hint
+        )
+    if description.get("weights") != weights_digest(model.state_dict()):
+        raise CheckpointError(
+            "the int8 network in the file was not made from the float weights beside it",
+            hint="use the file as fine-tuning saved it, or fine-tune these weights",
+        )
+    try:
+        slope = description.get("slope")
+        facts = FinetuningFacts.model_validate(description.get("facts"))
+        slope = None if slope is None else float(slope)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the record of the file's fine-tuning is invalid: {error}", hint=hint) from error
+    loaded = assemble(embedded, {METADATA_KEY: json.dumps(dict(description))}, file_format="safetensors")
+    if not loaded.int8 or loaded.config != model.config:
+        raise CheckpointError("expected an int8 form of the same network in the file, found another network", hint=hint)
+    return FinetunedInt8(model=loaded.model, slope=slope, facts=facts)
 
 
 def _counts(tensor: Any) -> bool:

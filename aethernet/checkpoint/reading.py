@@ -82,9 +82,14 @@ def read_checkpoint(path: Path | str) -> RawCheckpoint:
             head = file.read(16)
     except OSError as error:
         raise NotACheckpointError(f"expected a readable file at {path}, found: {error.strerror}") from error
+    looks_like_safetensors = head[8:9] == b"{"
+    # The length of a safetensors header may begin with the byte a pickle begins with; a pickle's first eight bytes
+    # are a length beyond all bounds.
+    if looks_like_safetensors and int.from_bytes(head[:8], "little") <= _LARGEST_HEADER:
+        return _read_safetensors(path)
     if head.startswith((_ZIP_MAGIC, _PICKLE_MAGIC)):
         return _read_torch(path)
-    if len(head) > 8 and head[8:9] == b"{":
+    if looks_like_safetensors:
         return _read_safetensors(path)
     found = "an empty file" if not head else f"a file that begins with {head[:8]!r}"
     raise NotACheckpointError(f"expected a PyTorch or safetensors checkpoint, found {found}: {path}")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from aethernet.artifact import atomic_path
+from aethernet.checkpoint.embedding import DESCRIPTION_KEY, FinetunedInt8, held_together, weights_digest
 from aethernet.network.config import SCHEMA_VERSION, Form
 
 if TYPE_CHECKING:
     from aethernet.network import AetherNet
 
-__all__ = ["METADATA_KEY", "config_metadata", "form_of", "save_pth", "save_safetensors"]
+__all__ = ["METADATA_KEY", "config_metadata", "form_of", "save_finetuned", "save_pth", "save_safetensors"]
 
 METADATA_KEY = "aethernet"
 """The one key of the safetensors metadata; its value is JSON."""
@@ -35,12 +36,15 @@ def form_of(network: AetherNet) -> Form:
 
 def config_metadata(network: AetherNet) -> dict[str, str]:
     """Safetensors metadata that describes ``network``: schema version, config and form as JSON."""
-    description = {
+    return {METADATA_KEY: json.dumps(_description(network), sort_keys=True)}
+
+
+def _description(network: AetherNet) -> dict[str, Any]:
+    return {
         "schema_version": SCHEMA_VERSION,
         "network": network.config.to_json(),
         "form": form_of(network).value,
     }
-    return {METADATA_KEY: json.dumps(description, sort_keys=True)}
 
 
 def _plain_tensors(network: AetherNet, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -65,9 +69,32 @@ def save_safetensors(network: AetherNet, path: Path | str, *, dtype: torch.dtype
         path: Target file.
         dtype: Floating-point tensors are stored in this type (default: as they are). An int8 network has its own.
     """
+    return _write(_plain_tensors(network, dtype), config_metadata(network), path)
+
+
+def save_finetuned(network: AetherNet, finetuned: FinetunedInt8, path: Path | str) -> Path:
+    """Write a float network and the int8 network fine-tuned from it as one safetensors file, in one step.
+
+    Args:
+        network: The float network, as it was loaded; its tensors are written as they are.
+        finetuned: Its int8 network, finished.
+        path: Target file.
+    """
+    quantized = {
+        **_description(finetuned.model),
+        "weights": weights_digest(network.state_dict()),
+        "slope": finetuned.slope,
+        "facts": finetuned.facts.model_dump(mode="json"),
+    }
+    description = {**_description(network), DESCRIPTION_KEY: quantized}
+    tensors = held_together(_plain_tensors(network, None), _plain_tensors(finetuned.model, None))
+    return _write(tensors, {METADATA_KEY: json.dumps(description, sort_keys=True)}, path)
+
+
+def _write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path | str) -> Path:
     from safetensors.torch import save
 
-    data = save(_plain_tensors(network, dtype), metadata=config_metadata(network))
+    data = save(tensors, metadata=metadata)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return Path(path)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aethernet.errors import UsageError
 
 if TYPE_CHECKING:
+    from aethernet.checkpoint import LoadedNetwork
     from aethernet.lint import LintReport
 
 __all__ = ["inspect_path", "lint_facts", "lint_lines"]
@@ -87,11 +88,21 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "stored_as": loaded.stored_dtype,
         "quantization_records": len(loaded.quantization.tensors) if loaded.quantization else 0,
+        "int8": "the network itself" if loaded.int8 else _finetuned(loaded),
         "receptive_radius": config.receptive_radius,
         "pools_globally": config.pools_globally,
         "config": config.to_json(),
         "notes": list(loaded.notes),
     }
+
+
+def _finetuned(loaded: LoadedNetwork) -> dict[str, Any] | None:
+    from aethernet.quantization.structure import convs_of
+
+    if loaded.finetuned is None:
+        return None
+    layers = sum(1 for _ in convs_of(loaded.finetuned.model))
+    return {"fine-tuned beside the float network": f"{layers} layers", **loaded.finetuned.facts.model_dump()}
 
 
 def lint_facts(report: LintReport) -> dict[str, Any]:

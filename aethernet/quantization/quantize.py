@@ -105,6 +105,7 @@ def quantize(
     method: Method = Method.BEST,
     keep_float: Collection[str] | None = None,
     seed: int = 0,
+    freeze: bool = True,
 ) -> Quantized:
     """Make the int8 network of ``fused``.
 
@@ -118,6 +119,7 @@ def quantize(
         method: How ranges follow from pictures.
         keep_float: Names from :func:`units_of` to leave in float; None: those :func:`out_of_proportion` names.
         seed: Of the places crops are taken from.
+        freeze: Put the weights on their grid; what is to learn keeps them exact.
 
     Raises:
         CalibrationError: Neither records nor pictures.
@@ -131,7 +133,8 @@ def quantize(
         keep_float = out_of_proportion(ready) if ready.crops else ()
         ready = _without(ready, keep_float) or calibrated(keep_float=keep_float)
     tint = correct_biases(ready.network, ready.fused, _batch(ready.crops), ready.slopes) if ready.crops else None
-    freeze_weights(ready.network)
+    if freeze:
+        freeze_weights(ready.network)
     return Quantized(
         model=ready.network,
         tensors=ready.tensors,

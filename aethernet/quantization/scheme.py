@@ -45,6 +45,7 @@ __all__ = [
     "ACTIVATION_MIN",
     "MAC_SHARE",
     "PAIR_MAX",
+    "SMALLEST_SCALE",
     "UNSIGNED_ZERO_POINT",
     "WEIGHT_MAX",
     "activation_scale",
@@ -61,18 +62,19 @@ PAIR_MAX = 128
 MAC_SHARE = 0.9
 """Share of the multiply-accumulates of quantised layers that must run in integer kernels."""
 
-_SMALLEST_SCALE = 1e-6
+SMALLEST_SCALE = 1e-6
+"""Tensors of nothing but zeros have a grid too."""
 
 
 def activation_scale(low: float, high: float) -> float:
     """The scale whose grid reaches from ``low`` to ``high``, both ends at most half a step outside."""
-    return float(half_precision(torch.tensor(max(-low / -ACTIVATION_MIN, high / ACTIVATION_MAX, _SMALLEST_SCALE))))
+    return float(half_precision(torch.tensor(max(-low / -ACTIVATION_MIN, high / ACTIVATION_MAX, SMALLEST_SCALE))))
 
 
 def half_precision(scale: Tensor) -> Tensor:
     """The next scale up that half precision holds exactly, float32: a rounded scale would be another grid."""
     half = scale.double().half()
-    up = torch.nextafter(half, torch.tensor(torch.inf, dtype=torch.float16))
+    up = (half.view(torch.int16) + 1).view(torch.float16)  # of positive numbers; nextafter knows no halves on GPUs
     return torch.where(half.double() < scale.double(), up, half).float()
 
 
@@ -91,4 +93,4 @@ def weight_scale(weight: Tensor) -> Tensor:
         largest = torch.stack([largest / WEIGHT_MAX, positive / (PAIR_MAX - 1), negative / (PAIR_MAX - 1)]).amax(dim=0)
     else:
         largest = largest / WEIGHT_MAX
-    return half_precision(largest.clamp(min=_SMALLEST_SCALE))
+    return half_precision(largest.clamp(min=SMALLEST_SCALE))

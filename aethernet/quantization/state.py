@@ -7,7 +7,7 @@ float16. A file of this kind is known by its int8 weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,7 @@ from aethernet.quantization.structure import belongs, convs_of, quantizers_of, r
 if TYPE_CHECKING:
     from aethernet.network import AetherNet
 
-__all__ = ["int8_tensors", "is_int8", "is_quantized", "restore", "split"]
+__all__ = ["float_units", "int8_tensors", "is_int8", "is_quantized", "restore", "split"]
 
 _SCALE = "weight_scale"
 
@@ -120,7 +120,7 @@ def restore(fused: AetherNet, entries: Mapping[str, Any], scales: Mapping[str, T
         for name, value in entries.items()
         if isinstance(value, Tensor) and value.dtype is torch.int8
     }
-    keep_float = [unit for unit in units_of(fused) if not any(belongs(layer, unit) for layer in quantized)]
+    keep_float = float_units(fused, quantized)
     # The slope of generation 1's gates is in the weights already.
     slopes = dict.fromkeys(units_of(fused), 1.0)
     network = restructure(fused, slopes=slopes, keep_float=keep_float)
@@ -136,3 +136,13 @@ def restore(fused: AetherNet, entries: Mapping[str, Any], scales: Mapping[str, T
         conv.weight_scale.copy_(scales[name])
     set_mode(network, Mode.ON)
     return network
+
+
+def float_units(fused: AetherNet, quantized: Collection[str]) -> list[str]:
+    """Units of which no layer is quantised.
+
+    Args:
+        fused: The float network.
+        quantized: Names in it of the layers that are.
+    """
+    return [unit for unit in units_of(fused) if not any(belongs(layer, unit) for layer in quantized)]

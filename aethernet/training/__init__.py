@@ -9,11 +9,12 @@ A recipe says everything that decides the weights; the folders and the machine a
     recipe = TrainingRecipe(network=preset_config(2, "tiny", scale=2), hours=1.0)
     result = train(recipe, Path("photographs"), Path("runs/tiny"), validation=Path("held_out"))
 
-Importing this package stays light; ``trainer`` brings in torch.
+``finetuning`` brings an int8 network near its float network. Importing this package stays light; those two modules
+bring in torch.
 """
 
 from __future__ import annotations
 
-from aethernet.training.recipe import TrainingRecipe
+from aethernet.training.recipe import FinetuningRecipe, TrainingRecipe
 
-__all__ = ["TrainingRecipe"]
+__all__ = ["FinetuningRecipe", "TrainingRecipe"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-__all__ = ["ProgressReport", "Standing", "log_progress", "show_progress"]
+__all__ = ["Alarm", "ProgressReport", "Standing", "log_progress", "show_progress"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,22 +28,39 @@ class Standing:
     remaining_seconds: float
     """Time left at the present speed."""
     loss: float
-    """Mean absolute error of recent steps, pictures in [0, 1]."""
+    """Of recent steps: mean absolute error, pictures in [0, 1]; in fine-tuning what is stated there."""
     psnr: float | None
     """Latest mean PSNR on the held-out pictures in dB; None before the first measurement or without such pictures."""
-    bicubic_psnr: float | None
-    """The same for bicubic enlargement."""
+    bicubic_psnr: float | None = None
+    """The same for bicubic enlargement, where high resolution is what is aimed at."""
 
     def __str__(self) -> str:
         words = [f"{self.progress:4.0%}", f"step {self.step}", f"loss {self.loss:.5f}"]
-        if self.psnr is not None and self.bicubic_psnr is not None:
-            words.append(f"PSNR {self.psnr:.2f} dB (bicubic {self.bicubic_psnr:.2f})")
+        if self.psnr is not None:
+            beside = f" (bicubic {self.bicubic_psnr:.2f})" if self.bicubic_psnr is not None else ""
+            words.append(f"PSNR {self.psnr:.2f} dB{beside}")
         words.append(f"{_clock(self.seconds)} done, {_clock(self.remaining_seconds)} left")
         return ", ".join(words)
 
 
 ProgressReport = Callable[[Standing], None]
 """Called about twice a minute, after every measurement, and at the end."""
+
+
+class Alarm:
+    """Rings every so many seconds, when asked."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+
+    def rings(self) -> bool:
+        """Whether the time is over; if so, it begins again."""
+        now = time.monotonic()
+        if now - self._last < self._seconds:
+            return False
+        self._last = now
+        return True
 
 
 def log_progress(standing: Standing) -> None:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from aethernet.errors import UsageError
 
 if TYPE_CHECKING:
     from aethernet.network.config import NetworkConfig
 
-__all__ = ["Kernel", "TrainingRecipe"]
+__all__ = ["FinetuningRecipe", "Kernel", "Recipe", "TrainingRecipe"]
 
 Kernel = Literal["bicubic", "box", "dpid"]
 """How a picture is shrunk; ``shrinking`` states the formulas."""
+
+
+class Recipe(Protocol):
+    """What a training continues under, if it is the same as before."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, equal for equal recipes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,11 +75,9 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         if self.steps is None and self.hours is None:
             raise UsageError("expected steps, hours or both, found neither: training would never end")
-        positive = ("steps", "hours", "patch", "batch", "octaves", "candidates", "learning_rate", "gradient_clip")
-        for field in positive:
-            value = getattr(self, field)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise UsageError(f"expected a positive {field}, found {value}")
+        _require_positive(
+            self, "steps", "hours", "patch", "batch", "octaves", "candidates", "learning_rate", "gradient_clip"
+        )
         if not self.kernels or any(kernel not in get_args(Kernel) for kernel in self.kernels):
             raise UsageError(f"expected kernels from {', '.join(get_args(Kernel))}, found {self.kernels}")
         for field in ("seed", "warmup_steps", "weight_decay"):
@@ -110,3 +115,56 @@ class TrainingRecipe:
         """A JSON object, equal for equal recipes."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return plain | {"network": self.network.to_json(), "kernels": list(self.kernels)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuningRecipe:
+    """How an int8 network is brought near its float network. A run continues only under an equal recipe.
+
+    Equal recipes, checkpoints and pictures give equal networks on one machine's CPU.
+    """
+
+    steps: int = 500
+    """Optimiser steps."""
+    seed: int = 0
+    """Seeds calibration and, together with the step number, each batch."""
+    patch: int = 40
+    """Side of a crop in pixels of the network's input."""
+    batch: int = 4
+    """Crops per step."""
+    octaves: int = 1
+    """Sizes each picture is used at, each half of the one before: more than 1 for pictures in high resolution."""
+    candidates: int = 2
+    """Random crops drawn for each one kept, the one with the most detail."""
+    learning_rate: float = 0.02
+    """Peak step size of Adam, for weights and biases in 127ths of each tensor's largest value (about a step of the
+    grid), for scales in 16ths of themselves. A cosine brings it from there to 0 at the end."""
+    warmup_steps: int = 20
+    """Steps over which the step size rises from 0 to its peak."""
+    tint_weight: float = 10.0
+    """How much the square of a crop's mean error per channel counts beside its mean square error."""
+    keep_float: tuple[str, ...] | None = None
+    """Parts of the network to leave in float; None: those that quantising leaves by itself."""
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "steps", "patch", "batch", "octaves", "candidates", "learning_rate")
+        for field in ("seed", "tint_weight", "warmup_steps"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Step size, in 127ths of a tensor's largest value, for the step after ``step`` done ones."""
+        warmth = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return self.learning_rate * warmth * (1 + math.cos(math.pi * step / self.steps)) / 2
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object, equal for equal recipes."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return plain | {"keep_float": None if self.keep_float is None else list(self.keep_float)}
+
+
+def _require_positive(recipe: TrainingRecipe | FinetuningRecipe, *fields: str) -> None:
+    for field in fields:
+        value = getattr(recipe, field)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise UsageError(f"expected a positive {field}, found {value}")

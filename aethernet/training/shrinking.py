@@ -28,7 +28,9 @@ _DPID_LAMBDA = 0.5
 
 
 def downsample(pixels: Pixels, factor: int, kernel: Kernel = "bicubic") -> Pixels:
-    """Shrink by ``factor``, by which both sides must divide."""
+    """Shrink by ``factor``, by which both sides must divide; a factor of 1 gives the pixels themselves."""
+    if factor == 1:
+        return pixels
     height, width, _ = pixels.shape
     if height % factor or width % factor:
         raise TrainingError(f"expected sides that divide by {factor}, found {width}x{height}")

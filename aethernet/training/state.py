@@ -14,11 +14,11 @@ from torch import Tensor
 
 from aethernet.artifact import atomic_path
 from aethernet.errors import TrainingError
-from aethernet.training.recipe import TrainingRecipe
+from aethernet.training.recipe import Recipe
 
 __all__ = ["TrainingState"]
 
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 
 
 @dataclass(slots=True, kw_only=True)
@@ -33,14 +33,16 @@ class TrainingState:
     """Mean absolute error of recent steps, pictures in [0, 1]."""
     network: dict[str, Tensor]
     """The weights under training."""
-    averaged: dict[str, Tensor]
-    """Their exponential moving average: what becomes the checkpoint."""
+    result: dict[str, Tensor]
+    """What becomes the checkpoint: the weights' exponential moving average, or the best so far."""
     optimizer: dict[str, Any]
     """Adam's moments."""
     validations: list[tuple[int, float]] = field(default_factory=list)
     """(step, mean PSNR in dB on the held-out pictures)."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What was found out at the start, as plain values."""
 
-    def save(self, path: Path, recipe: TrainingRecipe, sources: Mapping[str, str]) -> None:
+    def save(self, path: Path, recipe: Recipe, sources: Mapping[str, str]) -> None:
         """Write in one step: a crash leaves the old file or the new one.
 
         Args:
@@ -58,7 +60,7 @@ class TrainingState:
             torch.save(content, temporary)
 
     @classmethod
-    def load(cls, path: Path, recipe: TrainingRecipe, sources: Mapping[str, str]) -> TrainingState:
+    def load(cls, path: Path, recipe: Recipe, sources: Mapping[str, str]) -> TrainingState:
         """Read what :meth:`save` wrote, on the CPU, without executing code.
 
         Raises:
@@ -86,7 +88,7 @@ class TrainingState:
         return state
 
 
-def _refuse_changes(path: Path, saved: dict[str, Any], recipe: TrainingRecipe) -> None:
+def _refuse_changes(path: Path, saved: dict[str, Any], recipe: Recipe) -> None:
     wanted = json.loads(json.dumps(recipe.to_json()))
     changed = [
         f"{name} was {saved.get(name)} and is now {wanted.get(name)}"

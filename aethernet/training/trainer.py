@@ -23,12 +23,12 @@ from aethernet.network.blocks import DeploymentNorm
 from aethernet.training.depthwise import speed_up_depthwise_
 from aethernet.training.initialisation import start_as_nearest_neighbour_
 from aethernet.training.pictures import PictureFolder, psnr
-from aethernet.training.progress import ProgressReport, Standing, show_progress
+from aethernet.training.progress import Alarm, ProgressReport, Standing, show_progress
 from aethernet.training.recipe import TrainingRecipe
 from aethernet.training.shrinking import Pixels, upsample_bicubic
 from aethernet.training.state import TrainingState
 
-__all__ = ["TrainingResult", "train"]
+__all__ = ["TrainingResult", "as_tensor", "best_device", "train"]
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def train(
         held_out = _HeldOut(
             PictureFolder(validation, scale=config.scale, channels=config.in_channels, kernels=shrunk_with)
         )
-    trainer = _Trainer(recipe, folder, held_out, initial, output, torch.device(device or _best_device()))
+    trainer = _Trainer(recipe, folder, held_out, initial, output, torch.device(device or best_device()))
     with nullcontext(progress) if progress else show_progress() as report:
         return trainer.run(60 * state_minutes, 60 * validation_minutes, report)
 
@@ -129,7 +129,8 @@ def _initial_weights(checkpoint: Path, recipe: TrainingRecipe) -> dict[str, Tens
     return loaded.model.state_dict()
 
 
-def _best_device() -> str:
+def best_device() -> str:
+    """A GPU where there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -160,12 +161,12 @@ def _loss(enlarged: Tensor, high: Tensor) -> Tensor:
 @torch.inference_mode()
 def _enlarge(network: AetherNet, low: Pixels) -> Pixels:
     device = next(network.parameters()).device
-    enlarged = network(_tensor(low[None], device)).clamp(0, 1).mul(255).round().to(torch.uint8)
+    enlarged = network(as_tensor(low[None], device)).clamp(0, 1).mul(255).round().to(torch.uint8)
     pixels: Pixels = enlarged[0].permute(1, 2, 0).cpu().numpy()
     return pixels
 
 
-def _tensor(pixels: Pixels, device: torch.device) -> Tensor:
+def as_tensor(pixels: Pixels, device: torch.device) -> Tensor:
     """[N, H, W, C] of 0..255 -> [N, C, H, W] of 0..1, channels last in memory."""
     return torch.from_numpy(pixels).to(device, non_blocking=True).permute(0, 3, 1, 2).float().div(255)
 
@@ -220,7 +221,7 @@ class _Trainer:
     def _restore(self) -> None:
         state = TrainingState.load(self.state_path, self.recipe, self.sources)
         self.network.load_state_dict(state.network)
-        self.averaged.load_state_dict(state.averaged)
+        self.averaged.load_state_dict(state.result)
         self.optimizer.load_state_dict(state.optimizer)
         self.step, self.seconds, self.loss = state.step, state.seconds, state.loss
         self.validations = list(state.validations)
@@ -232,7 +233,7 @@ class _Trainer:
             seconds=self.seconds,
             loss=self.loss,
             network=self.network.state_dict(),
-            averaged=self.averaged.state_dict(),
+            result=self.averaged.state_dict(),
             optimizer=self.optimizer.state_dict(),
             validations=self.validations,
         )
@@ -242,7 +243,7 @@ class _Trainer:
     def run(self, state_seconds: float, validation_seconds: float, report: ProgressReport) -> TrainingResult:
         forward = torch.compile(self.network) if self.recipe.compile else self.network
         began, seconds_before = time.monotonic(), self.seconds
-        state_due, validation_due, report_due = map(_Alarm, (state_seconds, validation_seconds, _REPORT_SECONDS))
+        state_due, validation_due, report_due = map(Alarm, (state_seconds, validation_seconds, _REPORT_SECONDS))
         total, looked_at = torch.zeros((), device=self.device), self.step
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="crops") as executor:
             upcoming = executor.submit(self._crops, self.step)
@@ -301,8 +302,8 @@ class _Trainer:
             group["lr"] = recipe.learning_rate_at(self.step, progress)
         for _ in range(_ATTEMPTS):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
-                enlarged = forward(_tensor(low, self.device))
-            loss = _loss(enlarged.float(), _tensor(high, self.device))
+                enlarged = forward(as_tensor(low, self.device))
+            loss = _loss(enlarged.float(), as_tensor(high, self.device))
             self.optimizer.zero_grad(set_to_none=True)
             if loss.isfinite():
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -347,18 +348,3 @@ class _Trainer:
             psnr=self.validations[-1][1] if self.validations else None,
             bicubic_psnr=self.held_out.bicubic_psnr if self.held_out else None,
         )
-
-
-class _Alarm:
-    """Rings every so many seconds, when asked."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._last = time.monotonic()
-
-    def rings(self) -> bool:
-        now = time.monotonic()
-        if now - self._last < self._seconds:
-            return False
-        self._last = now
-        return True

@@ -14,10 +14,12 @@ import pytest
 import torch
 
 from aethernet import spandrel_plugin
-from aethernet.checkpoint import load, save_pth, save_safetensors
+from aethernet.checkpoint import FinetunedInt8, load, save_finetuned, save_pth, save_safetensors
 from aethernet.errors import MissingDependencyError
 from aethernet.fusion import fuse, merge_kernels
+from aethernet.manifest import FinetuningFacts
 from aethernet.network import PRESETS, AetherNet, NetworkConfig, build_network, preset_config
+from aethernet.quantization import quantize
 from tests.support.networks import (
     ONE_OF_EACH_GENERATION,
     SELECTED_CONFIGS,
@@ -86,6 +88,17 @@ def test_every_kind_of_fused_network_loads_as_in_our_own_loader(tmp_path: Path, 
     path = save_pth(fuse(randomised(build_network(config))), tmp_path / "net.pth")
 
     assert_same_picture(path, natural_picture(channels=config.in_channels))
+
+
+def test_a_fine_tuned_checkpoint_loads_as_its_float_network(tmp_path: Path) -> None:
+    network = tiny_network(2)
+    made = quantize(fuse(network), pictures=[natural_picture(16, 16).numpy()])
+    facts = FinetuningFacts(
+        steps=1, pictures=1, pictures_sha256="0" * 64, psnr_before=40, psnr_after=41, tint_before=0, tint_after=0
+    )
+    int8 = FinetunedInt8(model=made.model, slope=None, facts=facts)
+
+    assert_same_picture(save_finetuned(network, int8, tmp_path / "qat.safetensors"), natural_picture())
 
 
 @pytest.mark.parametrize("fold", [as_trained, merge_kernels])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from aethernet.network import AetherNet, NetworkConfig, Norm, build_network
 from aethernet.network.blocks import AffineMap, ChannelAttention, DeploymentNorm
+from aethernet.training.initialisation import start_as_nearest_neighbour_
 
 __all__ = [
     "EVERY_CONFIG",
@@ -20,6 +21,7 @@ __all__ = [
     "ONE_OF_EACH_GENERATION",
     "SELECTED_CONFIGS",
     "WRAPPERS",
+    "calm_network",
     "ema_beside_decoy",
     "largest_difference",
     "randomised",
@@ -116,6 +118,15 @@ def randomised(network: AetherNet, seed: int = 0) -> AetherNet:
 def tiny_network(generation: int = 2, *, seed: int = 0, **changes: Any) -> AetherNet:
     """The training form of :func:`tiny_config`, randomised."""
     return randomised(build_network(tiny_config(generation, **changes)), seed)
+
+
+def calm_network(generation: int = 2) -> AetherNet:
+    """Of :func:`tiny_config`, fresh: it enlarges like nearest neighbour, and int8 comes near it, unlike random ones."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_network(tiny_config(generation)).eval()
+    start_as_nearest_neighbour_(network)
+    return network
 
 
 @torch.no_grad()

@@ -91,6 +91,21 @@ def test_a_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+@pytest.mark.parametrize("first", [0x80, 0x50, 0xF8])
+def test_a_safetensors_file_is_one_however_long_its_header_is(tmp_path: Path, first: int) -> None:
+    """0x80 is also a pickle's first byte, 0x50 an archive's."""
+    from safetensors.torch import save
+
+    lengths = {content[0]: content for note in range(256) if (content := save({"a": torch.ones(2)}, {"b": "c" * note}))}
+    (tmp_path / "net.safetensors").write_bytes(lengths[first])
+
+    found = read_checkpoint(tmp_path / "net.safetensors")
+
+    assert found.format == "safetensors"
+    assert found.metadata.keys() == {"b"}
+    assert torch.equal(found.content["a"], torch.ones(2))
+
+
 def test_a_missing_file_is_not_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(NotACheckpointError, match="found nothing"):
         load(tmp_path / "net_g.pth")

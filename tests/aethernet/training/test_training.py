@@ -112,7 +112,7 @@ def test_checkpoint_holds_the_averaged_weights_in_training_form(pictures: Path, 
     state = torch.load(tmp_path / "run" / "micro.state.pt", weights_only=True)
     assert result.checkpoint == tmp_path / "run" / "micro.safetensors"
     assert saved.keys() == build_network(MICRO).state_dict().keys()
-    assert all(torch.equal(saved[name], state["averaged"][name]) for name in saved)
+    assert all(torch.equal(saved[name], state["result"][name]) for name in saved)
     assert not torch.equal(saved["conv_last.weight"], state["network"]["conv_last.weight"])
 
 
@@ -172,12 +172,12 @@ def test_a_network_that_overflows_is_called_diverged(pictures: Path, tmp_path: P
 def test_single_steps_that_overflow_leave_the_weights_alone(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch, spoilt = trainer._tensor, iter([True, *[False] * 1000])
+    batch, spoilt = trainer.as_tensor, iter([True, *[False] * 1000])
 
     def overflowing(pixels: Pixels, device: torch.device) -> torch.Tensor:
         return batch(pixels, device) * (float("inf") if next(spoilt) else 1)
 
-    monkeypatch.setattr(trainer, "_tensor", overflowing)
+    monkeypatch.setattr(trainer, "as_tensor", overflowing)
 
     result = train(recipe(batch_statistics_share=0.0), pictures, tmp_path / "run", progress=silent)
 
