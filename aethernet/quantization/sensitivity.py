@@ -37,7 +37,7 @@ __all__ = [
     "sensitivity_chart",
 ]
 
-OUT_OF_PROPORTION = 5.0
+OUT_OF_PROPORTION = 4.0
 """A part stays float where its share of the error is more than this many times its share of the multiplications."""
 
 _GLANCE = 2
