@@ -1,4 +1,4 @@
-"""``aethernet info`` and ``lint``: what a checkpoint, ONNX file, engine or release folder is; what is wrong with int8."""
+"""``aethernet info`` and ``lint``: what a checkpoint, ONNX file, engine or release is; what is wrong with int8."""
 
 from __future__ import annotations
 

@@ -27,11 +27,12 @@ def build_commands(onnx: str, precision: Precision, profiles: Sequence[Profile],
     newer = [one for one in DEFAULT_CAPABILITIES if one != TURING]
     convert = ["polygraphy", "convert", onnx, "--convert-to", "trt", "-o", engine]
     shapes = _polygraphy_shapes(profiles, channels)
+    note = " (leaves TF32 on)" if precision is Precision.FP32 else ""
     return {
         "TensorRT 10.12 or newer": shlex.join([*trtexec, "--stronglyTyped", *_trtexec_shapes(profiles, channels)]),
         "TensorRT 11": shlex.join([*trtexec, *_trtexec_shapes(profiles, channels)]),
         "TensorRT 10.12 or 11, Polygraphy": shlex.join([*convert, "--strongly-typed", *shapes]),
-        f"TensorRT-RTX, Polygraphy{' (leaves TF32 on)' if precision is Precision.FP32 else ''}": "POLYGRAPHY_USE_TENSORRT_RTX=1 "
+        f"TensorRT-RTX, Polygraphy{note}": "POLYGRAPHY_USE_TENSORRT_RTX=1 "
         + shlex.join([*convert, *shapes, "--compute-capabilities", *newer]),
     }
 
