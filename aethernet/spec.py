@@ -71,6 +71,10 @@ class EngineSpec(_Part):
         default=None, description="Compute capabilities TensorRT-RTX compiles for, such as 8.9; by default all it knows"
     )
     timeout: float = Field(default=1800, gt=0, description="Seconds one engine may take")
+    deployment: str | None = Field(
+        default=None,
+        description="Prefect deployment that builds them, such as build-engines/gpu; by default this process",
+    )
     memory: float | None = Field(
         default=None,
         gt=0,
@@ -86,7 +90,7 @@ class EngineSpec(_Part):
             for text in profiles:
                 parse_profile(text)
         except UsageError as error:
-            raise ValueError(str(error).removeprefix("expected ")) from error
+            raise ValueError(str(error).removeprefix("expected ").partition(", found")[0]) from error
         return profiles
 
     @field_validator("capabilities")

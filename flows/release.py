@@ -24,9 +24,9 @@ from flows._forms import (
     runs_of,
 )
 from flows._reporting import report_release
+from flows.build import engines_of
 from tasks.assemble import assemble
 from tasks.benchmark import Contender, benchmark, race
-from tasks.build import build
 from tasks.card import card
 from tasks.compare import accept, compare, run_reference
 from tasks.describe import describe, describe_network, record_build, released_facts, write_config
@@ -101,7 +101,7 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
     accepted = accept(compared, truth.quality, limits, spec.required, not_made, speedups)
 
     released = [form for precision, form in forms.items() if precision in accepted.accepted]
-    engines = build(spec.engines, engine_models(released), reference.weights, pictures, limits)
+    engines = engines_of(spec.engines, engine_models(released), reference.weights, pictures, limits)
     compared += engine_measurements(engines)
     contenders = [Contender(file=form.models[0].file, precision=form.precision) for form in released]
     speed = benchmark(reference.weights, contenders, pictures)
