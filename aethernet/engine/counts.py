@@ -55,7 +55,8 @@ class PlanCounts(_Record):
     """A built engine by precision."""
 
     source: str = Field(description="How it was read")
-    products: dict[str, int] = Field(description="Convolutions and matrix products by the type of their inputs")
+    graphs: int = Field(default=1, description="How often the network is in it; TensorRT-RTX compiles one per profile")
+    products: dict[str, int] = Field(description="Convolutions and products of all graphs by the type of their inputs")
     kernels: int = Field(description="All kernels it launches, or layers where the inspector counted")
     kernel_sources: int | None = Field(default=None, description="Different fused kernels whose source text it holds")
     source_bytes: int | None = Field(
@@ -113,6 +114,7 @@ _TENSOR = re.compile(rb'tensor=\{[^\n]*?name="([^"\n]+)"[^\n]*?type=(\w+)')
 _PRODUCT = re.compile(
     rb'(?:corrltn|fully_connected|gemm|matmul)=\{ name="[^"\n]*" output=\{[^}\n]*\} input=\{([^}\n]*)\}'
 )
+_GRAPH = re.compile(rb"\n\s*inputs=\{ ")
 _FUNCTION = re.compile(rb"\n\s*function=\{ name=")
 _SOURCE = re.compile(
     rb'#(?:ifdef|include|define)[\x09\x0a\x0d\x20-\x7e]+?extern "C" __global__[\x09\x0a\x0d\x20-\x7e]+'
@@ -136,6 +138,7 @@ def count_plan(plan: bytes) -> PlanCounts | None:
     sources = _SOURCE.findall(plan)
     return PlanCounts(
         source="kernel graph in the plan",
+        graphs=max(1, len(_GRAPH.findall(plan))),
         products=dict(sorted(products.items())),
         kernels=products.total() + len(_FUNCTION.findall(plan)),
         kernel_sources=len(sources),
@@ -186,16 +189,15 @@ def findings_of(intended: int, network: TypedCounts, plan: PlanCounts | None) ->
         found.append(f"{len(network.fp32_islands)} operations compute in fp32: {_few(network.fp32_islands)}")
     if plan is not None:
         # Products that share an input may have become one.
-        built = plan.products.get("int8", 0)
+        each = {kind: count // plan.graphs for kind, count in plan.products.items()}
+        built = each.get("int8", 0)
         if parsed and not built:
-            kinds = ", ".join(f"{count} {kind}" for kind, count in plan.products.items())
+            kinds = ", ".join(f"{count} {kind}" for kind, count in each.items())
             found.append(f"the network has {parsed} int8 layers, the built engine none ({kinds})")
         elif built < parsed:
             found.append(f"the network has {parsed} int8 layers, the built engine {built} (some may have been joined)")
         if network.products.get("fp32", 0) == 0 and plan.products.get("fp32", 0):
-            found.append(
-                f"{plan.products['fp32']} layers of the built engine compute in fp32, none of the network does"
-            )
+            found.append(f"{each['fp32']} layers of the built engine compute in fp32, none of the network does")
     return tuple(found)
 
 

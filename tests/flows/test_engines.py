@@ -7,11 +7,22 @@ import time
 from pathlib import Path
 
 import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import PREFECT_API_URL
 
 from aethernet.bundle import open_bundle, verify_bundle
+from aethernet.comparison import Limits
 from aethernet.engine import check_engine
 from aethernet.errors import EngineError
-from tests.support.engines import needs_rtx, no_gpu
+from aethernet.precision import Precision
+from aethernet.spec import EngineSpec
+from aethernet.store import Store
+from flows.build import engines_of
+from tasks._caching import RunContext, StageEvent, running
+from tasks.build import Engine
+from tests.support.engines import needs_rtx, no_gpu, small_model
 from tests.support.releases import NAME, flip_byte
 from tests.support.workplace import CommandLine, Workplace
 
@@ -64,32 +75,6 @@ def test_engines_are_released_with_their_identity_and_kept(
         check_engine(spoilt)
 
 
-def test_another_profile_builds_engines_and_nothing_else_anew(
-    workplace: Workplace, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    needs_rtx()
-    no_gpu(monkeypatch)
-    _with_engines(workplace, ENGINES.replace("1x64x64", "1x48x48"))
-
-    finished = command_line(workplace.release)
-
-    assert finished.code == 0, finished.err
-    assert {step.split()[0] for step in finished.ran} <= {
-        *(
-            "build_engine",
-            "describe",
-            "record_build",
-            "card",
-            "write_config",
-            "verify_published",
-            "publish",
-            "assemble",
-        ),
-        NAME,
-    }
-    assert sum(step.startswith("build_engine") for step in finished.ran) == 2
-
-
 def test_an_engine_that_is_asked_for_and_cannot_be_built_fails_the_release(
     workplace: Workplace, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,35 +88,38 @@ def test_an_engine_that_is_asked_for_and_cannot_be_built_fails_the_release(
     workplace.require_unpublished()
 
 
-def test_a_worker_builds_for_a_release_that_runs_elsewhere(
-    workplace: Workplace, command_line: CommandLine, prefect_home: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_worker_builds_engines_for_a_flow_that_runs_elsewhere(
+    engine: None, prefect_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     needs_rtx()
     no_gpu(monkeypatch)
-    from prefect.settings import PREFECT_API_URL
+    place, store = Workplace(tmp_path), Store(tmp_path / "store")
+    model = store.put(small_model(tmp_path / "net_fp16.onnx", Precision.FP16))
+    profiles, deployment = ("1x32x32",), "build-engines/elsewhere"
+    spec = EngineSpec(profiles=profiles, capabilities=("8.9",), precisions=(Precision.FP16,), deployment=deployment)
 
-    _with_engines(workplace, ENGINES + 'precisions = ["fp16"]\ndeployment = "build-engines/elsewhere"\n')
+    @flow(persist_result=False, validate_parameters=False)
+    def elsewhere() -> list[Engine]:
+        return engines_of(spec, {Precision.FP16: model}, model, [], {Precision.FP16: Limits()})
+
     server = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "CUDA_VISIBLE_DEVICES": ""}
-    worker = workplace.start(["serve-builds", "--name", "elsewhere"], prefect_home, **server)
+    worker = place.start(["serve-builds", "--name", "elsewhere"], prefect_home, **server)
+    told: list[StageEvent] = []
     try:
-        _wait_for_deployment("build-engines/elsewhere")
-
-        finished = command_line(workplace.release)
+        _wait_for_deployment(deployment)
+        with running(RunContext(store=store, observers=(told.append,))):
+            (built,) = elsewhere()
     finally:
         worker.terminate()
         worker.communicate(timeout=60)
 
-    assert finished.code == 0, finished.err
-    assert not [step for step in finished.ran if step.startswith("build_engine")]  # not in this process
-    (entry,) = open_bundle(workplace.bundle).manifest.engines
-    assert entry.status == "built, not executed"
-    assert verify_bundle(workplace.bundle).problems == ()
+    assert told == []  # nothing was built in this process
+    assert built.entry.status == "built, not executed"
+    assert built.engine is not None
+    assert store.get(built.engine).stat().st_size == built.engine.size
 
 
 def _wait_for_deployment(name: str) -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
-
     with get_client(sync_client=True) as client:
         for _ in range(300):
             try:

@@ -20,6 +20,7 @@ from tests.support.engines import linear_model, needs_rtx, no_gpu, small_model
 from tests.support.networks import tiny_network
 
 PROFILE = parse_profile("1x16x16:1x32x32:2x64x64")
+PROFILES = (PROFILE, parse_profile("1x96x80"))
 Build = Callable[..., Built]
 
 
@@ -38,7 +39,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Build:
     def build(precision: Precision, capability: str = "8.9") -> Built:
         if (precision, capability) not in made:
             source = small_model(folder / f"net_{precision}.onnx", precision)
-            (config,) = plan_builds(Backend.TENSORRT_RTX, (PROFILE,), capabilities=(capability,))
+            (config,) = plan_builds(Backend.TENSORRT_RTX, PROFILES, capabilities=(capability,))
             made[precision, capability] = build_engine(source, folder / f"{precision}{capability}.engine", config)
         return made[precision, capability]
 
@@ -55,12 +56,15 @@ def test_int8_layers_stay_int8_in_the_network_and_in_the_engine(built: Build) ->
     assert record.network.products == {"int8": 2}
     assert record.network.fp32_islands == record.findings == ()
     assert record.plan is not None
-    assert record.plan.products == {"int8": 2}
+    assert record.plan.graphs == len(PROFILES)
+    assert record.plan.products == {"int8": 2 * len(PROFILES)}
 
 
 def test_on_turing_they_do_not_and_that_is_said(built: Build) -> None:
     record = built(Precision.INT8, "7.5").record
 
+    assert record.identity.profiles[1].minimum == (1, 96, 79)
+    assert "one pixel narrower" in record.identity.adjustments[0]
     assert record.network.products == {"int8": 2}
     assert record.findings == ("the network has 2 int8 layers, the built engine none (2 fp16)",)
 
@@ -74,8 +78,8 @@ def test_identity_names_all_the_engine_is_tied_to(built: Build) -> None:
     assert identity.onnx_sha256 == file_digest(made.engine.parent / identity.onnx)
     assert (identity.sha256, identity.size) == (file_digest(made.engine), made.engine.stat().st_size)
     assert identity.flags == {"strongly_typed": True, "tf32": False}
-    assert identity.profiles == (PROFILE,)
-    assert made.record.memory[PROFILE.name] > 0
+    assert identity.profiles == PROFILES
+    assert made.record.memory.keys() == {profile.name for profile in PROFILES}
     assert check_engine(made.engine).record == made.record
 
 

@@ -108,6 +108,7 @@ PLAN = b"""\x00\x01binary#include <cuda>\n#define N 4\nextern "C" __global__ voi
   corrltn={ name="one" output={"x" } input={"a" "w" "h" } scratchspace={"s" } }
   fully_connected={ name="two" output={"y" } input={"view^deref" "h" } scratchspace={"s" } }
   function={ name=__myl_a fqn=__myl_a_0x1 }
+  inputs={ "input.1" }
 """
 
 
@@ -116,6 +117,7 @@ def test_the_kernel_graph_of_a_plan_is_read() -> None:
 
     assert counts is not None
     assert counts.products == {"fp16": 1, "int8": 1}
+    assert counts.graphs == 1
     assert (counts.kernels, counts.kernel_sources) == (3, 1)
     assert counts.source_bytes is not None
     assert 70 < counts.source_bytes < 90
@@ -128,10 +130,12 @@ def test_a_plan_without_such_a_graph_is_not_guessed_at() -> None:
 def test_an_engine_that_lost_its_int8_layers_is_found_out() -> None:
     counts = count_network(network(), Precision.INT8)
 
-    def plan(**products: int) -> PlanCounts:
-        return PlanCounts(source="test", products=products, kernels=1)
+    def plan(graphs: int = 1, **products: int) -> PlanCounts:
+        return PlanCounts(source="test", graphs=graphs, products=products, kernels=1)
 
     assert findings_of(1, counts, plan(int8=1)) == ()
+    assert findings_of(1, counts, plan(graphs=2, int8=2)) == ()
+    assert findings_of(1, counts, plan(graphs=2, int8=1, fp16=1)) != ()
     assert findings_of(1, counts, plan(fp16=1)) == ("the network has 1 int8 layers, the built engine none (1 fp16)",)
     assert findings_of(1, counts, plan(int8=1, fp32=2)) == (
         "2 layers of the built engine compute in fp32, none of the network does",
