@@ -172,7 +172,7 @@ def serve_builds(
                 "expected a Prefect server that the releases use too, found none configured",
                 hint="start one with `prefect server start` and set PREFECT_API_URL on both machines",
             )
-        build_engines.serve(name=name, tags=["gpu"], limit=1, print_starting_message=False)
+        build_engines.serve(name=name, tags=["gpu"], limit=1, pause_on_shutdown=False, print_starting_message=False)
 
 
 @app.command()

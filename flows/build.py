@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from prefect import State, flow
 from prefect.deployments import run_deployment
@@ -37,12 +38,16 @@ class BuildRequest(BaseModel):
     store: str
 
 
-@flow(name="build-engines", persist_result=False)
-def build_engines(request: BuildRequest) -> State:
-    """Build engines on this machine; the state's message says where in the store the list of them is."""
-    store = Store(request.store)
+@flow(name="build-engines", persist_result=False, validate_parameters=False)
+def build_engines(request: dict[str, Any]) -> State:
+    """Build what a :class:`BuildRequest` says on this machine; the state's message says where the list of engines is.
+
+    The request arrives as JSON: Prefect's own check of parameters does not resolve the types of nested models.
+    """
+    wanted = BuildRequest.model_validate(request)
+    store = Store(wanted.store)
     with running(RunContext(store=store)):
-        engines = build(request.spec, request.models, request.reference, request.pictures, request.limits)
+        engines = build(wanted.spec, wanted.models, wanted.reference, wanted.pictures, wanted.limits)
     with store.scratch() as folder:
         (folder / "engines.json").write_bytes(_ENGINES.dump_json(engines))
         return Completed(message=json.dumps(asdict(store.put(folder / "engines.json"))))

@@ -9,10 +9,11 @@ speak over stdin and stdout besides.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -144,10 +145,10 @@ def _serve(request: Mapping[str, Any], messages: _Messages, stdin: IO[bytes], st
 
     _listen(messages)
     with TrtRunner(EngineFromPath(request["engine"])) as runner:
-        kind = runner.get_input_metadata()["input"].dtype
-        dtype = np.float16 if "16" in str(kind) else np.float32
+        dtype = _input_type(runner)
 
         def infer(picture: Any) -> Any:
+            _choose_profile(runner, request, picture.shape)
             answer = runner.infer({"input": picture.astype(dtype)})["output"]
             return np.asarray(answer).astype(np.float32)
 
@@ -155,12 +156,29 @@ def _serve(request: Mapping[str, Any], messages: _Messages, stdin: IO[bytes], st
     return {}
 
 
+def _input_type(runner: Any) -> Any:
+    import numpy as np
+
+    return np.float16 if "16" in str(runner.get_input_metadata()["input"].dtype) else np.float32
+
+
+def _choose_profile(runner: Any, request: Mapping[str, Any], shape: Sequence[int]) -> None:
+    """The first profile that holds an [N, C, H, W]; TensorRT does not look for one itself."""
+    sides = (shape[0], *shape[2:])
+    for index, profile in enumerate(request["profiles"]):
+        bounds = zip(profile["minimum"], sides, profile["maximum"], strict=True)
+        if all(low <= side <= high for low, side, high in bounds):
+            if len(request["profiles"]) > 1:
+                runner.set_profile(index)
+            return
+    raise ValueError(f"no profile of the engine holds {'x'.join(map(str, sides))}")
+
+
 def _time(request: Mapping[str, Any], messages: _Messages) -> dict[str, Any]:
     """Latency by CUDA events and throughput at one locked shape, data staying on the GPU."""
     import numpy as np
     from cuda.bindings import runtime as cuda
     from polygraphy.backend.trt import EngineFromPath, TrtRunner
-    from polygraphy.cuda import DeviceArray
 
     def call(result: tuple[Any, ...]) -> Any:
         if int(result[0]):
@@ -169,16 +187,10 @@ def _time(request: Mapping[str, Any], messages: _Messages) -> dict[str, Any]:
 
     _listen(messages)
     with TrtRunner(EngineFromPath(request["engine"])) as runner:
-        kind = np.float16 if "16" in str(runner.get_input_metadata()["input"].dtype) else np.float32
-        picture = np.random.default_rng(0).random(request["shape"], np.float32).astype(kind)
-        runner.infer({"input": picture})  # allocates the output for this shape
+        _choose_profile(runner, request, request["shape"])
+        picture = np.random.default_rng(0).random(request["shape"], np.float32).astype(_input_type(runner))
+        runner.infer({"input": picture})  # shape, addresses and buffers stay for what follows
         context, stream = runner.context, runner.stream.ptr
-        output = runner.infer({"input": picture}, copy_outputs_to_host=False)["output"]
-        held = DeviceArray(shape=picture.shape, dtype=kind)
-        held.copy_from(picture)
-        context.set_input_shape("input", picture.shape)
-        context.set_tensor_address("input", held.ptr)
-        context.set_tensor_address("output", output.ptr if hasattr(output, "ptr") else output.data_ptr())
         begin, end = call(cuda.cudaEventCreate()), call(cuda.cudaEventCreate())
         latencies = []
         for run in range(request["warm_up"] + request["runs"]):
@@ -248,6 +260,13 @@ def receive(stream: IO[bytes]) -> Any:
     return np.frombuffer(data, dtype).reshape(header["shape"]).copy()
 
 
+def _stdout_alone() -> IO[bytes]:
+    """Stdout for pictures only; whatever the libraries print there goes to stderr from now on."""
+    own = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return own
+
+
 def _die_with_parent() -> None:
     """Linux ends this process when the one that started it is gone, however it went."""
     if sys.platform == "linux":
@@ -265,7 +284,7 @@ def main() -> int:
     messages = _Messages()
     tasks: dict[str, Callable[[], dict[str, Any]]] = {
         "build": lambda: _build(request, messages),
-        "serve": lambda: _serve(request, messages, sys.stdin.buffer, sys.stdout.buffer),
+        "serve": lambda: _serve(request, messages, sys.stdin.buffer, _stdout_alone()),
         "time": lambda: _time(request, messages),
     }
     try:

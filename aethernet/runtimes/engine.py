@@ -44,7 +44,15 @@ class EngineRuntime:
         return self
 
     def _request(self, task: str, **more: Any) -> dict[str, Any]:
-        return {"task": task, "backend": self.record.identity.backend.value, "engine": str(self.path), **more}
+        identity = self.record.identity
+        profiles = [profile.model_dump(mode="json") for profile in identity.profiles]
+        return {
+            "task": task,
+            "backend": identity.backend.value,
+            "engine": str(self.path),
+            "profiles": profiles,
+            **more,
+        }
 
     def _fail(self, what: str) -> None:
         assert self._folder is not None

@@ -10,13 +10,23 @@ from pathlib import Path
 import pytest
 
 from aethernet.artifact import file_digest
-from aethernet.engine import Backend, BuildConfig, Built, build_engine, check_engine, parse_profile, plan_builds
+from aethernet.engine import (
+    Backend,
+    BuildConfig,
+    Built,
+    build_engine,
+    check_engine,
+    find_gpu,
+    parse_profile,
+    plan_builds,
+)
 from aethernet.engine.process import run_worker
 from aethernet.errors import BuilderError, EngineError, UsageError
 from aethernet.export import ExportConfig, export_fp32
 from aethernet.precision import Precision
 from aethernet.runtimes import open_runtime
-from tests.support.engines import linear_model, needs_rtx, no_gpu, small_model
+from aethernet.runtimes.engine import EngineRuntime
+from tests.support.engines import linear_model, needs_rtx, no_gpu, plug_in_gpu, small_model
 from tests.support.networks import tiny_network
 
 PROFILE = parse_profile("1x16x16:1x32x32:2x64x64")
@@ -89,6 +99,22 @@ def test_an_engine_does_not_run_where_there_is_no_gpu(built: Build) -> None:
     assert runtime.name == "tensorrt_rtx-gpu"
     with pytest.raises(EngineError, match="expected an NVIDIA GPU to run a TensorRT engine on"), runtime:
         pass
+
+
+def test_a_gpu_that_is_said_to_be_there_and_is_not_ends_in_an_error_with_the_librarys_words(
+    built: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As far as running an engine goes without a GPU: the worker starts, and the library finds none."""
+    engine = built(Precision.INT8).engine
+    if find_gpu() is not None:
+        pytest.skip("there is a real GPU here")
+    plug_in_gpu(monkeypatch, tmp_path / "bin", "NVIDIA L4, 8.9, 580.65.06, 23034, GPU-1")
+
+    with pytest.raises(BuilderError, match="TensorRT-RTX could not load the engine") as raised, open_runtime(engine):
+        pass
+    assert "CUDA" in raised.value.log
+    with pytest.raises(BuilderError, match="TensorRT-RTX refused"):
+        EngineRuntime(engine).time((1, 3, 32, 32), runs=1)
 
 
 def test_linear_layers_are_built_for_turing_as_convolutions(tmp_path: Path) -> None:
