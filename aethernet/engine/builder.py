@@ -146,7 +146,7 @@ def build_engine(source: Path | str, destination: Path | str, config: BuildConfi
     memory = {profile.name: estimate_memory(model, profile) for profile in config.profiles}
     require_memory(memory, config.gpu, config.memory)
     intended = intended_int8(model)
-    profiles, adjustments = _adjust(model, precision, config)
+    profiles, adjustments = _adjust(model, config)
     channels = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
     gpu = find_gpu()
     with tempfile.TemporaryDirectory(prefix="aethernet-engine-") as scratch, gpu_lock(gpu):
@@ -216,15 +216,13 @@ def _require_signed(model: onnx.ModelProto, source: Path) -> None:
         )
 
 
-def _adjust(
-    model: onnx.ModelProto, precision: Precision, config: BuildConfig
-) -> tuple[tuple[Profile, ...], tuple[str, ...]]:
+def _adjust(model: onnx.ModelProto, config: BuildConfig) -> tuple[tuple[Profile, ...], tuple[str, ...]]:
     """Respell a model and profiles for what a backend cannot do, in place; says what was done and why."""
     if config.backend is not Backend.TENSORRT_RTX or TURING not in (config.capabilities or ()):
         return config.profiles, ()
     adjustments = []
-    if precision is Precision.FP32 and (count := products_to_convolutions(model)):
-        adjustments.append(f"{count} fp32 matrix products as 1x1 convolutions, because Turing has no other kernels")
+    if count := products_to_convolutions(model):
+        adjustments.append(f"{count} matrix products as 1x1 convolutions, because TensorRT-RTX lacks others for Turing")
     profiles = loosen(config.profiles)
     if profiles != config.profiles:
         adjustments.append(

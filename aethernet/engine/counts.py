@@ -114,15 +114,14 @@ _TENSOR = re.compile(rb'tensor=\{[^\n]*?name="([^"\n]+)"[^\n]*?type=(\w+)')
 _PRODUCT = re.compile(
     rb'(?:corrltn|fully_connected|gemm|matmul)=\{ name="[^"\n]*" output=\{[^}\n]*\} input=\{([^}\n]*)\}'
 )
-_GRAPH = re.compile(rb"\n\s*inputs=\{ ")
 _FUNCTION = re.compile(rb"\n\s*function=\{ name=")
 _SOURCE = re.compile(
     rb'#(?:ifdef|include|define)[\x09\x0a\x0d\x20-\x7e]+?extern "C" __global__[\x09\x0a\x0d\x20-\x7e]+'
 )
 
 
-def count_plan(plan: bytes) -> PlanCounts | None:
-    """Count the kernel graph inside a TensorRT-RTX plan; None where it holds none that can be read.
+def count_plan(plan: bytes, profiles: int = 1) -> PlanCounts | None:
+    """Count the kernel graphs inside a TensorRT-RTX plan, one per profile; None where none can be read.
 
     The text is not a documented format: what cannot be told apart is left out, never guessed.
     """
@@ -138,7 +137,7 @@ def count_plan(plan: bytes) -> PlanCounts | None:
     sources = _SOURCE.findall(plan)
     return PlanCounts(
         source="kernel graph in the plan",
-        graphs=max(1, len(_GRAPH.findall(plan))),
+        graphs=profiles if products.total() % profiles == 0 else 1,
         products=dict(sorted(products.items())),
         kernels=products.total() + len(_FUNCTION.findall(plan)),
         kernel_sources=len(sources),

@@ -1,8 +1,9 @@
 """What an ONNX file is respelled to before TensorRT-RTX reads it; the results stay the same.
 
-TensorRT-RTX 1.7 has no fp32 matrix product for Turing ("FP32 GEMM is not supported") but convolutions; a linear layer
-over the channels is a 1x1 convolution. And where every axis is fixed it stores some 200 MB of constants into an engine
-for Turing (measured at 720x1280); with one axis free by one pixel it does not.
+TensorRT-RTX 1.7 has no fp32 matrix product for Turing ("FP32 GEMM is not supported"), and fails on fp16 ones that it
+means to fuse; it has convolutions, and a linear layer over the channels is a 1x1 convolution. And where every axis is
+fixed it stores some 200 MB of constants into an engine for Turing (measured at 720x1280); with one axis free by one
+pixel it does not.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ __all__ = ["loosen", "products_to_convolutions"]
 
 
 def products_to_convolutions(model: onnx.ModelProto) -> int:
-    """Turn fp32 products of [N, H, W, C] with constant weights into 1x1 convolutions, in place; returns how many."""
+    """Turn products of [N, H, W, C] with constant weights into 1x1 convolutions, in place; returns how many."""
     import numpy as np
     import onnx
     from onnx import numpy_helper
@@ -29,7 +30,7 @@ def products_to_convolutions(model: onnx.ModelProto) -> int:
     weights = {
         tensor.name: tensor
         for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16) and len(tensor.dims) == 2
     }
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in inferred.value_info}

@@ -86,7 +86,7 @@ def _build(request: Mapping[str, Any], messages: _Messages) -> dict[str, Any]:
     plan = bytes(EngineBytesFromNetwork(parsed, config=_config(request, trt), save_timing_cache=cache)())
     answer["seconds"] = time.perf_counter() - start
     Path(request["engine"]).write_bytes(plan)
-    counted = count_plan(plan) if request["backend"] == "tensorrt_rtx" else None
+    counted = count_plan(plan, len(request["profiles"])) if request["backend"] == "tensorrt_rtx" else None
     if request["gpu"]:
         # A GPU is here, so the engine itself can be asked; a plan it refuses is no engine.
         from polygraphy.backend.trt import EngineFromBytes

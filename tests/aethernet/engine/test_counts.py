@@ -108,7 +108,6 @@ PLAN = b"""\x00\x01binary#include <cuda>\n#define N 4\nextern "C" __global__ voi
   corrltn={ name="one" output={"x" } input={"a" "w" "h" } scratchspace={"s" } }
   fully_connected={ name="two" output={"y" } input={"view^deref" "h" } scratchspace={"s" } }
   function={ name=__myl_a fqn=__myl_a_0x1 }
-  inputs={ "input.1" }
 """
 
 
