@@ -169,6 +169,22 @@ class StoreError(AethernetError):
     """The content-addressed store cannot hold or give back a file."""
 
 
+class EngineError(AethernetError):
+    """An engine cannot be built, or is not what its identity says."""
+
+
+class BuilderError(EngineError):
+    """The builder refused, crashed, ran out of memory or out of time. ``log`` holds what it said."""
+
+    def __init__(self, message: str, *, log: str = "", hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.log = log
+
+
+class ForeignEngineError(EngineError):
+    """An engine was built for something else: another library, GPU, system or ONNX file."""
+
+
 class BundleError(AethernetError):
     """A release folder is not what its manifest says, or is unsafe to touch."""
 

@@ -18,6 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aethernet.comparison.gate import Limits
 from aethernet.comparison.measurement import Measurement, Quality
+from aethernet.engine.backends import Backend
+from aethernet.engine.identity import EngineRecord
+from aethernet.engine.trial import EngineSpeed
 from aethernet.errors import BundleError
 from aethernet.precision import Precision
 
@@ -27,6 +30,7 @@ __all__ = [
     "MANIFEST",
     "SCHEMA_VERSION",
     "BuildRecord",
+    "EngineEntry",
     "FileEntry",
     "FinetuningFacts",
     "Manifest",
@@ -73,7 +77,7 @@ class FileEntry(_Record):
     path: str = Field(description="POSIX path relative to the release folder")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, description="Bytes")
-    role: Literal["weights", "onnx", "config", "picture"]
+    role: Literal["weights", "onnx", "engine", "engine identity", "config", "picture"]
     precision: Precision | None = None
     form: str | None = Field(default=None, description="training, merged or fused, for networks")
     opset: int | None = None
@@ -182,6 +186,19 @@ class FormStatus(_Record):
     reason: str | None = Field(default=None, description="Why it was skipped")
 
 
+class EngineEntry(_Record):
+    """What became of one TensorRT engine."""
+
+    precision: Precision
+    backend: Backend
+    status: Literal["passed", "built, not executed", "skipped"] = Field(
+        description="passed: run on a GPU and held against the limits of its precision"
+    )
+    reason: str | None = Field(default=None, description="Why it was skipped")
+    file: str | None = Field(default=None, description="Its path in the release; its identity is beside it")
+    record: EngineRecord | None = Field(default=None, description="What it is tied to and what was counted in it")
+
+
 class PictureFacts(_Record):
     """A validation picture by content."""
 
@@ -217,6 +234,7 @@ class Manifest(_Record):
     toolchain: dict[str, str] = Field(description="Package -> version")
     files: tuple[FileEntry, ...] = Field(description="Every file but release.json, build.json, README.md and model.sig")
     forms: tuple[FormStatus, ...]
+    engines: tuple[EngineEntry, ...] = Field(default=(), description="TensorRT engines, also those that were not built")
     quantization: QuantizationFacts | None = Field(default=None, description="Of the int8 form, where it was made")
     required: tuple[Precision, ...] = Field(description="Forms without which there would be no release")
     limits: dict[Precision, Limits]
@@ -280,9 +298,14 @@ class BuildRecord(_Record):
     host: dict[str, str]
     run: dict[str, str] = Field(description="What is known about the run: source commit, workflow run")
     speed: SpeedRun
-    # Left out where empty: the seal covers what is written, and earlier releases know nothing of it.
+    # Left out where empty: the seal covers what is written, and earlier releases know nothing of them.
     parts: tuple[PartSpeed, ...] = Field(
         default=(), description="Where the spec states a budget for int8", exclude_if=lambda parts: not parts
+    )
+    engine_speeds: dict[str, tuple[EngineSpeed, ...]] = Field(
+        default_factory=dict,
+        description="Engine -> how fast it ran, where there was a GPU",
+        exclude_if=lambda speeds: not speeds,
     )
     digests: dict[str, str] = Field(default_factory=dict, description="sha256 of release.json and README.md")
     seal: str = Field(default="", description="sha256 of this file's canonical JSON with an empty seal")

@@ -12,10 +12,12 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from aethernet.comparison.gate import DEFAULT_LIMITS, TRAINED_INT8_LIMITS, Limits
-from aethernet.errors import SpecError
+from aethernet.engine.backends import Backend
+from aethernet.engine.profiles import PRESETS, Profile, parse_profile
+from aethernet.errors import SpecError, UsageError
 from aethernet.precision import Precision
 
-__all__ = ["ExportSpec", "QuantizationSpec", "ReleaseSpec", "read_spec"]
+__all__ = ["EngineSpec", "ExportSpec", "QuantizationSpec", "ReleaseSpec", "read_spec"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?", re.ASCII)
@@ -52,6 +54,58 @@ class QuantizationSpec(_Part):
     seed: int = Field(default=0, ge=0, description="Of the places that calibration looks at")
 
 
+class EngineSpec(_Part):
+    """Which TensorRT engines are built."""
+
+    backends: tuple[Backend, ...] | None = Field(
+        default=None, description="By default TensorRT-RTX, and TensorRT where it and a GPU are; empty for no engines"
+    )
+    precisions: tuple[Precision, ...] | None = Field(
+        default=None, description="Engines that must be built; by default every released form is tried and none must"
+    )
+    profiles: tuple[str, ...] = Field(
+        default=("tile",),
+        description=f"Input shapes: {', '.join(PRESETS)}, NxHxW, or MIN:OPT:MAX; several share an engine",
+    )
+    capabilities: tuple[str, ...] | None = Field(
+        default=None, description="Compute capabilities TensorRT-RTX compiles for, such as 8.9; by default all it knows"
+    )
+    timeout: float = Field(default=1800, gt=0, description="Seconds one engine may take")
+    deployment: str | None = Field(
+        default=None,
+        description="Prefect deployment that builds them, such as build-engines/gpu; by default this process",
+    )
+    memory: float | None = Field(
+        default=None,
+        gt=0,
+        description="GiB of GPU memory that must be enough; by default the card's, or the largest card's",
+    )
+
+    @field_validator("profiles")
+    @classmethod
+    def _check_profiles(cls, profiles: tuple[str, ...]) -> tuple[str, ...]:
+        if not profiles or len(set(profiles)) != len(profiles):
+            raise ValueError("at least one profile and each once")
+        try:
+            for text in profiles:
+                parse_profile(text)
+        except UsageError as error:
+            raise ValueError(str(error).removeprefix("expected ").partition(", found")[0]) from error
+        return profiles
+
+    @field_validator("capabilities")
+    @classmethod
+    def _check_capabilities(cls, capabilities: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if capabilities is not None and not all(re.fullmatch(r"\d{1,2}\.\d", one) for one in capabilities):
+            raise ValueError("compute capabilities such as 8.9")
+        return capabilities or None
+
+    @property
+    def parsed_profiles(self) -> tuple[Profile, ...]:
+        """The profiles as shapes."""
+        return tuple(parse_profile(text) for text in self.profiles)
+
+
 class ReleaseSpec(_Part):
     """One release. Paths are absolute once read; a TOML file states them relative to itself."""
 
@@ -77,6 +131,7 @@ class ReleaseSpec(_Part):
     network: dict[str, Any] = Field(default_factory=dict, description="Facts about the network that must hold")
     export: ExportSpec = ExportSpec()
     quantization: QuantizationSpec = QuantizationSpec()
+    engines: EngineSpec = EngineSpec()
     limits: dict[Precision, Limits] = Field(default_factory=dict, description="Overrides of the default limits")
 
     @field_validator("name")
@@ -165,6 +220,8 @@ def _explain(problem: Any) -> str:
             fields = ExportSpec.model_fields
         elif problem["loc"][0] == "quantization":
             fields = QuantizationSpec.model_fields
+        elif problem["loc"][0] == "engines":
+            fields = EngineSpec.model_fields
         elif problem["loc"][0] == "limits":
             fields = Limits.model_fields
         near = difflib.get_close_matches(str(problem["loc"][-1]), list(fields), n=1)

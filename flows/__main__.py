@@ -156,6 +156,26 @@ def verify_published(
         )
 
 
+@app.command("serve-builds")
+def serve_builds(
+    name: Annotated[str, typer.Option(help="Name of the deployment: build-engines/NAME.")] = "gpu",
+    debug: Debug = False,
+) -> None:
+    """Build engines on this machine for releases that run elsewhere, until stopped; needs PREFECT_API_URL."""
+    with _errors(debug):
+        from prefect.settings import get_current_settings
+
+        from aethernet.errors import UsageError
+        from flows.build import build_engines
+
+        if not get_current_settings().api.url:
+            raise UsageError(
+                "expected a Prefect server that the releases use too, found none configured",
+                hint="start one with `prefect server start` and set PREFECT_API_URL on both machines",
+            )
+        build_engines.serve(name=name, tags=["gpu"], limit=1, pause_on_shutdown=False, print_starting_message=False)
+
+
 @app.command()
 def train(
     pictures: Annotated[Path, typer.Argument(help="Folder of training pictures, read recursively.")],

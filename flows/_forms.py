@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from aethernet.artifact import Artifact
+from aethernet.engine.trial import EngineSpeed
 from aethernet.manifest import FileEntry, QuantizationFacts, TensorContract
 from aethernet.network.config import Form
 from aethernet.precision import Precision
 from aethernet.spec import ReleaseSpec
+from tasks.build import Engine
+from tasks.compare import Compared
 from tasks.export import Exported
 from tasks.fuse import Weights
 from tasks.load import Loaded
@@ -20,6 +23,9 @@ from tasks.sensitivity import Choice
 __all__ = [
     "FormFiles",
     "artifact_of",
+    "engine_measurements",
+    "engine_models",
+    "engine_speeds",
     "file_entries",
     "int8_files",
     "metadata_of",
@@ -90,11 +96,27 @@ def quantization_facts(int8: Int8 | None, models: Sequence[Int8Model], choice: C
     return int8.facts.model_copy(update={"integer_share": min(shares, default=None), "sensitivity": choice.facts})
 
 
+def engine_models(released: Iterable[FormFiles]) -> dict[Precision, Artifact]:
+    """The ONNX file that engines of each form are built from: the last one, which for int8 is TensorRT's."""
+    return {form.precision: form.models[-1].file for form in released}
+
+
+def engine_speeds(engines: Iterable[Engine]) -> dict[str, tuple[EngineSpeed, ...]]:
+    """How fast engines ran, where they ran."""
+    return {one.engine.name: one.trial.speeds for one in engines if one.engine and one.trial}
+
+
+def engine_measurements(engines: Iterable[Engine]) -> list[Compared]:
+    """What engines that ran computed, beside the measurements of all other files."""
+    return [Compared(measurements=list(one.trial.measurements), quality=[]) for one in engines if one.trial]
+
+
 def file_entries(
     reference: Loaded,
     released: Sequence[FormFiles],
     config: Artifact,
     images: Mapping[str, Artifact],
+    engines: Sequence[Engine],
 ) -> list[FileEntry]:
     """The manifest's file list."""
     entries = [
@@ -121,6 +143,18 @@ def file_entries(
             )
             for file in form.weights
         ]
+    for engine in engines:
+        for file, role in ((engine.engine, "engine"), (engine.sidecar, "engine identity")):
+            if file is not None:
+                entries.append(
+                    FileEntry(
+                        path=f"engines/{file.name}",
+                        sha256=file.sha256,
+                        size=file.size,
+                        role=role,  # type: ignore[arg-type]  # mypy widens literals of a tuple
+                        precision=engine.entry.precision,
+                    )
+                )
     entries += [
         FileEntry(path=path, sha256=image.sha256, size=image.size, role="picture") for path, image in images.items()
     ]

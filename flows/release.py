@@ -11,8 +11,20 @@ from aethernet.hub import Publication
 from aethernet.manifest import Manifest
 from aethernet.precision import Precision
 from aethernet.spec import ReleaseSpec
-from flows._forms import artifact_of, file_entries, int8_files, metadata_of, plain_files, quantization_facts, runs_of
+from flows._forms import (
+    artifact_of,
+    engine_measurements,
+    engine_models,
+    engine_speeds,
+    file_entries,
+    int8_files,
+    metadata_of,
+    plain_files,
+    quantization_facts,
+    runs_of,
+)
 from flows._reporting import report_release
+from flows.build import engines_of
 from tasks.assemble import assemble
 from tasks.benchmark import Contender, benchmark, race
 from tasks.card import card
@@ -89,6 +101,8 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
     accepted = accept(compared, truth.quality, limits, spec.required, not_made, speedups)
 
     released = [form for precision, form in forms.items() if precision in accepted.accepted]
+    engines = engines_of(spec.engines, engine_models(released), reference.weights, pictures, limits)
+    compared += engine_measurements(engines)
     contenders = [Contender(file=form.models[0].file, precision=form.precision) for form in released]
     speed = benchmark(reference.weights, contenders, pictures)
     nodes = count_unfused_nodes(reference.weights, spec.export)
@@ -98,7 +112,7 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
     images = draw(truth, pictures)
     if choice.chart is not None and Precision.INT8 in accepted.accepted:
         images[CHART] = choice.chart
-    files = file_entries(reference, released, write_config(network), images)
+    files = file_entries(reference, released, write_config(network), images, engines)
     manifest = describe(
         released_facts(spec),
         spec.authors,
@@ -112,10 +126,11 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
         compared,
         truth.quality,
         quantization_facts(int8, spelled, choice) if Precision.INT8 in accepted.accepted else None,
+        [engine.entry for engine in engines],
     )
-    build = record_build(manifest.identity, speed, choice.speeds)
-    readme = card(manifest, build)
-    bundle = assemble(output / spec.name, manifest, build, readme, {entry.path: artifact_of(entry) for entry in files})
+    record = record_build(manifest.identity, speed, choice.speeds, engine_speeds(engines))
+    readme = card(manifest, record)
+    bundle = assemble(output / spec.name, manifest, record, readme, {entry.path: artifact_of(entry) for entry in files})
     report_release(manifest, readme)
 
     if hub is None:

@@ -7,10 +7,12 @@ import datetime
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
 from aethernet.comparison import Acceptance, Limits, Quality
+from aethernet.engine.trial import EngineSpeed
 from aethernet.host import describe_host, describe_run, toolchain
 from aethernet.manifest import (
     BuildRecord,
     Conditions,
+    EngineEntry,
     FileEntry,
     FormStatus,
     Manifest,
@@ -71,6 +73,7 @@ def describe(
     compared: list[Compared],
     baselines: list[Quality],
     quantization: QuantizationFacts | None,
+    engines: list[EngineEntry],
 ) -> Manifest:
     """The manifest; files and numbers of skipped forms are left out of the files and kept in the numbers."""
     entries = tuple(sorted(files, key=lambda entry: entry.path))
@@ -89,6 +92,7 @@ def describe(
         toolchain=toolchain(),
         files=entries,
         quantization=quantization,
+        engines=tuple(engines),
         forms=tuple(sorted(forms, key=lambda form: list(Precision).index(form.precision))),
         required=required,
         limits=limits,
@@ -109,11 +113,22 @@ def describe(
 
 
 @stage(host_matters=True)
-def record_build(identity: str, speed: SpeedRun, parts: tuple[PartSpeed, ...]) -> BuildRecord:
+def record_build(
+    identity: str,
+    speed: SpeedRun,
+    parts: tuple[PartSpeed, ...],
+    engine_speeds: dict[str, tuple[EngineSpeed, ...]],
+) -> BuildRecord:
     """The record of this build; made once per content, so that an unchanged release keeps its own."""
     created = datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
     return BuildRecord(
-        identity=identity, created=created, host=describe_host(), run=describe_run(), speed=speed, parts=parts
+        identity=identity,
+        created=created,
+        host=describe_host(),
+        run=describe_run(),
+        speed=speed,
+        parts=parts,
+        engine_speeds=engine_speeds,
     )
 
 

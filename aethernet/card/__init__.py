@@ -8,6 +8,7 @@ import re
 from importlib import resources
 from typing import Any
 
+from aethernet.engine.commands import build_commands
 from aethernet.errors import BundleError
 from aethernet.manifest import BuildRecord, Manifest
 from aethernet.precision import Precision
@@ -44,7 +45,12 @@ def render_card(manifest: Manifest, build: BuildRecord) -> str:
         autoescape=False,
     )
     environment.filters.update(
-        bytes=_bytes, number=_number, plain=_plain, use=_use, finite=lambda values: [v for v in values if v is not None]
+        bytes=_bytes,
+        commands=_commands,
+        number=_number,
+        plain=_plain,
+        use=_use,
+        finite=lambda values: [v for v in values if v is not None],
     )
     template = (resources.files(__name__) / "template.md.jinja").read_text(encoding="utf-8")
     try:
@@ -121,6 +127,12 @@ def _summary(manifest: Manifest) -> list[dict[str, Any]]:
 def _use(path: str, precision: Precision | None) -> str:
     kind = "trt.onnx" if path.endswith("_trt.onnx") else path.rpartition(".")[2]
     return _USES.get((kind, precision), "") if precision else ""
+
+
+def _commands(manifest: Manifest) -> dict[str, dict[str, str]]:
+    """ONNX file -> tool -> command, for every file that an engine was built from."""
+    identities = [entry.record.identity for entry in manifest.engines if entry.record is not None]
+    return {one.onnx: build_commands(one.onnx, one.precision, one.profiles, one.channels) for one in identities}
 
 
 def _bytes(size: int) -> str:

@@ -1,4 +1,4 @@
-"""``aethernet info`` and ``lint``: what a checkpoint, ONNX file or release folder is, and what is wrong with int8."""
+"""``aethernet info`` and ``lint``: what a checkpoint, ONNX file, engine or release is; what is wrong with int8."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def inspect_path(path: Path) -> dict[str, Any]:
         raise UsageError(f"expected a file or folder at {path}, found nothing")
     if path.is_dir():
         return _bundle(path)
+    if path.suffix == ".engine":
+        from aethernet.cli.engines import record_facts
+        from aethernet.engine import read_record
+
+        return record_facts(read_record(path))
     return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path)
 
 

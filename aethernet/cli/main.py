@@ -16,6 +16,9 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
+engine_app = typer.Typer(no_args_is_help=True, help="TensorRT engines: build, look at, check.")
+app.add_typer(engine_app, name="engine")
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 ResidualScale = Annotated[
     float | None, typer.Option(help="Residual scale of a generation-3 checkpoint that does not record it.")
@@ -40,7 +43,8 @@ def _root(
 
 @app.command()
 def info(
-    file: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file or release folder.")], as_json: AsJson = False
+    file: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file, engine or release folder.")],
+    as_json: AsJson = False,
 ) -> None:
     """Say what a file is."""
     from aethernet.cli import inspection
@@ -266,6 +270,91 @@ def benchmark(
         say(line)
     if not all(one["holds"] for one in facts["floors"]):
         raise typer.Exit(1)
+
+
+@engine_app.command("build")
+def engine_build(
+    source: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Release folder, or one ONNX file of ours.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for engines and their identities.")] = Path(
+        "engines"
+    ),
+    precisions: Annotated[
+        str | None, typer.Option(help="Forms of the release, such as fp16,int8 (default: all it has).")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="tensorrt_rtx (needs no GPU) or tensorrt (tuned on the GPU here).")
+    ] = "tensorrt_rtx",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="tile (default), image, video_720p, video_1080p, NxHxW or MIN:OPT:MAX; may be repeated."),
+    ] = None,
+    capabilities: Annotated[
+        str | None, typer.Option(help="Compute capabilities for tensorrt_rtx, such as 7.5,8.9 (default: all it knows).")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds one engine may take.")] = 1800,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB of GPU memory that must be enough (default: the card's).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build engines; precision is what the ONNX file says."""
+    from aethernet.cli import engines
+
+    made, failed = engines.build_engines(
+        source,
+        output,
+        precisions=precisions,
+        backend=backend,
+        profiles=profile or ["tile"],
+        capabilities=capabilities,
+        timeout=timeout,
+        memory=memory,
+    )
+    if as_json:
+        emit_json({"engines": made, "failed": failed})
+    for facts in made:
+        if not as_json:
+            print(facts["file"])
+        for finding in facts["findings"]:
+            say(f"{Path(facts['file']).name}: {finding}")
+    for line in failed:
+        say(f"not built: {line}")
+    if failed:
+        raise typer.Exit(1)
+    say(f"next: aethernet engine check {made[0]['file']}")
+
+
+@engine_app.command("info")
+def engine_info(
+    file: Annotated[Path, typer.Argument(metavar="FILE.engine", help="Engine, its identity beside it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what an engine is tied to and what was counted in it."""
+    from aethernet.cli.engines import record_facts
+    from aethernet.engine import read_record
+
+    _show(record_facts(read_record(file)), as_json)
+
+
+@engine_app.command("check")
+def engine_check(
+    file: Annotated[Path, typer.Argument(metavar="FILE.engine", help="Engine, its identity beside it.")],
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="ONNX file it must belong to (default: the one beside it or in the folder above)."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find out whether an engine is whole and fits this machine, without loading it; exit 1 when not."""
+    from aethernet.cli.engines import check_file
+
+    facts = check_file(file, onnx)
+    if as_json:
+        emit_json(facts)
+    else:
+        print(f"{file}: {facts['precision']} for {facts['backend']}, whole")
+    for note in facts["notes"]:
+        say(f"not checked: {note}")
 
 
 def _show(facts: dict[str, Any], as_json: bool) -> None:

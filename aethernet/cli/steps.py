@@ -187,7 +187,11 @@ def compare_bundle(
     ]
     made: dict[str, Mapping[str, Picture]] = {"reference": truth, "bicubic": enlarged}
     for entry in manifest.files:
-        if entry is reference or entry.precision is None or entry.role not in ("weights", "onnx"):
+        if (
+            entry is reference
+            or entry.precision is None
+            or not (entry.role in ("weights", "onnx") or (entry.role == "engine" and _runs_here(bundle.path(entry))))
+        ):
             continue
         runtime = open_runtime(bundle.path(entry))
         form = FormId(precision=entry.precision, file=entry.path, runtime=runtime.name)
@@ -211,6 +215,13 @@ def compare_bundle(
         "quality": [item.model_dump(mode="json") for item in quality],
     }
     return result, measurement_table(measurements, quality, manifest.limits), passes
+
+
+def _runs_here(engine: Path) -> bool:
+    from aethernet.engine import read_record
+    from aethernet.engine.trial import runs_here
+
+    return runs_here(read_record(engine).identity)
 
 
 def whole_bundle(path: Path) -> Bundle:

@@ -35,7 +35,7 @@ class Runtime(Protocol):
 
 
 def open_runtime(path: Path | str, *, threads: int = 0) -> Runtime:
-    """The runtime for a released file: ONNX Runtime for ``.onnx``, PyTorch for checkpoints.
+    """The runtime for a released file: ONNX Runtime for ``.onnx``, TensorRT for ``.engine``, PyTorch for checkpoints.
 
     Args:
         path: The file.
@@ -45,6 +45,10 @@ def open_runtime(path: Path | str, *, threads: int = 0) -> Runtime:
         from aethernet.runtimes.onnxruntime import OnnxRuntime
 
         return OnnxRuntime(path, threads=threads)
+    if Path(path).suffix == ".engine":
+        from aethernet.runtimes.engine import EngineRuntime
+
+        return EngineRuntime(path)
     from aethernet.runtimes.pytorch import TorchRuntime
 
     return TorchRuntime.from_file(path, threads=threads)

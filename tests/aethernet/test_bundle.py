@@ -600,7 +600,10 @@ def test_loss_against_the_original_pictures_is_judged_again(finished_release: Pa
 @pytest.mark.parametrize("fold", [merge_kernels, pytest.param(fuse, marks=pytest.mark.slow)])
 def test_checkpoint_that_arrives_folded_is_released_and_may_be_published(tmp_path: Path, fold: Callable) -> None:
     spec = ReleaseSpec(
-        name=NAME, checkpoint=save_safetensors(fold(tiny_network()), tmp_path / "net.safetensors"), precisions=("fp32",)
+        name=NAME,
+        checkpoint=save_safetensors(fold(tiny_network()), tmp_path / "net.safetensors"),
+        precisions=("fp32",),
+        engines={"backends": ()},
     )
 
     bundle = open_bundle(make_release(spec, tmp_path))

@@ -14,7 +14,11 @@ from PIL import Image
 import aethernet.card
 from aethernet.bundle import open_bundle
 from aethernet.card import render_card
+from aethernet.engine import Backend, read_record
 from aethernet.errors import BundleError
+from aethernet.manifest import EngineEntry
+from aethernet.precision import Precision
+from tests.support.engines import paper_engine
 
 
 def test_the_hub_reads_its_metadata(finished_release: Path) -> None:
@@ -103,3 +107,32 @@ def test_its_python_snippet_upscales_the_check_picture(release: Path) -> None:
 
     with Image.open(release / "upscaled.png") as made, Image.open(release / "images" / "check_output.png") as wanted:
         assert made.size == wanted.size
+
+
+def test_engines_are_listed_with_what_was_counted_and_how_to_build_them(finished_release: Path, tmp_path: Path) -> None:
+    bundle = open_bundle(finished_release)
+    engine = paper_engine(tmp_path / "engines", adjustments=("a change | of spelling",))
+    record = read_record(engine).model_copy(
+        update={"findings": ("the network has 2 int8 layers, the built engine none",)}
+    )
+    entries = (
+        EngineEntry(
+            precision=Precision.FP16,
+            backend=Backend.TENSORRT_RTX,
+            status="built, not executed",
+            file=f"engines/{engine.name}",
+            record=record,
+        ),
+        EngineEntry(precision=Precision.INT8, backend=Backend.TENSORRT, status="skipped", reason="no GPU"),
+    )
+
+    text = render_card(bundle.manifest.model_copy(update={"engines": entries}), bundle.build)
+
+    row = next(line for line in text.splitlines() if line.startswith(f"| `{engine.name}` | 0.3 kB | 8.6, 8.9 |"))
+    assert "| 1x16x16 to 1x640x640, best 1x512x512 | 1.05 MB | 2 in fp16 | no, there was no GPU for it |" in row
+    assert f"- `engines/{engine.name}`: the network has 2 int8 layers, the built engine none." in text
+    assert "was built with a change \\| of spelling." in text
+    assert "- There is no TensorRT engine of int8: no GPU" in text
+    assert "trtexec --onnx=net_fp16.onnx" in text
+    assert "--stronglyTyped" in text
+    assert "TensorRT engines" not in (finished_release / "README.md").read_text(encoding="utf-8")

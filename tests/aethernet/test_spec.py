@@ -54,6 +54,13 @@ def test_limits_override_field_by_field() -> None:
     assert spec.limits_of(Precision.FP32).min_psnr == 80
 
 
+def test_engines_are_tried_for_every_form_with_one_profile_by_default() -> None:
+    spec = make_spec({"name": "a", "checkpoint": "b"}).engines
+
+    assert (spec.backends, spec.precisions, spec.capabilities) == (None, None, None)
+    assert [profile.name for profile in spec.parsed_profiles] == ["tile"]
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -68,6 +75,10 @@ def test_limits_override_field_by_field() -> None:
         (GOOD + 'precisions = ["fp31"]\n', "found 'fp31'"),
         (GOOD + "[export]\nopset = 16\n", "greater than or equal to 17, found 16"),
         (GOOD + "[limits.fp32]\nmin_psnr = -1\n", "greater than 0, found -1"),
+        (GOOD + "[engines]\nprofile = 1\n", "unknown key 'engines.profile' (did you mean 'profiles'?)"),
+        (GOOD + '[engines]\nprofiles = ["tiles"]\n', "expected a profile (image, tile, video_720p, video_1080p)"),
+        (GOOD + '[engines]\ncapabilities = ["ada"]\n', "expected compute capabilities such as 8.9"),
+        (GOOD + '[engines]\nbackends = ["openvino"]\n', "found 'openvino'"),
         ("name = [", "is not TOML"),
     ],
 )

@@ -1,0 +1,129 @@
+"""``aethernet engine``: build engines from a release or an ONNX file, say what one is, check whether it fits here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aethernet.errors import AethernetError, EngineError, UsageError
+from aethernet.precision import Precision
+
+if TYPE_CHECKING:
+    from aethernet.engine import EngineRecord
+
+__all__ = ["build_engines", "check_file", "record_facts"]
+
+
+def build_engines(
+    source: Path,
+    output: Path,
+    *,
+    precisions: str | None,
+    backend: str,
+    profiles: list[str],
+    capabilities: str | None,
+    timeout: float,
+    memory: float | None,
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Build an engine of every form and group of cards.
+
+    Returns:
+        Facts of every engine, and a line for each that could not be built.
+    """
+    from aethernet.engine import Backend, build_engine, parse_profile, plan_builds
+    from aethernet.engine.backends import parse_capabilities
+    from aethernet.engine.identity import engine_name
+
+    if backend not in list(Backend):
+        raise UsageError(f"expected --backend {' or '.join(Backend)}, found {backend}")
+    configs = plan_builds(
+        Backend(backend),
+        tuple(parse_profile(text) for text in profiles),
+        capabilities=parse_capabilities(capabilities) if capabilities else None,
+        timeout=timeout,
+        memory=None if memory is None else int(memory * 2**30),
+    )
+    made, failed = [], []
+    for onnx in _sources(source, precisions):
+        for config in configs:
+            targets = config.capabilities or ((config.gpu.capability,) if config.gpu else ())
+            destination = output / engine_name(onnx.name, config.backend, targets, config.profiles)
+            try:
+                built = build_engine(onnx, destination, config)
+            except EngineError as error:
+                failed.append(f"{destination.name}: {error}{f' ({error.hint})' if error.hint else ''}")
+                continue
+            made.append({"file": str(built.engine), **record_facts(built.record)})
+    return made, failed
+
+
+def _sources(source: Path, precisions: str | None) -> list[Path]:
+    """The ONNX files engines are built from: the file itself, or a release's that are on TensorRT's grid."""
+    from aethernet.bundle import open_bundle, verify_bundle
+
+    if source.is_file():
+        if precisions is not None:
+            raise UsageError(f"expected --precisions with a release folder, found the file {source}")
+        return [source]
+    wanted = [*Precision] if precisions is None else _precisions(precisions)
+    bundle = open_bundle(source)
+    if broken := verify_bundle(source, run=False).problems:
+        raise AethernetError(f"{source} is not what was released: {'; '.join(broken[:5])}")
+    found = {}
+    for precision in wanted:
+        suffix = "_trt.onnx" if precision is Precision.INT8 else ".onnx"
+        entry = bundle.manifest.file("onnx", precision, suffix)
+        if entry is not None:
+            found[precision] = bundle.path(entry)
+    if missing := [one.value for one in wanted if one not in found and precisions is not None]:
+        raise UsageError(f"expected forms that the release has, found none of {', '.join(missing)}")
+    return list(found.values())
+
+
+def _precisions(text: str) -> list[Precision]:
+    words = text.replace(" ", "").split(",")
+    if unknown := [word for word in words if word not in list(Precision)]:
+        raise UsageError(f"expected --precisions of {', '.join(Precision)}, found {', '.join(unknown)}")
+    return [Precision(word) for word in words]
+
+
+def record_facts(record: EngineRecord) -> dict[str, Any]:
+    """An engine's identity and counts in the order people look for them; JSON values only."""
+    identity = record.identity
+    return {
+        "kind": "TensorRT engine",
+        "backend": f"{identity.backend.label} {identity.version}",
+        "runs_on": list(identity.capabilities or ()) or (identity.gpu and identity.gpu.model_dump(mode="json")),
+        "precision": identity.precision.value,
+        "profiles": {
+            one.name: [list(shape) for shape in (one.minimum, one.optimum, one.maximum)] for one in identity.profiles
+        },
+        "size": identity.size,
+        "sha256": identity.sha256,
+        "built_from": identity.onnx,
+        "onnx_sha256": identity.onnx_sha256,
+        "network": record.network.model_dump(mode="json"),
+        "plan": record.plan.model_dump(mode="json") if record.plan else None,
+        "findings": list(record.findings),
+        "messages": [
+            f"{one.severity}: {one.text}" + (f" ({one.count} times)" if one.count > 1 else "")
+            for one in record.messages
+        ],
+        "adjustments": list(identity.adjustments),
+        "memory": record.memory,
+        "flags": identity.flags,
+        "system": identity.system,
+        "gpu": identity.gpu and identity.gpu.model_dump(mode="json"),
+        "build_seconds": identity.build_seconds,
+        "timing_cache_sha256": identity.timing_cache_sha256,
+    }
+
+
+def check_file(engine: Path, onnx: Path | None) -> dict[str, Any]:
+    """Check an engine; facts, and what could not be checked here."""
+    from aethernet.engine import check_engine
+
+    if onnx is not None and not onnx.is_file():
+        raise UsageError(f"expected an ONNX file at {onnx}, found nothing")
+    checked = check_engine(engine, onnx=onnx)
+    return {"file": str(engine), "fits": True, "notes": list(checked.notes), **record_facts(checked.record)}

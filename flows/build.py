@@ -1,0 +1,86 @@
+"""Engines, built by this process or by a worker on a machine with the GPU, over Prefect's server and a shared store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from prefect import State, flow
+from prefect.deployments import run_deployment
+from prefect.states import Completed
+from pydantic import BaseModel, TypeAdapter
+
+from aethernet.artifact import Artifact
+from aethernet.comparison import Limits
+from aethernet.errors import EngineError
+from aethernet.precision import Precision
+from aethernet.spec import EngineSpec
+from aethernet.store import Store
+from tasks._caching import RunContext, current_context, running
+from tasks.build import Engine, build
+from tasks.fetch import Picture
+
+__all__ = ["BuildRequest", "build_engines", "engines_of"]
+
+_ENGINES = TypeAdapter(list[Engine])
+
+
+class BuildRequest(BaseModel):
+    """All a worker needs; files are named by digest and lie in the store that both sides see."""
+
+    spec: EngineSpec
+    models: dict[Precision, Artifact]
+    reference: Artifact
+    pictures: list[Picture]
+    limits: dict[Precision, Limits]
+    store: str
+
+
+@flow(name="build-engines", persist_result=False, validate_parameters=False)
+def build_engines(request: dict[str, Any]) -> State:
+    """Build what a :class:`BuildRequest` says on this machine; the state's message says where the list of engines is.
+
+    The request arrives as JSON: Prefect's own check of parameters does not resolve the types of nested models.
+    """
+    wanted = BuildRequest.model_validate(request)
+    store = Store(wanted.store)
+    with running(RunContext(store=store)):
+        engines = build(wanted.spec, wanted.models, wanted.reference, wanted.pictures, wanted.limits)
+    with store.scratch() as folder:
+        (folder / "engines.json").write_bytes(_ENGINES.dump_json(engines))
+        return Completed(message=json.dumps(asdict(store.put(folder / "engines.json"))))
+
+
+def engines_of(
+    spec: EngineSpec,
+    models: Mapping[Precision, Artifact],
+    reference: Artifact,
+    pictures: list[Picture],
+    limits: Mapping[Precision, Limits],
+) -> list[Engine]:
+    """Engines, built where the spec says.
+
+    Raises:
+        EngineError: The worker failed; what it raised is in the message.
+    """
+    if spec.deployment is None:
+        return build(spec, models, reference, pictures, limits)
+    store = current_context().store
+    request = BuildRequest(
+        spec=spec.model_copy(update={"deployment": None}),
+        models=dict(models),
+        reference=reference,
+        pictures=pictures,
+        limits=dict(limits),
+        store=store.address,
+    )
+    run = run_deployment(spec.deployment, parameters={"request": request.model_dump(mode="json")})
+    if run.state is None or not run.state.is_completed():
+        told = run.state.message if run.state else "it has no state"
+        raise EngineError(
+            f"the worker behind '{spec.deployment}' did not build the engines: {told}",
+            hint="its own log has the rest; without `deployment` in the spec they are built here",
+        )
+    return _ENGINES.validate_json(store.get(Artifact(**json.loads(run.state.message or "{}"))).read_bytes())
