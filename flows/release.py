@@ -77,7 +77,8 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
     int8, spelled, choice = None, [], Choice(spec=spec.quantization)
     if Precision.INT8 in spec.wanted:
         calibration = fetch_calibration(spec)
-        if spec.quantization.budget_db is not None:
+        # Fine-tuning has chosen already.
+        if spec.quantization.budget_db is not None and not reference.facts.finetuned:
             choice = sensitivity(checkpoint, spec.residual_scale, fused, calibration, spec.quantization)
         int8 = Int8(reason=choice.reason)
         if choice.reason is None:
