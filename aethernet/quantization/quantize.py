@@ -24,7 +24,7 @@ from aethernet.quantization.calibration import (
     watch,
 )
 from aethernet.quantization.correction import correct_biases
-from aethernet.quantization.equalization import equalize_tail
+from aethernet.quantization.equalization import equalize_gates, equalize_tail
 from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_mode
 from aethernet.quantization.records import Range, recorded_ranges, usable_records
 from aethernet.quantization.scheme import ACTIVATION_MAX, activation_scale
@@ -50,7 +50,7 @@ CROP_SIDE, CROPS_EACH = 96, 4
 _CORRECTION_CROPS = 24
 """Biases are corrected on at most this many crops at once, so that memory stays bounded."""
 
-_EQUALIZED = ("conv_before_upsample.0.output", "conv_before_upsample.2", "upsample.")
+_EQUALIZED_TAIL = ("conv_before_upsample.0.output", "conv_before_upsample.2", "upsample.")
 _SLOPE_CROPS = 2
 _SLOPES = tuple(round(1.58 + 0.02 * step, 2) for step in range(8))
 
@@ -160,14 +160,14 @@ def calibrate(
     crops = crops_of(pictures or fallback, CROP_SIDE, CROPS_EACH, seed)
     # PyTorch's large depthwise kernels are several times faster with channels last (measured with AVX2: 7.5 times).
     fused = copy.deepcopy(fused).to(memory_format=torch.channels_last)
-    equalized = equalize_tail(fused, crops) if crops else False
+    if pictures:  # the library's own are no reason to do without what training recorded
+        equalize_gates(fused, crops)
+    tail_changed = equalize_tail(fused, crops)
     slope = _fit_slope(fused, crops)
     slopes = {unit: slope for unit in gated_units(fused) if slope is not None}
     network = restructure(fused, slopes=slopes, keep_float=keep_float)
     known = recorded_ranges(records, network, slopes) if records is not None else {}
-    if equalized:
-        # Channels between these were rescaled, so what was recorded for them holds no more.
-        known = {name: one for name, one in known.items() if not name.startswith(_EQUALIZED)}
+    known = {name: one for name, one in known.items() if not _is_rescaled(name, bool(pictures), tail_changed)}
     if records is not None and not usable_records(records) and not pictures:
         raise CalibrationError("the checkpoint's quantisation records hold no usable range, and there are no pictures")
     quantizers = quantizers_of(network)
@@ -195,6 +195,12 @@ def calibrate(
     return Calibrated(
         network=network, fused=fused, crops=tuple(crops), slope=slope, slopes=slopes, tensors=tuple(tensors)
     )
+
+
+def _is_rescaled(name: str, gates: bool, tail: bool) -> bool:
+    """Whether a quantiser's tensor has other channels than in training, so that what was recorded holds no more."""
+    of_gate = gates and name.endswith((".conv_main.output", ".product"))
+    return of_gate or (tail and name.startswith(_EQUALIZED_TAIL))
 
 
 def _without(ready: Calibrated, keep_float: Collection[str]) -> Calibrated | None:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from aethernet.network import AetherNet
+from aethernet.network.blocks import GatedFeedForward
+from aethernet.network.generation1 import GatedLinear
 from aethernet.quantization.calibration import as_input
-from aethernet.quantization.equalization import equalize_tail
+from aethernet.quantization.equalization import equalize_gates, equalize_tail
 from tests.aethernet.quantization.conftest import (
     GENERATIONS,
     calibration_pictures,
@@ -58,10 +60,8 @@ def test_the_picture_does_not_change(generation: int, scale: int) -> None:
         torch.testing.assert_close(network(as_input(picture)), one, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("scale", [1, 2, 3])
-def test_with_an_upsampler_of_one_step_nothing_happens(scale: int) -> None:
-    """No quantiser stands behind the activation then."""
-    network = uneven(fused_network(2, scale=scale))
+def test_without_an_upsampler_nothing_happens() -> None:
+    network = uneven(fused_network(1, scale=1))
     before = snapshot(network)
 
     assert not equalize_tail(network, calibration_pictures(1))
@@ -102,3 +102,33 @@ def test_without_pictures_nothing_happens() -> None:
     equalize_tail(network, [])
 
     assert same_tensors(snapshot(network), before)
+
+
+def product_maxima(network: AetherNet, pictures: list[np.ndarray]) -> Tensor:
+    """[C], of what the last layer of the first gate is given."""
+    gate = next(module for module in network.modules() if isinstance(module, GatedLinear | GatedFeedForward))
+    last = gate.fc2 if isinstance(gate, GatedLinear) else gate.conv_out
+    axes = (0, 1, 2) if isinstance(gate, GatedLinear) else (0, 2, 3)
+    found: list[Tensor] = []
+    handle = last.register_forward_hook(lambda _m, inputs, _o: found.append(inputs[0].abs().amax(dim=axes)))
+    with torch.no_grad():
+        for picture in pictures:
+            network(as_input(picture))
+    handle.remove()
+    return torch.stack(found).amax(dim=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_gates_compute_the_same_with_products_half_way_to_one_size(generation: int) -> None:
+    network, pictures = fused_network(generation), calibration_pictures(2)
+    wanted = [network(as_input(picture)) for picture in pictures]
+    before = product_maxima(network, pictures)
+
+    equalize_gates(network, pictures)
+
+    after = product_maxima(network, pictures)
+    torch.testing.assert_close(after, (before * before.median()).sqrt(), rtol=1e-3, atol=1e-6)
+    assert before.max() / before.min() > 1.5
+    for picture, one in zip(pictures, wanted, strict=True):
+        torch.testing.assert_close(network(as_input(picture)), one, rtol=0, atol=1e-4)

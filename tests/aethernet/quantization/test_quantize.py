@@ -115,7 +115,7 @@ def test_every_activation_is_reported_with_its_scale_and_source(prepared: Prepar
     for one in finished.tensors:
         assert one.source.startswith("pictures: ") != one.name.endswith(".sigmoid"), one
         assert one.source == "derived" or one.source.removeprefix("pictures: ") in set(Method) - {Method.BEST}, one
-    assert finished.keep_float == ()
+    assert set(finished.keep_float) < set(units_of(prepared.fused))
     assert (finished.slope is not None) == (prepared.generation == 1)
     assert finished.tint_removed is not None
 
@@ -176,7 +176,7 @@ def test_records_that_leave_something_open_need_pictures(second: AetherNet, reco
 
 @torch.no_grad()
 def test_records_with_a_fallback_are_used_where_there_is_one(second: AetherNet, records: QuantizationRecords) -> None:
-    finished = quantize(second, records=records, fallback=calibration_pictures())
+    finished = quantize(second, records=records, fallback=calibration_pictures(), keep_float=())
 
     sources = {one.name: one.source for one in finished.tensors}
     assert sources["stages.0.0.ffn.conv_main.output"] == "records: stages.0.0.ffn.conv_main"
