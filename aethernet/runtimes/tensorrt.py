@@ -52,9 +52,9 @@ class TensorRtRuntime:
             engine = self._engine(trt)
             minimum, _, maximum = engine.get_tensor_profile_shape("input", 0)
             self._runner = trt.TrtRunner(engine).__enter__()
-        except Exception as error:  # noqa: BLE001 (Polygraphy and TensorRT raise kinds of their own)
+        except Exception as error:  # Polygraphy and TensorRT raise kinds of their own
             raise UpscaleError(
-                f"expected an engine for this GPU and this TensorRT, found that {self.path.name} cannot be loaded: {error}",
+                f"expected an engine for this GPU and TensorRT, found that {self.path.name} does not load: {error}",
                 hint="build it again on this machine, or choose another --runtime",
             ) from error
         self.limits = ShapeLimits(smallest=tuple(minimum)[2:], largest=tuple(maximum)[2:])

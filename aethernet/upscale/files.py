@@ -22,8 +22,37 @@ if TYPE_CHECKING:
 
 __all__ = ["FILM_SUFFIXES", "PICTURE_SUFFIXES", "Job", "ahead", "is_film", "plan_jobs", "upscale_file", "upscale_files"]
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif", ".bmp", ".gif", ".jp2", ".ppm", ".pgm", ".tga")
-FILM_SUFFIXES = (".mkv", ".mp4", ".m4v", ".mov", ".webm", ".avi", ".ts", ".m2ts", ".mpg", ".mpeg", ".wmv", ".flv", ".ogv", ".nut")
+PICTURE_SUFFIXES = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".tif",
+    ".tiff",
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jp2",
+    ".ppm",
+    ".pgm",
+    ".tga",
+)
+FILM_SUFFIXES = (
+    ".mkv",
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".webm",
+    ".avi",
+    ".ts",
+    ".m2ts",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".flv",
+    ".ogv",
+    ".nut",
+)
 
 Item = TypeVar("Item")
 
@@ -81,7 +110,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
             raise UsageError(f"expected an output beside its input, found both at {job.source}")
         if place in taken:
             raise UsageError(
-                f"expected one output per input, found that {taken[place]} and {job.source} both become {job.destination}"
+                f"expected one output per input, found {taken[place]} and {job.source} for {job.destination}"
             )
         taken[place] = job.source
     return jobs
@@ -240,7 +269,7 @@ class ahead(Iterator[Item]):  # noqa: N801 (used like the functions of itertools
         self._thread.start()
 
     def _run(self) -> None:
-        ending: Any = self._END
+        ending: object = self._END
         try:
             for item in self._items:
                 if not self._put(item):
@@ -262,10 +291,11 @@ class ahead(Iterator[Item]):  # noqa: N801 (used like the functions of itertools
         if self._stopped.is_set():
             raise StopIteration
         item: Any = self._queue.get()
-        if item is self._END or isinstance(item, BaseException):
+        if item is self._END:
             self._stopped.set()
-            if item is self._END:
-                raise StopIteration
+            raise StopIteration
+        if isinstance(item, BaseException):
+            self._stopped.set()
             raise item
         taken: Item = item
         return taken
@@ -276,4 +306,3 @@ class ahead(Iterator[Item]):  # noqa: N801 (used like the functions of itertools
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
-

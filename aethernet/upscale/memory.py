@@ -22,7 +22,8 @@ def free_memory() -> int:
     try:
         limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
         used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
-        stat = dict(line.split() for line in Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").splitlines())
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").splitlines()
+        stat = dict(line.split() for line in lines)
     except (OSError, ValueError):  # no control group, or no limit ("max")
         return available
     # What the container holds as a cache of files gives way.

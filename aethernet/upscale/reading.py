@@ -27,7 +27,7 @@ LARGEST = 20_000 * 20_000
 _ORIENTATION, _EXIF_IFD, _GPS_IFD = 0x0112, 0x8769, 0x8825
 _PIXEL_X, _PIXEL_Y = 0xA002, 0xA003
 # What a TIFF's directory says about the picture; the rest of it describes how that file was laid out.
-_DESCRIPTIVE = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, 0x4746, 0x9C9B, 0x9C9C, 0x9C9D, 0x9C9E, 0x9C9F}
+_DESCRIPTIVE = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, *range(0x9C9B, 0x9CA0)}
 
 # Transposition for each EXIF orientation, on [H, W, C].
 _TURNS = {
@@ -196,7 +196,7 @@ def _read(path: Path, image: Image) -> Still:
     plane = pixels[..., colours] if pixels.shape[2] > colours else None
     icc = information.get("icc_profile") or None
     if icc and icc[16:20] != {"grey": b"GRAY", "rgb": b"RGB ", "cmyk": b"CMYK"}[kind]:
-        notes.append(f"the colour profile was dropped: it is for {icc[16:20].decode('latin-1').strip()}, not for {kind}")
+        notes.append(f"the colour profile was dropped: it is for {icc[16:20]!r}, not for {kind}")
         icc = None
     metadata = Metadata(
         icc=icc, exif=_upright(exif, form == "TIFF"), xmp=_upright_xmp(information.get("xmp")), dpi=_dpi(information)
@@ -255,7 +255,8 @@ def _deep_pixels(path: Path, image: Image) -> NDArray[Any] | None:
         if found is None or (depth := found[1][0]) <= 8:
             return None
         decoded = _three_axes(_require("imagecodecs").avif_decode(path.read_bytes()))
-        return np.rint(decoded * (65535 / (2**depth - 1))).astype(np.uint16)
+        widened: NDArray[Any] = np.rint(decoded * (65535 / (2**depth - 1))).astype(np.uint16)
+        return widened
     return None
 
 
@@ -292,11 +293,11 @@ def _upright(exif: Exif, from_tiff: bool) -> Exif | None:
     groups = {group: dict(exif.get_ifd(group)) for group in (_EXIF_IFD, _GPS_IFD)}
     kept = Image.Exif()
     for tag, value in exif.items():
-        if tag not in groups and tag != _ORIENTATION and (not from_tiff or tag in _DESCRIPTIVE):
+        layout = from_tiff and (tag not in _DESCRIPTIVE or str(value).startswith('{"shape"'))  # tifffile's description
+        if tag not in groups and tag != _ORIENTATION and not layout:
             kept[tag] = value
     for group, values in groups.items():
         if values:
-            kept.get_ifd(group).update(values)
             kept[group] = values
     if not kept:
         return None
@@ -306,7 +307,7 @@ def _upright(exif: Exif, from_tiff: bool) -> Exif | None:
 
 def resized_exif(exif: Exif, width: int, height: int) -> Exif:
     """The same facts for a picture of another size, where they state one."""
-    details = exif.get_ifd(_EXIF_IFD)
+    details = exif.get(_EXIF_IFD, {})
     for tag, value in ((_PIXEL_X, width), (_PIXEL_Y, height)):
         if tag in details:
             details[tag] = value
@@ -354,4 +355,6 @@ def _halved(part: NDArray[np.float32]) -> NDArray[np.float32]:
     height, width, channels = part.shape
     padded = np.zeros((height + height % 2, width + width % 2, channels), dtype=np.float32)
     padded[:height, :width] = part
-    return padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2, channels).sum(axis=(1, 3))
+    blocks = padded.reshape(padded.shape[0] // 2, 2, padded.shape[1] // 2, 2, channels)
+    total: NDArray[np.float32] = blocks.sum(axis=(1, 3))
+    return total

@@ -178,7 +178,7 @@ def rows(
             band = _band(
                 slice(top, bottom), slice(row - before, last + after), width, read, infer, store, scale, cut, size
             )
-        except Exception as error:  # noqa: BLE001 (every runtime has exceptions of its own)
+        except Exception as error:  # every runtime has exceptions of its own
             if not out_of_memory(error):
                 raise
             size = size.halved(cut.floor)
@@ -236,5 +236,4 @@ def _band(
 
 def _ramp(length: int) -> NDArray[np.float32]:
     """Rises from just above 0 to just below 1, so that it and its mirror image add up to one."""
-    ramp: NDArray[np.float32] = (np.arange(length, dtype=np.float32) + 0.5) / length
-    return ramp
+    return (np.arange(length, dtype=np.float32) + np.float32(0.5)) / np.float32(length)

@@ -64,7 +64,7 @@ class Upscaler:
         precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the fastest that is worth it.
         runtime: One of :data:`aethernet.runtimes.RUNTIMES`, or its part before the dash; ``auto`` measures.
         tile: Largest side of a tile in input pixels; None sizes tiles by memory.
-        memory: Bytes the network may take; None takes up to half of what is free, on a CPU no more than 3 GiB.
+        memory: Bytes the network may take; None takes up to half of what is free, and at most 3 GiB on a CPU.
         threads: CPU threads; 0 lets the runtime choose.
 
     Raises:

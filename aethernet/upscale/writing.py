@@ -197,6 +197,8 @@ def _filtered(raw: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> by
 
 _TILE = 256
 _EXIF_IFD = 0x8769
+_PLACEHOLDER = _EXIF_IFD + 1
+"""tifffile refuses to write the tag itself; tags have to be in order, so its place is held by the next number."""
 
 
 def _write_tiff(
@@ -209,9 +211,12 @@ def _write_tiff(
         raise MissingDependencyError("tifffile", extra="pictures") from error
     width, height = size
     cmyk = still.kind == "cmyk"
+    if cmyk:
+        bands = (255 - band for band in bands)
     channels = still.colour.shape[2] + (still.plane is not None)
+    big = height * width * channels * still.colour.dtype.itemsize > 3 * 2**30
     shape = (height, width, channels) if channels > 1 else (height, width)
-    extra = []
+    extra: list[Any] = []
     details: dict[int, Any] = {}
     if metadata.exif:
         exif = resized_exif(metadata.exif, *size)
@@ -220,15 +225,16 @@ def _write_tiff(
             for tag, value in exif.items()
             if isinstance(value, str) and value and tag not in (0x0131, 0x0132)
         ]
-        details = dict(exif.get_ifd(_EXIF_IFD))
+        if not big:  # its directories are laid out differently
+            details = exif.get(_EXIF_IFD, {})
         if details:
-            extra.append((_EXIF_IFD, "I", 1, 0, True))
+            extra.append((_PLACEHOLDER, "I", 1, 0, True))
     if metadata.xmp:
         extra.append((700, "B", len(metadata.xmp), metadata.xmp, True))
     tifffile.imwrite(
         path,
         _tiff_tiles(bands, width, channels),
-        bigtiff=height * width * channels * still.colour.dtype.itemsize > 3 * 2**30,
+        bigtiff=big,
         byteorder="<",
         shape=shape,
         dtype=still.colour.dtype,
@@ -285,8 +291,13 @@ def _append_directory(path: Path, details: dict[int, Any]) -> None:
         offset = file.seek(0, io.SEEK_END)
         offset += file.write(b"\0" * (offset % 2))
         file.write(directory.tobytes(offset))
-    with tifffile.TiffFile(path, mode="r+b") as written:
-        written.pages[0].tags[_EXIF_IFD].overwrite(offset)
+    with tifffile.TiffFile(path, mode="r+") as written:
+        tag = written.pages.first.tags[_PLACEHOLDER]
+        tag.overwrite(offset)
+        place = tag.offset
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(struct.pack("<H", _EXIF_IFD))
 
 
 # --- formats that want the whole picture at once ---------------------------------------------------------------------

@@ -32,7 +32,7 @@ from tests.support.networks import tiny_config
 __all__ = ["doubled", "smoothing_bundle"]
 
 CORNER = np.array([[1, 2, 1], [2, 9, 2], [1, 2, 1]], dtype=np.float32) / 21
-"""What an output pixel is of the nine input pixels around it; tilted for each of the four. An odd denominator: no sum lies between levels."""
+"""What an output pixel is of the nine around it; tilted for each of the four. 21 is odd: no sum is between levels."""
 
 
 def _kernels() -> np.ndarray:
@@ -139,8 +139,14 @@ def smoothing_bundle(
             nodes_fused=3,
         ),
         checkpoint=CheckpointFacts(
-            file="none.pth", sha256=none, size=0, format="pytorch", form="fused", stored_dtype="float32",
-            quantization_records=0, notes=(),
+            file="none.pth",
+            sha256=none,
+            size=0,
+            format="pytorch",
+            form="fused",
+            stored_dtype="float32",
+            quantization_records=0,
+            notes=(),
         ),
         toolchain={},
         files=tuple(entries),
@@ -154,7 +160,7 @@ def smoothing_bundle(
     speed = SpeedRun(shape=(1, channels, 16, 16), runs=1, threads=1, speeds=())
     build = BuildRecord(identity=manifest.identity, created="2026-11-21T00:00:00Z", host={}, run={}, speed=speed)
     bundle = folder / "smoothing_2x"
-    assemble_bundle(bundle, manifest, build, b"# A network for tests\n", {name: path for name, (path, _) in files.items()})
+    assemble_bundle(
+        bundle, manifest, build, b"# A network for tests\n", {name: path for name, (path, _) in files.items()}
+    )
     return bundle
-
-

@@ -152,7 +152,7 @@ def test_spans_keep_every_pixel_once_with_its_margin(length: int, size: int, mar
     found = spans(length, size, margin)
 
     assert [pixel for span in found for pixel in range(span.first, span.last)] == list(range(length))
-    assert all(span.stop - span.start <= size and 0 <= span.start and span.stop <= length for span in found)
+    assert all(span.stop - span.start <= size and span.start >= 0 and span.stop <= length for span in found)
     assert all(span.start == 0 or span.first - span.start >= margin for span in found)
     assert all(span.stop == length or span.stop - span.last >= margin for span in found)
 

@@ -53,7 +53,7 @@ def test_floats_stay_floats_within_range(upscaler: Upscaler) -> None:
     result = upscaler.upscale(picture)
 
     assert result.dtype == np.float32
-    assert 0 <= result.min()
+    assert result.min() >= 0
     assert result.max() <= 1
     np.testing.assert_allclose(result[..., 1], doubled(picture[..., 1]).clip(0, 1), atol=1e-6)
 
