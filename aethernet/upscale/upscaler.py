@@ -86,9 +86,10 @@ class Upscaler:
         self.config = NetworkConfig.from_json(self.bundle.manifest.network.config)
         feather = FEATHER if self.config.pools_globally else 0
         self.cut = Cut(margin=self.config.receptive_radius + feather, feather=feather)
+        reach = self.config.receptive_radius
         if tile is not None and tile < self.cut.floor:
             raise UsageError(
-                f"expected tiles of at least {self.cut.floor} pixels (this network sees {self.config.receptive_radius} pixels "
+                f"expected tiles of at least {self.cut.floor} pixels (this network sees {reach} pixels "
                 f"in every direction), found {tile}"
             )
         self._tile, self._memory, self._threads = tile, memory, threads
@@ -221,11 +222,11 @@ class Upscaler:
             pixels = max(self.cut.floor**2, budget // bytes_per_pixel(self.config, half=half))
             size = size_tiles(height, width, pixels, self.cut.margin, cost)
         if limits is not None:
-            tallest, widest = limits.largest
+            (tallest, widest), reach = limits.largest, self.config.receptive_radius
             if (height > tallest or width > widest) and min(limits.largest) < self.cut.floor:
                 raise UpscaleError(
                     f"expected an engine for inputs of at least {self.cut.floor} pixels a side, because this network "
-                    f"sees {self.config.receptive_radius} pixels in every direction, found one for at most {widest}x{tallest}",
+                    f"sees {reach} pixels in every direction, found one for at most {widest}x{tallest}",
                     hint="build an engine with a larger profile, or choose another --runtime",
                 )
             size = TileSize(height=min(size.height, tallest), width=min(size.width, widest))

@@ -292,9 +292,9 @@ def _append_directory(path: Path, details: dict[int, Any]) -> None:
         offset += file.write(b"\0" * (offset % 2))
         file.write(directory.tobytes(offset))
     with tifffile.TiffFile(path, mode="r+") as written:
-        tag = written.pages.first.tags[_PLACEHOLDER]
-        tag.overwrite(offset)
-        place = tag.offset
+        entry: Any = written.pages.first.tags[_PLACEHOLDER]
+        entry.overwrite(offset)
+        place = entry.offset
     with open(path, "r+b") as file:
         file.seek(place)
         file.write(struct.pack("<H", _EXIF_IFD))
