@@ -25,6 +25,22 @@ def moving_picture(index: int, height: int = 24, width: int = 32) -> np.ndarray:
     return np.rint(np.stack(planes, axis=2)).astype(np.uint8)
 
 
+def _as_yuv420(rgb: np.ndarray, weights: tuple[float, float]) -> Any:
+    """Limited range, by the definition in ITU-R BT.601 and BT.709; chroma on even columns, between rows."""
+    red, green, blue = (rgb[..., channel] / 255 for channel in range(3))
+    kr, kb = weights
+    y = kr * red + (1 - kr - kb) * green + kb * blue
+    planes = [16 + 219 * y]
+    for part in ((blue - y) / 2 / (1 - kb), (red - y) / 2 / (1 - kr)):
+        wide = np.pad(part, ((0, 0), (1, 1)), mode="edge")
+        row = wide[:, :-2:2] / 4 + wide[:, 1:-1:2] / 2 + wide[:, 2::2] / 4
+        planes.append(128 + 224 * (row[::2] + row[1::2]) / 2)
+    return av.VideoFrame.from_ndarray(
+        np.concatenate([np.rint(p).astype(np.uint8).ravel() for p in planes]).reshape(-1, rgb.shape[1]),
+        format="yuv420p",
+    )
+
+
 def make_film(
     path: Path,
     stamps: Sequence[int] = STAMPS,
@@ -47,8 +63,9 @@ def make_film(
         rotation: Degrees players are asked to turn it by.
     """
     tick = Fraction(1, 1000)
+    weights = (0.2126, 0.0722) if matrix == 1 else (0.299, 0.114)
     with av.open(str(path), "w") as film:
-        pictures = film.add_stream(codec, rate=25, options={"crf": "4", "preset": "ultrafast", "bf": "2"})
+        pictures = film.add_stream(codec, rate=25, options={"qp": "0", "preset": "ultrafast", "bf": "2"})
         pictures.height, pictures.width = size
         pictures.pix_fmt = "yuv420p"
         pictures.time_base = pictures.codec_context.time_base = tick
@@ -75,8 +92,7 @@ def make_film(
                 ]
             )
         for index, stamp in enumerate(stamps):
-            rgb = av.VideoFrame.from_ndarray(moving_picture(index, *size), format="rgb24")
-            frame = rgb.reformat(format="yuv420p", dst_colorspace=5 if matrix != 1 else 1, dst_color_range=1)
+            frame = _as_yuv420(moving_picture(index, *size), weights)
             frame.pts, frame.time_base = stamp, tick
             film.mux(pictures.encode(frame))
         film.mux(pictures.encode(None))

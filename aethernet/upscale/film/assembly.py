@@ -98,6 +98,7 @@ def _others(container: Any, facts: FilmFacts) -> list[Any]:
         if stream.index != facts.video_index
         and stream.type in ("audio", "subtitle", "attachment", "data", "video")
         and (stream.type != "video" or stream.disposition & attached)
+        and (stream.type != "data" or stream.codec_context is not None)
     ]
 
 
@@ -126,12 +127,16 @@ def assemble(
         StoreError: The disk is full or cannot be written.
     """
     av = library()
-    stamps = sorted(_stamps(folder, segments))
+    shown = [pts for segment in segments for pts, _ in _packets(folder, segment, video)]
+    stamps = sorted(shown)
+    # How many pictures decoding has to be ahead of showing.
+    delay = max(count - (bisect_right(stamps, pts) - 1) for count, pts in enumerate(shown))
     end_of_video = (stamps[-1] + (segments[-1].last_duration or 1)) * video.time_base
     if interval.end is None or end_of_video < interval.end:
         interval = Interval(interval.start, end_of_video if _cut_short(facts, end_of_video) else None, interval.shift)
     name = container_format(destination)
-    options = {"movflags": "+faststart"} if name in ("mp4", "mov") else {}
+    # Bit for bit the same film from the same segments: no random numbers, no version of the tool.
+    options = {"fflags": "+bitexact"} | ({"movflags": "+faststart"} if name in ("mp4", "mov") else {})
     try:
         with (
             atomic_path(destination) as temporary,
@@ -160,7 +165,7 @@ def assemble(
             made.start_encoding()
             moved = int(interval.shift / video.time_base)
             streams = [
-                _video_packets(folder, segments, stamps, pictures, moved),
+                _new_pictures(folder, segments, video, stamps, delay, pictures, moved),
                 _copied(given, copies, interval),
             ]
             for _, packet in heapq.merge(*streams, key=lambda entry: entry[0]):
@@ -178,50 +183,43 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if not key.lower().startswith(_STALE)}
 
 
-def _stamps(folder: Path, segments: Sequence[Segment]) -> Iterator[int]:
-    for segment in segments:
-        with library().open(str(folder / segment.name)) as container:
-            yield from (packet.pts for packet in container.demux(container.streams.video[0]) if packet.size)
+def _packets(folder: Path, segment: Segment, video: VideoFormat) -> Iterator[tuple[int, Any]]:
+    """Packets in the order of decoding, with the time of showing in the film's own time base."""
+    with library().open(str(folder / segment.name)) as container:
+        for packet in container.demux(container.streams.video[0]):
+            if packet.size:
+                yield round(packet.pts * packet.time_base / video.time_base) - video.headroom, packet
 
 
-def _video_packets(
-    folder: Path, segments: Sequence[Segment], stamps: Sequence[int], stream: Any, moved: int
+def _new_pictures(
+    folder: Path,
+    segments: Sequence[Segment],
+    video: VideoFormat,
+    stamps: Sequence[int],
+    delay: int,
+    stream: Any,
+    moved: int,
 ) -> Iterator[tuple[Fraction, Any]]:
     """Packets with decoding times that fit over all segments.
 
     An encoder that starts anew does not know how late the one before let its last pictures be decoded. The times of
     showing, sorted and put off by the deepest reordering there is, always fit.
     """
-    last_duration = segments[-1].last_duration
-    delay = _reordering(folder, segments, stamps)
     count = 0
     for segment in segments:
-        with library().open(str(folder / segment.name)) as container:
-            for packet in container.demux(container.streams.video[0]):
-                if not packet.size:
-                    continue
-                place = bisect_right(stamps, packet.pts)
-                following = stamps[place] if place < len(stamps) else packet.pts + (last_duration or 1)
-                index = count - delay
-                decoded = stamps[index] if index >= 0 else stamps[0] + index
-                packet.duration = following - packet.pts
-                packet.pts, packet.dts = packet.pts - moved, decoded - moved
-                packet.stream = stream
-                packet.time_base = stream.time_base
-                count += 1
-                yield packet.dts * packet.time_base, packet
+        for pts, packet in _packets(folder, segment, video):
+            place = bisect_right(stamps, pts)
+            following = stamps[place] if place < len(stamps) else pts + (segments[-1].last_duration or 1)
+            index = count - delay
+            decoded = stamps[index] if index >= 0 else stamps[0] + index
+            packet.time_base = video.time_base
+            packet.pts, packet.dts, packet.duration = pts - moved, decoded - moved, following - pts
+            packet.stream = stream
+            count += 1
+            yield packet.dts * packet.time_base, packet
 
 
-def _reordering(folder: Path, segments: Sequence[Segment], stamps: Sequence[int]) -> int:
-    """How many pictures decoding has to be ahead of showing."""
-    return max(
-        (count - (bisect_right(stamps, pts) - 1) for count, pts in enumerate(_stamps(folder, segments))), default=0
-    )
-
-
-def _copied(
-    container: Any, copies: dict[int, Any], interval: Interval
-) -> Iterator[tuple[Fraction, Any]]:
+def _copied(container: Any, copies: dict[int, Any], interval: Interval) -> Iterator[tuple[Fraction, Any]]:
     """Packets of all other streams, inside the interval, as they are."""
     # Attachments and cover pictures travel in the header or as single packets; only what has packets is read.
     streams = [container.streams[index] for index in copies if container.streams[index].type != "attachment"]

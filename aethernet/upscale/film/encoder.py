@@ -10,17 +10,17 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from aethernet.artifact import atomic_path
 from aethernet.errors import FilmError
+from aethernet.upscale.film.colour import to_frame
 from aethernet.upscale.film.options import PRESETS, FilmOptions
-from aethernet.upscale.film.source import SWSCALE, Colours, library
+from aethernet.upscale.film.source import Colours, library
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Encoder", "Picture", "Segment", "VideoFormat", "to_frame"]
+__all__ = ["Encoder", "Picture", "Segment", "VideoFormat", "tag"]
 
 _CONTAINER = "nut"
 """Keeps any codec and any time base as they are."""
@@ -37,6 +37,11 @@ class VideoFormat:
     rate: Fraction
     aspect: Fraction | None
     colours: Colours
+
+    @property
+    def headroom(self) -> int:
+        """Ticks that are added to time stamps inside segments, whose container moves those that would be negative."""
+        return round(60 / self.time_base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,26 +73,6 @@ class Segment:
     def read(cls, path: Path) -> Segment:
         """The record at ``path``."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
-
-
-def to_frame(rgb: NDArray[np.uint16], video: VideoFormat) -> Any:
-    """[H, W, 3] of 16 bits as a frame of the encoder's own format, rounded."""
-    av = library()
-    if video.pixel_format == "gbrp10le":
-        levels = np.rint(rgb * np.float32(1023 / 65535)).astype(np.uint16)
-        return av.VideoFrame.from_ndarray(levels, format="gbrp10le")
-    if video.pixel_format == "bgr0":
-        levels8 = np.rint(rgb * np.float32(1 / 257)).astype(np.uint8)
-        return av.VideoFrame.from_ndarray(levels8, format="rgb24").reformat(format="bgr0")
-    way = av.video.reformatter.Interpolation
-    colours = video.colours
-    return av.VideoFrame.from_ndarray(rgb, format="rgb48le").reformat(
-        format=video.pixel_format,
-        interpolation=way.BICUBIC | way.FULL_CHR_H_INP | way.FULL_CHR_H_INT | way.ACCURATE_RND,
-        src_color_range=2,
-        dst_colorspace=SWSCALE[colours.matrix or 1],
-        dst_color_range=2 if colours.full_range else 1,
-    )
 
 
 class Encoder:
@@ -199,8 +184,8 @@ class _SegmentWriter:
         self.stream = stream
 
     def add(self, picture: Picture) -> None:
-        frame = to_frame(picture.rgb, self.video)
-        frame.pts, frame.time_base = picture.pts, self.video.time_base
+        frame = to_frame(picture.rgb, self.video.pixel_format, self.video.colours)
+        frame.pts, frame.time_base = picture.pts + self.video.headroom, self.video.time_base
         if not self.frames:
             self.first = picture.pts
         self.frames += 1

@@ -17,6 +17,7 @@ from aethernet.artifact import atomic_path
 from aethernet.errors import FilmError, UsageError
 from aethernet.upscale.files import ahead
 from aethernet.upscale.film.assembly import Interval, assemble, container_format, require_copyable
+from aethernet.upscale.film.colour import to_rgb
 from aethernet.upscale.film.encoder import Encoder, Picture, Segment, VideoFormat
 from aethernet.upscale.film.options import PRESETS, FilmOptions
 from aethernet.upscale.film.source import FilmFacts, frames, library, look_at
@@ -229,7 +230,10 @@ def _upscale(
     start, end = options.interval
     count = sum(segment.frames for segment in done)
     # Decoding again is cheap beside upscaling, and starts where the first run started: the same frames for certain.
-    coming = islice(frames(source, facts, start, end), count, None)
+    coming = (
+        (frame, to_rgb(frame.picture, facts.colours))
+        for frame in islice(frames(source, facts, start, end), count, None)
+    )
     encoder = Encoder(folder, video, options)
     names: list[str] = []
     open_frames, interrupted, waiting = 0, False, 0.0
@@ -239,11 +243,12 @@ def _upscale(
             try:
                 while True:
                     asked = time.perf_counter()
-                    frame = next(decoded, None)
+                    got = next(decoded, None)
                     waiting += time.perf_counter() - asked
-                    if frame is None:
+                    if got is None:
                         break
-                    rgb = np.concatenate(list(upscaler.bands(Still.of_array(frame.rgb), tally)))
+                    frame, rgb = got
+                    rgb = np.concatenate(list(upscaler.bands(Still.of_array(rgb), tally)))
                     if not open_frames:
                         names.append(f"{len(done) + len(names):05}")
                         encoder.begin(f"{names[-1]}.nut")

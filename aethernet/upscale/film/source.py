@@ -6,22 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from aethernet.errors import FilmError, MissingDependencyError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-__all__ = ["SWSCALE", "Colours", "FilmFacts", "Frame", "frames", "library", "look_at", "open_film", "to_rgb"]
+__all__ = ["Colours", "FilmFacts", "Frame", "frames", "library", "look_at", "open_film"]
 
 # Numbers of ITU-T H.273, which FFmpeg uses too.
 _RGB, _BT709, _UNSPECIFIED, _BT470BG, _SMPTE170M = 0, 1, 2, 5, 6
 _LIMITED, _FULL = 1, 2
-SWSCALE = {1: 1, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
-"""Matrix -> the number libswscale knows its coefficients by; constant luminance (10) is close to the ordinary one."""
+_KNOWN = (1, 4, 5, 6, 7, 9, 10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +56,13 @@ class FilmFacts:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded picture."""
+    """One decoded picture, as the decoder gives it."""
 
     pts: int
     """In the stream's time base."""
     duration: int
     """The same; 0 where the film does not say."""
-    rgb: NDArray[np.uint16]
-    """[H, W, 3]"""
+    picture: Any
 
 
 def library() -> Any:
@@ -115,6 +108,9 @@ def look_at(path: Path) -> FilmFacts:
         notes = []
         if len(streams) > 1:
             notes.append(f"only the first of {len(streams)} picture streams was upscaled; the others were left out")
+        unknown = [one.index for one in container.streams if one.type == "data" and one.codec_context is None]
+        if unknown and not ("mp4" in container.format.name and container.chapters()):  # there it holds the chapters
+            notes.append(f"data streams {', '.join(map(str, unknown))} were left out")
         if first.interlaced_frame:
             notes.append("the film is interlaced: both fields were upscaled as one picture; deinterlace it first")
         colours = _colours(first)
@@ -141,7 +137,7 @@ def _colours(frame: Any) -> Colours:
     matrix, range_ = int(frame.colorspace), int(frame.color_range)
     if rgb:
         matrix = _RGB
-    elif matrix not in SWSCALE:
+    elif matrix not in _KNOWN:
         matrix = _BT709 if frame.height >= 720 else _BT470BG if frame.height == 576 else _SMPTE170M
         assumed.append(
             f"the film does not say its colour matrix: BT.{709 if matrix == _BT709 else 601} by its size, and tagged so"
@@ -193,23 +189,10 @@ def frames(path: Path, facts: FilmFacts, start: Fraction, end: Fraction | None) 
                         f"expected pictures of {facts.width}x{facts.height} throughout, found "
                         f"{frame.width}x{frame.height} at {float(pts * tick):.2f} s"
                     )
-                yield Frame(pts, duration, to_rgb(frame, facts.colours))
+                yield Frame(pts, duration, frame)
         except av.FFmpegError as error:
             raise FilmError(f"{path} cannot be decoded to its end: {error}") from error
 
 
 def _ticks(seconds: Fraction, tick: Fraction) -> int:
     return -int(-seconds // tick)  # the first tick that is not before
-
-
-def to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint16]:
-    """[H, W, 3] of 16 bits: more than the film has, so that nothing is rounded twice."""
-    av = library()
-    way = av.video.reformatter.Interpolation
-    flags = way.BICUBIC | way.FULL_CHR_H_INP | way.FULL_CHR_H_INT | way.ACCURATE_RND
-    options: dict[str, Any] = {"format": "rgb48le", "interpolation": flags, "dst_color_range": _FULL}
-    if colours.matrix != _RGB:
-        options["src_colorspace"] = SWSCALE[colours.matrix]
-        options["src_color_range"] = _FULL if colours.full_range else _LIMITED
-    rgb: NDArray[np.uint16] = frame.reformat(**options).to_ndarray()
-    return rgb
