@@ -305,6 +305,7 @@ def upscale(
     bits: Annotated[int, typer.Option(help="Films: 10 or 8 bits per channel.")] = 10,
     start: Annotated[str | None, typer.Option(help="Films: from here, such as 1:30 or 90.5.")] = None,
     end: Annotated[str | None, typer.Option(help="Films: up to here.")] = None,
+    segment: Annotated[float, typer.Option(help="Films: seconds that a killed run loses at most.")] = 10.0,
     resume: Annotated[bool, typer.Option("--resume", help="Films: go on with an interrupted run.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -331,6 +332,7 @@ def upscale(
             "bits": bits,
             "start": start,
             "end": end,
+            "segment_seconds": segment,
             "resume": resume,
         },
     )

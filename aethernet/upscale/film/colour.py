@@ -39,7 +39,8 @@ def to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint16]:
             return eight.astype(np.uint16) * np.uint16(257)
         planes = _planes(frame.reformat(format=f"gbrp{bits}le"))
         green, blue, red = (np.rint(plane * np.float32(65535 / (2**bits - 1))) for plane in planes)
-        return np.stack([red, green, blue], axis=2).astype(np.uint16)
+        sixteen: NDArray[np.uint16] = np.stack([red, green, blue], axis=2).astype(np.uint16)
+        return sixteen
     flags = library().video.reformatter.Interpolation
     # Same matrix and range on both sides: only chroma changes its size.
     same = {"src_color_range": 2, "dst_color_range": 2}
@@ -53,7 +54,8 @@ def to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint16]:
     blue = y + 2 * (1 - kb) * cb
     green = (y - kr * red - kb * blue) / (1 - kr - kb)
     rgb = np.stack([red, green, blue], axis=2)
-    return np.rint(np.clip(rgb, 0, 1) * np.float32(65535)).astype(np.uint16)
+    levels: NDArray[np.uint16] = np.rint(np.clip(rgb, 0, 1) * np.float32(65535)).astype(np.uint16)
+    return levels
 
 
 def to_frame(rgb: NDArray[np.uint16], pixel_format: str, colours: Colours) -> Any:
@@ -66,8 +68,8 @@ def to_frame(rgb: NDArray[np.uint16], pixel_format: str, colours: Colours) -> An
     """
     av = library()
     if pixel_format == "bgr0":
-        levels = np.rint(rgb * np.float32(1 / 257)).astype(np.uint8)
-        return av.VideoFrame.from_ndarray(levels, format="rgb24").reformat(format="bgr0")
+        eight = np.rint(rgb * np.float32(1 / 257)).astype(np.uint8)
+        return av.VideoFrame.from_ndarray(eight, format="rgb24").reformat(format="bgr0")
     height, width, _ = rgb.shape
     if pixel_format == "gbrp10le":
         planes = [np.rint(rgb[..., channel] * np.float32(1023 / 65535)) for channel in (1, 2, 0)]
