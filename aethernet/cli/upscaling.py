@@ -14,7 +14,7 @@ import numpy as np
 from aethernet.artifact import atomic_path
 from aethernet.cli.output import say
 from aethernet.cli.progress import Bar
-from aethernet.errors import AethernetError, UsageError
+from aethernet.errors import AethernetError, PictureError, UsageError
 
 if TYPE_CHECKING:
     from aethernet.pictures import Picture
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Request", "parse_bytes", "run"]
 
-_CROP, _ROWS = 112, 6
+_CROP, _ZOOM, _ROWS = 72, 2, 6
 _ENOUGH_FRAMES = 2
 
 
@@ -74,6 +74,8 @@ def run(request: Request) -> dict[str, Any]:
     jobs = plan_jobs(request.inputs, request.output, request.format)
     films = [job for job in jobs if is_film(job.source)]
     pictures = [job for job in jobs if not is_film(job.source)]
+    if request.compare is not None and (not pictures or request.compare.suffix.lower() != ".png"):
+        raise UsageError(f"expected a picture to upscale and a sheet called .png, found {request.compare}")
     options = _film_options(request) if films else None
     partners = _partners(request)
     runtime, precision = _choice(request, films)
@@ -234,23 +236,23 @@ def _write_sheet(path: Path, results: Sequence[dict[str, Any]], partners: dict[s
             slice(left * scale, (left + width) * scale),
         )
         row = [
-            ("nearest", crop.repeat(scale, axis=2).repeat(scale, axis=3)),
+            (f"nearest: {Path(result['source']).name}", crop.repeat(scale, axis=2).repeat(scale, axis=3)),
             ("bicubic", _bicubic(low, scale, (top, left, height, width))),
-            (Path(result["source"]).name, ours[window]),
+            ("this network", ours[window]),
         ]
         if (original := partners.get(Path(result["source"]).stem)) is not None:
             high = _shown(read_still(original))
             if high.shape != ours.shape:
-                raise UsageError(
+                raise PictureError(
                     f"expected an original of {ours.shape[3]}x{ours.shape[2]} pixels, found {high.shape[3]}x"
                     f"{high.shape[2]}: {original}"
                 )
             row.append(("original", high[window]))
         rows.append(row)
     if not rows:
-        raise UsageError("expected at least one upscaled picture for --compare, found none")
+        raise PictureError("expected at least one upscaled picture for the sheet, found none")
     with atomic_path(path) as temporary:
-        comparison_sheet(rows).save(temporary, format="PNG")
+        comparison_sheet(rows, _ZOOM).save(temporary, format="PNG")
 
 
 def _shown(still: Any) -> Picture:

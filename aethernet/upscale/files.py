@@ -233,10 +233,11 @@ def upscale_files(
                 result = upscale_file(
                     upscaler, job.source, job.destination, quality=quality, still=still, read_seconds=seconds
                 )
-            except AethernetError as error:
+            except (AethernetError, MemoryError) as error:
                 if isinstance(error, UsageError):
                     raise
-                result = {"source": str(job.source), "destination": str(job.destination), "error": str(error)}
+                told = str(error) or "not enough memory for the picture itself"
+                result = {"source": str(job.source), "destination": str(job.destination), "error": told}
             results.append(result)
             on_done(result)
     done = {result["destination"]: result for result in results}

@@ -116,7 +116,7 @@ def test_the_sheet_shows_four_versions_with_an_original(call: Call, pictures: Pa
 
     assert called.code == 0, called.err
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.width == 4 * 60 + 5 * 8
+        assert sheet.width == 4 * 120 + 5 * 8
         assert sheet.getpixel((sheet.width - 20, sheet.height - 20)) == (255, 0, 0)
 
 

@@ -288,6 +288,15 @@ def test_ten_seconds_killed_and_resumed_come_out_the_same(bundle: Path, tmp_path
             time.sleep(0.01)
         os.kill(run.pid, signal.SIGKILL)
     assert not target.exists()
+    resumed = command(bundle, film, target, "--resume")
+    with subprocess.Popen(resumed, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as run:
+        while run.poll() is None and not (tmp_path / ".larger.mkv.parts" / "00002.json").exists():
+            time.sleep(0.01)
+        os.kill(run.pid, signal.SIGINT)
+        ended = run.wait(timeout=60)
+    partial = contents(target)
+    assert ended == 130
+    assert 0 < len(partial.stamps) < len(stamps)
     done = subprocess.run(
         command(bundle, film, target, "--resume"), check=True, capture_output=True, text=True, timeout=120
     )

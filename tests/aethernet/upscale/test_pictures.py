@@ -24,7 +24,7 @@ from aethernet.errors import PictureError, UsageError
 from aethernet.upscale import Upscaler
 from aethernet.upscale.files import plan_jobs, upscale_file, upscale_files
 from aethernet.upscale.reading import read_still
-from tests.support.upscaling import doubled
+from tests.support.upscaling import doubled, smoothing_bundle
 
 Write = Callable[[Path, np.ndarray], None]
 HEIGHT, WIDTH = 11, 14
@@ -181,12 +181,14 @@ VARIANTS = [
     Variant("rgb.jpeg", pillow("RGB", quality=100, subsampling=0), off=2),
     Variant("grey.jpg", pillow("L", quality=100), 1, mode="L", off=2),
     Variant("progressive.jpg", pillow("RGB", quality=100, subsampling=0, progressive=True), off=2),
-    Variant("profile.jpg", pillow("RGB", quality=100, subsampling=0, icc_profile=SRGB), off=2, info={"icc_profile": SRGB}),
+    Variant("profile.jpg", pillow("RGB", quality=100, subsampling=0, icc_profile=SRGB), off=2,
+            info={"icc_profile": SRGB}),
     Variant("exif.jpg", pillow("RGB", quality=100, subsampling=0, exif=exif_of()), off=2),
-    Variant("xmp.jpg", pillow("RGB", quality=100, subsampling=0, xmp=b"<x:xmpmeta/>"), off=2, info={"xmp": b"<x:xmpmeta/>"}),
+    Variant("xmp.jpg", pillow("RGB", quality=100, subsampling=0, xmp=b"<x:xmpmeta/>"), off=2,
+            info={"xmp": b"<x:xmpmeta/>"}),
     Variant("cmyk.jpg", pillow("CMYK", quality=100, subsampling=0), 4, mode="CMYK", off=3),
-    Variant("cmyk-profile.jpg", pillow("CMYK", quality=100, subsampling=0, icc_profile=CMYK_PROFILE), 4, mode="CMYK", off=3,
-            info={"icc_profile": CMYK_PROFILE}),
+    Variant("cmyk-profile.jpg", pillow("CMYK", quality=100, subsampling=0, icc_profile=CMYK_PROFILE), 4, mode="CMYK",
+            off=3, info={"icc_profile": CMYK_PROFILE}),
     *(Variant(f"turned-{n}.jpg", turned(n, quality=100, subsampling=0), off=2) for n in range(1, 9)),
     Variant("turned-6.png", turned(6)),
     Variant("turned-8.tif", turned(8)),
@@ -297,6 +299,20 @@ def test_text_and_colour_tags_of_other_chunks_do_no_harm(upscaler: Upscaler, tmp
     result = upscale_file(upscaler, tmp_path / "picture.png", tmp_path / "larger.png")
 
     assert result["output_size"] == [2 * WIDTH, 2 * HEIGHT]
+
+
+def test_tiles_of_a_network_that_pools_are_owned_up_to(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((30, 260, 3), np.uint8)).save(tmp_path / "long.png")
+
+    told = {}
+    for tile in (None, 80):
+        with Upscaler(smoothing_bundle(tmp_path, pools=True), runtime="onnxruntime-cpu", tile=tile) as upscaler:
+            told[tile] = upscale_file(upscaler, tmp_path / "long.png", tmp_path / "larger.png")
+
+    assert told[None]["tiles"] == 1
+    assert told[None]["notes"] == []
+    assert told[80]["tiles"] > 2
+    assert "pools over the whole picture" in told[80]["notes"][0]
 
 
 def test_png_written_in_bands_has_every_filter_right(upscaler: Upscaler, tmp_path: Path) -> None:
