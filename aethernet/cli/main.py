@@ -269,6 +269,7 @@ def benchmark(
     for line in command.benchmark_words(facts):
         say(line)
     if not all(one["holds"] for one in facts["floors"]):
+        raise typer.Exit(1)
 
 
 @app.command()
