@@ -165,9 +165,9 @@ def _in_words(result: dict[str, Any]) -> str:
 
 
 def _film(upscaler: Upscaler, job: Job, options: FilmOptions, *, skip_existing: bool) -> dict[str, Any]:
-    from aethernet.upscale.film import upscale_film
+    from aethernet.upscale.film import is_finished, upscale_film
 
-    if skip_existing and job.destination.exists():
+    if (skip_existing or options.resume) and is_finished(job.destination):
         return {"source": str(job.source), "destination": str(job.destination), "skipped": "exists already"}
     with Bar(0, "frames") as bar:
         start: list[float] = []

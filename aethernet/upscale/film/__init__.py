@@ -8,6 +8,6 @@ often it was interrupted.
 from __future__ import annotations
 
 from aethernet.upscale.film.options import PRESETS, FilmOptions
-from aethernet.upscale.film.run import remembered_choice, upscale_film
+from aethernet.upscale.film.run import is_finished, remembered_choice, upscale_film
 
-__all__ = ["PRESETS", "FilmOptions", "remembered_choice", "upscale_film"]
+__all__ = ["PRESETS", "FilmOptions", "is_finished", "remembered_choice", "upscale_film"]

@@ -130,8 +130,11 @@ class Encoder:
     def _check(self) -> None:
         if self._error is not None:
             error, self._error = self._error, None
-            if isinstance(error, OSError) and not isinstance(error, FilmError):
-                raise FilmError(f"the film cannot be encoded with {self.options.preset}: {error}") from error
+            if isinstance(error, OSError | library().FFmpegError):
+                raise FilmError(
+                    f"the film cannot be encoded with {self.options.preset}: {error}",
+                    hint="look at --encoder-option, and at the free space of the disk",
+                ) from error
             raise error
 
     def _run(self) -> None:

@@ -27,7 +27,7 @@ from aethernet.upscale.upscaler import Tally
 if TYPE_CHECKING:
     from aethernet.upscale.upscaler import Upscaler
 
-__all__ = ["remembered_choice", "upscale_film"]
+__all__ = ["is_finished", "remembered_choice", "upscale_film"]
 
 _JOB = "job.json"
 
@@ -35,6 +35,11 @@ _JOB = "job.json"
 def parts_folder(destination: Path) -> Path:
     """Where a film's segments are kept until it is finished."""
     return destination.with_name(f".{destination.name}.parts")
+
+
+def is_finished(destination: Path) -> bool:
+    """Whether a film stands there whole, and not what an interrupted run has left of it."""
+    return destination.exists() and not parts_folder(destination).exists()
 
 
 def remembered_choice(destination: Path) -> tuple[str, str] | None:
@@ -95,11 +100,14 @@ def upscale_film(
     total = _frames_expected(facts, start, end)
     tally = Tally()
     before = sum(segment.frames for segment in done)
-    segments, interrupted, waiting = _upscale(
-        upscaler, source, facts, video, options, folder, done, per_segment, tally, lambda count: on_frame(count, total)
-    )
+    try:
+        segments, interrupted, waiting = _upscale(
+            upscaler, source, facts, video, options, folder, done, per_segment, tally, lambda n: on_frame(n, total)
+        )
+    finally:
+        if not _finished(folder):
+            shutil.rmtree(folder, ignore_errors=True)
     if not segments:
-        shutil.rmtree(folder, ignore_errors=True)
         between = f"between {options.start or 'the beginning'} and {options.end or 'the end'}"
         raise FilmError(f"expected pictures {between}, found none")
     made = time.perf_counter()
@@ -176,36 +184,35 @@ def _take_up(folder: Path, job: dict[str, Any], *, resume: bool) -> list[Segment
     Raises:
         UsageError: There is another run's work here, or nothing said to go on with it.
     """
-    if (folder / _JOB).exists():
-        if not resume:
-            raise UsageError(
-                f"expected no interrupted run, found one in {folder}",
-                hint="go on with --resume, or delete that folder to begin anew",
-            )
-        try:
-            before = json.loads((folder / _JOB).read_text(encoding="utf-8"))
-        except ValueError:
-            before = {}
-        if differing := [key for key in job if before.get(key) != job[key]]:
-            told = "; ".join(f"{key} was {before.get(key)!r} and is {job[key]!r}" for key in differing)
-            raise UsageError(
-                f"expected the same film and options as the interrupted run, found {told}",
-                hint=f"repeat that command, or delete {folder} to begin anew",
-            )
-    else:
-        folder.mkdir(parents=True, exist_ok=True)
+    found = _finished(folder)
+    if not found:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         with atomic_path(folder / _JOB) as temporary:
             temporary.write_text(json.dumps(job, indent=2), encoding="utf-8")
-    done: list[Segment] = []
-    for index in range(10**6):
-        record = folder / f"{index:05}.json"
-        if not record.exists() or not (folder / f"{index:05}.nut").exists():
-            return done
-        segment = Segment.read(record)
-        if segment.frames < job["frames_per_segment"]:
-            return done  # what was there when it was stopped; it is made anew in full
-        done.append(segment)
-    return done
+        return []
+    if not resume:
+        raise UsageError(
+            f"expected no interrupted run, found one in {folder}",
+            hint="go on with --resume, or delete that folder to begin anew",
+        )
+    before = json.loads((folder / _JOB).read_text(encoding="utf-8"))
+    if differing := [key for key in job if before.get(key) != job[key]]:
+        told = "; ".join(f"{key} was {before.get(key)!r} and is {job[key]!r}" for key in differing)
+        raise UsageError(
+            f"expected the same film and options as the interrupted run, found {told}",
+            hint=f"repeat that command, or delete {folder} to begin anew",
+        )
+    # A short one is what there was when the run was stopped; it is made anew in full.
+    return [segment for segment in found if segment.frames == job["frames_per_segment"]]
+
+
+def _finished(folder: Path) -> list[Segment]:
+    """Segments from the first to the first gap."""
+    found: list[Segment] = []
+    while (record := folder / f"{len(found):05}.json").exists() and record.with_suffix(".nut").exists():
+        found.append(Segment.read(record))
+    return found
 
 
 # --- the pipeline ----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ __all__ = ["Colours", "FilmFacts", "Frame", "frames", "library", "look_at", "ope
 # Numbers of ITU-T H.273, which FFmpeg uses too.
 _RGB, _BT709, _UNSPECIFIED, _BT470BG, _SMPTE170M = 0, 1, 2, 5, 6
 _LIMITED, _FULL = 1, 2
+_HDR = (16, 18)
 _KNOWN = (1, 4, 5, 6, 7, 9, 10)
 
 
@@ -115,6 +116,10 @@ def look_at(path: Path) -> FilmFacts:
             notes.append("the film is interlaced: both fields were upscaled as one picture; deinterlace it first")
         colours = _colours(first)
         notes += colours.assumed
+        if colours.transfer in _HDR:
+            notes.append(
+                "the film is HDR: its transfer is tagged, what it says about the mastering display is not copied"
+            )
         return FilmFacts(
             video_index=stream.index,
             width=first.width,

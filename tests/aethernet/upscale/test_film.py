@@ -18,7 +18,7 @@ import pytest
 
 from aethernet.errors import FilmError, UsageError
 from aethernet.upscale import Upscaler
-from aethernet.upscale.film import PRESETS, FilmOptions, remembered_choice, upscale_film
+from aethernet.upscale.film import PRESETS, FilmOptions, is_finished, remembered_choice, upscale_film
 from aethernet.upscale.film.colour import to_rgb
 from aethernet.upscale.film.options import parse_time
 from aethernet.upscale.film.source import look_at
@@ -196,6 +196,7 @@ def test_a_crash_leaves_no_film_and_resuming_completes_it(upscaler: Upscaler, fi
     result = upscale_film(upscaler, film, target, FilmOptions(preset="ffv1", segment_seconds=0.2, resume=True))
 
     assert result["resumed_after"] == 5
+    assert is_finished(target)
     assert target.read_bytes() == (tmp_path / "whole.mkv").read_bytes()
 
 
@@ -251,6 +252,13 @@ def test_streams_the_container_cannot_hold_are_named_before_any_work(
 def test_options_that_make_no_sense_are_refused(options: dict[str, object], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         FilmOptions(**options)  # type: ignore[arg-type]
+
+
+def test_a_run_that_fails_at_once_leaves_nothing_to_resume(upscaler: Upscaler, film: Path, tmp_path: Path) -> None:
+    with pytest.raises(FilmError, match="x264"):
+        upscale_film(upscaler, film, tmp_path / "a.mkv", FilmOptions(preset="x264", options=("profile=nonsense",)))
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_encoder_options_reach_the_encoder(upscaler: Upscaler, film: Path, tmp_path: Path) -> None:
