@@ -214,12 +214,6 @@ def _pixels(image: Image) -> tuple[NDArray[Any], Literal["grey", "rgb", "cmyk"]]
         return np.asarray(image).astype(np.uint16)[..., None], "grey"
     if mode in ("I", "F"):
         raise ValueError(f"values of 32 bits (mode {mode}) have no known range; save it with 8 or 16 bits")
-    if mode == "CMYK":
-        return 255 - np.asarray(image), "cmyk"
-    if mode in ("1", "L") and not transparent:
-        return np.asarray(image.convert("L"))[..., None], "grey"
-    if mode in ("LA", "La") or (mode in ("1", "L") and transparent):
-        return np.asarray(image.convert("RGBA").convert("LA") if mode != "LA" else image), "grey"
     if mode == "LAB":
         from PIL import ImageCms
 
@@ -228,9 +222,36 @@ def _pixels(image: Image) -> tuple[NDArray[Any], Literal["grey", "rgb", "cmyk"]]
         if converted is None:
             raise ValueError("LAB colours could not be turned into sRGB")
         return np.asarray(converted), "rgb"
+    if mode == "CMYK":
+        return 255 - _as_array(image, "CMYK", 4), "cmyk"
+    if mode in ("1", "L") and not transparent:
+        return _as_array(image, "L", 1), "grey"
+    if mode in ("LA", "La", "1", "L"):
+        return _as_array(image, "LA", 2), "grey"
     if mode in ("RGBA", "RGBa", "PA") or transparent:
-        return np.asarray(image.convert("RGBA")), "rgb"
-    return np.asarray(image.convert("RGB")), "rgb"
+        return _as_array(image, "RGBA", 4), "rgb"
+    return _as_array(image, "RGB", 3), "rgb"
+
+
+_ROWS_AT_A_TIME = 256
+
+
+def _as_array(image: Image, mode: str, channels: int) -> NDArray[np.uint8]:
+    """[H, W, C] of the image in ``mode``, some rows at a time: Pillow's copies of huge pictures are huge too."""
+    image.load()  # may turn it, and so change its size
+    width, height = image.size
+    through = "RGBA" if mode == "LA" and image.mode != "LA" else mode  # Pillow has no straight way
+    pixels = np.empty((height, width, channels), dtype=np.uint8)
+    for top in range(0, height, _ROWS_AT_A_TIME):
+        bottom = min(height, top + _ROWS_AT_A_TIME)
+        part = image.crop((0, top, width, bottom))
+        part.info = image.info  # transparency is in there
+        if through != image.mode:
+            part = part.convert(through)
+        if through != mode:
+            part = part.convert(mode)
+        pixels[top:bottom] = np.asarray(part).reshape(bottom - top, width, channels)
+    return pixels
 
 
 def _deep_pixels(path: Path, image: Image) -> NDArray[Any] | None:
