@@ -48,6 +48,7 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
         picture(options.width, options.height).save(source, quality=90)
         command = [*UPSCALE, str(source), "-o", str(made / "huge.png"), "--bundle", str(options.bundle)]
         command += ["--precision", options.precision, "--runtime", options.runtime]
+        command += ["--tile", str(options.tile)] if options.tile else []
         start, peak = time.perf_counter(), 0
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             while process.poll() is None:
@@ -155,6 +156,7 @@ def main() -> None:
     parser.add_argument("--runtime", default="onnxruntime-cpu")
     parser.add_argument("--width", type=int)
     parser.add_argument("--height", type=int)
+    parser.add_argument("--tile", type=int, help="memory: side of a tile (default: by memory)")
     parser.add_argument("--seconds", type=float, help="memory: end the run after this time")
     parser.add_argument("--pictures", type=int, default=20)
     parser.add_argument("--turns", type=int, default=5)
