@@ -8,6 +8,7 @@ Importing this package is light; the names below load what they need when first 
     fused = aethernet.fuse(network.model)          # same picture, fewer operations
     aethernet.export_onnx(fused, "net.onnx")       # contract-checked ONNX
     bundle = aethernet.open_bundle("out/net_2x")   # a release folder
+    upscaler = aethernet.Upscaler(bundle)          # enlarges arrays and files
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from aethernet.checkpoint import load
     from aethernet.export import export_onnx
     from aethernet.fusion import fuse
+    from aethernet.upscale import Upscaler
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "export_onnx", "fuse", "load", "open_bundle", "verify_bundle"]
+__all__ = ["Upscaler", "__version__", "export_onnx", "fuse", "load", "open_bundle", "verify_bundle"]
 
 _HOMES = {
+    "Upscaler": "aethernet.upscale",
     "load": "aethernet.checkpoint",
     "fuse": "aethernet.fusion",
     "export_onnx": "aethernet.export",

@@ -161,6 +161,18 @@ class GateError(AethernetError):
         self.table = table
 
 
+class PictureError(AethernetError):
+    """A picture cannot be read or written as asked."""
+
+
+class FilmError(AethernetError):
+    """A film cannot be read or written as asked."""
+
+
+class UpscaleError(AethernetError):
+    """A network cannot be run on what it was given."""
+
+
 class SpecError(UsageError):
     """A release spec is not valid."""
 

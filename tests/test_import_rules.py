@@ -50,6 +50,16 @@ def test_importing_is_light(module: str) -> None:
     assert found.stdout.strip() == "[]"
 
 
+def test_upscaling_needs_no_training_framework() -> None:
+    code = (
+        "import sys, aethernet.upscale.film, aethernet.upscale.files; print(sorted({'torch', 'av'} & set(sys.modules)))"
+    )
+
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+
+    assert found.stdout.strip() == "[]"
+
+
 def test_public_names_resolve() -> None:
     import aethernet
 

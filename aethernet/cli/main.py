@@ -272,6 +272,83 @@ def benchmark(
         raise typer.Exit(1)
 
 
+@app.command()
+def upscale(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Pictures, films, or folders of them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file for one input; otherwise a folder.")],
+    bundle: Annotated[str, typer.Option("--bundle", "-b", help="Release folder, or its address on a hub.")],
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
+    runtime: Annotated[
+        str,
+        typer.Option(help="auto, or onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx; -cpu, -cuda, -directml."),
+    ] = "auto",
+    tile: Annotated[int | None, typer.Option(help="Largest side of a tile (default: by memory).")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="What the network may take, such as 8G (default: half of what is free, up to 3G)."),
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 lets the runtime choose.")] = 0,
+    form: Annotated[
+        str | None, typer.Option("--format", help="png, jpg, webp, tif or avif (default: as the input).")
+    ] = None,
+    quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of jpg, webp and avif.")] = None,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave results alone that exist.")] = False,
+    compare_sheet: Annotated[
+        Path | None, typer.Option("--compare", metavar="SHEET.png", help="Also draw nearest, bicubic and ours.")
+    ] = None,
+    hr: Annotated[Path | None, typer.Option(help="With --compare: the original, or a folder of them.")] = None,
+    preset: Annotated[
+        str, typer.Option(help="Films: x264, x265, svtav1, ffv1, h264-nvenc, hevc-nvenc or av1-nvenc.")
+    ] = "x265",
+    encoder_option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Films: passed to the encoder, such as crf=18.")
+    ] = None,
+    bits: Annotated[int, typer.Option(help="Films: 10 or 8 bits per channel.")] = 10,
+    start: Annotated[str | None, typer.Option(help="Films: from here, such as 1:30 or 90.5.")] = None,
+    end: Annotated[str | None, typer.Option(help="Films: up to here.")] = None,
+    segment: Annotated[float, typer.Option(help="Films: seconds that a killed run loses at most.")] = 10.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Films: go on with an interrupted run.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Enlarge pictures and films with a release."""
+    from aethernet.cli import upscaling
+
+    request = upscaling.Request(
+        inputs=inputs,
+        output=output,
+        bundle=bundle,
+        precision=precision,
+        runtime=runtime,
+        tile=tile,
+        memory=None if memory is None else upscaling.parse_bytes(memory),
+        threads=threads,
+        format=form,
+        quality=quality,
+        skip_existing=skip_existing,
+        compare=compare_sheet,
+        hr=hr,
+        film={
+            "preset": preset,
+            "options": tuple(encoder_option or ()),
+            "bits": bits,
+            "start": start,
+            "end": end,
+            "segment_seconds": segment,
+            "resume": resume,
+        },
+    )
+    result = upscaling.run(request)
+    if as_json:
+        emit_json(result)
+    else:
+        for one in result["results"]:
+            if "error" not in one:
+                print(one["destination"])
+    if result["failed"]:
+        say(f"{result['failed']} of {len(result['results'])} failed; the others are done")
+        raise typer.Exit(1)
+
+
 @engine_app.command("build")
 def engine_build(
     source: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Release folder, or one ONNX file of ours.")],

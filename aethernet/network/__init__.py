@@ -4,16 +4,21 @@ A trainer builds the training form and may register it under a preset's name::
 
     from aethernet.network import build_network, preset_config
     network = build_network(preset_config(2, "tiny", scale=2), drop_path=0.1)
+
+Configs need nothing but Python; the networks load PyTorch when first used, so that a release can be opened and run
+without it.
 """
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Any
 
-from aethernet.fusion import fuse, merge_kernels
 from aethernet.network.config import PRESETS, Form, NetworkConfig, Norm, Preset, preset_config
-from aethernet.network.generation1 import AetherNet1
-from aethernet.network.generation2 import AetherNet2, AetherNet3
+
+if TYPE_CHECKING:
+    from aethernet.network.building import AetherNet, build_network
+    from aethernet.network.generation1 import AetherNet1
+    from aethernet.network.generation2 import AetherNet2, AetherNet3
 
 __all__ = [
     "PRESETS",
@@ -29,27 +34,10 @@ __all__ = [
     "preset_config",
 ]
 
-AetherNet = AetherNet1 | AetherNet2
-"""Any generation (3 is a 2)."""
 
-_CLASSES: dict[int, type[AetherNet1 | AetherNet2]] = {1: AetherNet1, 2: AetherNet2, 3: AetherNet3}
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'aethernet.network' has no attribute '{name}'")
+    from aethernet.network import building  # written out, because caches of stages follow imports
 
-
-def build_network(
-    config: NetworkConfig, form: Form = Form.TRAINING, *, drop_path: float = 0.0, dropout: float = 0.0
-) -> AetherNet:
-    """A network with fresh float32 weights, [N, in, H, W] in [0, 1] -> [N, in, s*H, s*W], not clipped.
-
-    The folded forms are made by folding, so there is no second description of their structure.
-
-    Args:
-        config: What to build.
-        form: Training form, or the structure that merging or fusing leaves.
-        drop_path: Largest stochastic-depth rate, rising linearly from 0 over the blocks (training form only).
-        dropout: Dropout rate inside the feed-forwards (training form only).
-    """
-    network = _CLASSES[config.generation](config, drop_path=drop_path, dropout=dropout)
-    if form is Form.TRAINING:
-        return network
-    with torch.no_grad():
-        return merge_kernels(network) if form is Form.MERGED else fuse(network)
+    return getattr(building, name)

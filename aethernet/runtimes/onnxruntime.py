@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU unless told otherwise."""
 
 from __future__ import annotations
 
@@ -15,15 +15,21 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxRuntime"]
 
+_NAMES = {
+    "CPUExecutionProvider": "onnxruntime-cpu",
+    "CUDAExecutionProvider": "onnxruntime-cuda",
+    "DmlExecutionProvider": "onnxruntime-directml",
+}
+
 
 class OnnxRuntime:
     """Runs an ONNX file with one input and one output, ours or another tool's."""
 
-    name = "onnxruntime-cpu"
-
-    def __init__(self, path: Path | str, *, threads: int = 0) -> None:
+    def __init__(self, path: Path | str, *, threads: int = 0, provider: str = "CPUExecutionProvider") -> None:
         self.path = Path(path)
         self.threads = threads
+        self.provider = provider
+        self.name = _NAMES[provider]
         self._session: Any = None
         self._dtype: Any = np.float32
         self._input = "input"
@@ -34,6 +40,9 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads
+        if self.provider == "DmlExecutionProvider":  # it asks for these two
+            options.enable_mem_pattern = False
+            options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         try:
             if _has_half_precision_grid(self.path):
                 # Optimised, such a file (made for TensorRT) does not load, or gives another picture: measured with
@@ -54,7 +63,10 @@ class OnnxRuntime:
     def _open(self, options: Any) -> Any:
         import onnxruntime
 
-        return onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(self.path), options, providers=[self.provider])
+        if self.provider not in session.get_providers():  # it falls back to the CPU with no more than a log line
+            raise ComparisonError(f"expected {self.provider}, found that ONNX Runtime cannot start it here")
+        return session
 
     def infer(self, picture: Picture) -> Picture:
         (output,) = self._session.run(None, {self._input: picture.astype(self._dtype, copy=False)})

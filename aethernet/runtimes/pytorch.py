@@ -1,4 +1,4 @@
-"""PyTorch on the CPU, computing in float32 whatever type the weights were stored in.
+"""PyTorch; on the CPU it computes in float32 whatever type the weights were stored in.
 
 Half-precision weights are widened: a half-precision forward pass on a CPU takes minutes and rounds like no GPU does,
 while the stored weights are what a release has to vouch for.
@@ -21,25 +21,29 @@ __all__ = ["TorchRuntime"]
 class TorchRuntime:
     """Runs a network that is a PyTorch module."""
 
-    name = "pytorch-cpu"
-
-    def __init__(self, model: nn.Module, *, threads: int = 0) -> None:
+    def __init__(self, model: nn.Module, *, threads: int = 0, device: str = "cpu", half: bool = False) -> None:
         self.model = model
         self.threads = threads
+        self.device = device
+        self.half = half and device != "cpu"
+        self.name = f"pytorch-{device}"
 
     @classmethod
-    def from_file(cls, path: Path | str, *, threads: int = 0) -> TorchRuntime:
-        """Load any checkpoint :func:`aethernet.load` takes."""
+    def from_file(cls, path: Path | str, *, threads: int = 0, device: str = "cpu") -> TorchRuntime:
+        """Load any checkpoint :func:`aethernet.load` takes; fp16 weights are run in fp16 where that is fast."""
         from aethernet.checkpoint import load
 
-        return cls(load(path).model, threads=threads)
+        loaded = load(path)
+        return cls(loaded.model, threads=threads, device=device, half=loaded.stored_dtype in ("float16", "fp16"))
 
     def __enter__(self) -> Self:
         import torch
 
         if self.threads:
             torch.set_num_threads(self.threads)
-        self.model.eval().float()
+        self.model = self.model.eval().float().to(self.device)
+        if self.half:
+            self.model = self.model.half()
         return self
 
     def infer(self, picture: Picture) -> Picture:
@@ -47,7 +51,8 @@ class TorchRuntime:
 
         with torch.inference_mode():
             # PyTorch may answer channels last; whoever stores the array's bytes relies on C order.
-            result: Picture = self.model(torch.from_numpy(picture)).contiguous().numpy()
+            given = torch.from_numpy(picture).to(self.device, torch.float16 if self.half else torch.float32)
+            result: Picture = self.model(given).float().cpu().contiguous().numpy()
         return result
 
     def __exit__(

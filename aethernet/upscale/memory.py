@@ -1,0 +1,50 @@
+"""How much memory there is, and how much a network will take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aethernet.network.config import NetworkConfig
+
+__all__ = ["bytes_per_pixel", "free_gpu_memory", "free_memory"]
+
+_ALLOCATOR = 1.4
+"""Memory a runtime holds over what its tensors need at one time (ONNX Runtime's arena: 1.41 at 512x512)."""
+
+
+def free_memory() -> int:
+    """Bytes this process can still take: free memory of the machine, or of its container where that is less."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    try:
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii"))
+        lines = Path("/sys/fs/cgroup/memory.stat").read_text(encoding="ascii").splitlines()
+        stat = dict(line.split() for line in lines)
+    except (OSError, ValueError):  # no control group, or no limit ("max")
+        return available
+    # What the container holds as a cache of files gives way.
+    return min(available, max(0, limit - used + int(stat.get("inactive_file", 0))))
+
+
+def free_gpu_memory() -> int | None:
+    """Free bytes of the first CUDA device, or None where that cannot be asked."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
+
+
+def bytes_per_pixel(config: NetworkConfig, *, half: bool = False) -> int:
+    """Estimated memory of one forward pass per input pixel.
+
+    The most that is alive at one time is either a gated feed-forward (three tensors of its hidden width beside three of
+    the body's) or a step of the upsampler (input, output and shuffled output at the higher resolution).
+    """
+    body = 3 * config.hidden_channels + 3 * config.embed_dim
+    finest = config.upsampled_channels * config.scale**2
+    return int((2 if half else 4) * max(body, 3 * finest) * _ALLOCATOR)

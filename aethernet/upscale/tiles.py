@@ -1,0 +1,239 @@
+"""Cutting a picture so that it fits into memory, without the cuts changing it.
+
+A network without global pooling sees :attr:`~aethernet.network.config.NetworkConfig.receptive_radius` pixels in every
+direction. A tile that reads so much more than it keeps computes what the whole picture would have given there; only
+rounding differs. A network that pools globally has no such radius: its tiles overlap all the same and are faded into
+each other, which hides the seams but does not make the result equal.
+
+Rows come out in order, a band at a time, so that a picture never has to be whole in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aethernet.errors import UpscaleError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from aethernet.pictures import Picture
+
+__all__ = ["Cut", "Span", "TileSize", "out_of_memory", "rows", "size_tiles", "spans"]
+
+FEATHER = 16
+"""Input pixels over which neighbours are faded into each other on each side of a cut, for networks that pool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TileSize:
+    """Largest window that is given to the network, in input pixels, margins included."""
+
+    height: int
+    width: int
+
+    def halved(self, floor: int) -> TileSize:
+        """The longer side halved, never below ``floor``.
+
+        Raises:
+            UpscaleError: Both sides are there already.
+        """
+        if max(self.height, self.width) <= floor:
+            raise UpscaleError(
+                f"not enough memory for a tile of {self.width}x{self.height} pixels",
+                hint="close other programs, take a smaller network, or another --runtime",
+            )
+        if self.height >= self.width:
+            return TileSize(height=max(floor, self.height // 2), width=self.width)
+        return TileSize(height=self.height, width=max(floor, self.width // 2))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """How neighbouring tiles meet."""
+
+    margin: int
+    """Input pixels a tile reads beyond what it keeps."""
+    feather: int = 0
+    """Input pixels on each side of a cut over which neighbours are mixed; 0 is a hard cut."""
+
+    @property
+    def floor(self) -> int:
+        """Smallest side of a tile that still makes headway."""
+        return 2 * self.margin + max(16, 2 * self.feather)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One axis of a tile: reads [start, stop), keeps [first, last)."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def spans(length: int, size: int, margin: int) -> list[Span]:
+    """Cover ``length`` pixels with windows of one size; kept parts touch, windows reach ``margin`` beyond them."""
+    if length <= size:
+        return [Span(0, length, 0, length)]
+    count = math.ceil((length - 2 * margin) / (size - 2 * margin))
+    step = math.ceil((length - 2 * margin) / count)
+    size = step + 2 * margin
+    found = []
+    for index in range(count):
+        start = min(index * step, length - size)
+        first = index * step + margin if index else 0
+        last = (index + 1) * step + margin if index < count - 1 else length
+        found.append(Span(start, start + size, first, last))
+    return found
+
+
+def size_tiles(height: int, width: int, pixels: int, margin: int, overlap_cost: float = math.inf) -> TileSize:
+    """The window for a picture: whole if it has at most ``pixels``, else square and no larger than worthwhile.
+
+    Args:
+        height: Of the picture.
+        width: Of the picture.
+        pixels: Most input pixels that fit into memory.
+        margin: Of each tile.
+        overlap_cost: A tile need not be larger than where it computes so many times the pixels it keeps.
+    """
+    if height * width <= pixels:
+        return TileSize(height=height, width=width)
+    side = math.isqrt(pixels)
+    if math.isfinite(overlap_cost) and margin:
+        side = min(side, math.ceil(2 * margin / (1 - overlap_cost**-0.5)))
+    # A picture that is narrow one way leaves room for longer tiles the other way.
+    if min(height, width) <= side:
+        long = side * side // min(height, width)
+        if width <= height:
+            return TileSize(height=min(height, long), width=width)
+        return TileSize(height=height, width=min(width, long))
+    return TileSize(height=side, width=side)
+
+
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "bad allocation",
+    "bad_alloc",
+    "failed to allocate",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "outofmemory",
+    "not enough memory",
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether a runtime's exception means that memory ran out; most runtimes say so in words only."""
+    if isinstance(error, MemoryError):
+        return True
+    told = f"{type(error).__name__} {error}".lower()
+    return any(words in told for words in _OUT_OF_MEMORY)
+
+
+def rows(
+    shape: tuple[int, int],
+    read: Callable[[slice, slice], Picture],
+    infer: Callable[[Picture], Picture],
+    store: Callable[[Picture], NDArray[Any]],
+    *,
+    scale: int,
+    cut: Cut,
+    size: TileSize,
+    on_halved: Callable[[TileSize], None] = lambda _: None,
+) -> Iterator[NDArray[Any]]:
+    """Upscale a picture band by band.
+
+    Args:
+        shape: Height and width of the picture.
+        read: Rows, columns -> [1, C, h, w] float32 in [0, 1].
+        infer: Runs the network, [1, C, h, w] -> [1, C, s*h, s*w].
+        store: Turns [C, h, w] floats into what is to be kept of them, same shape.
+        scale: Of the network.
+        cut: How tiles meet.
+        size: Largest tile; halved when ``infer`` runs out of memory, and the work goes on where it was.
+        on_halved: Told the new size.
+
+    Yields:
+        [C, rows, s*W] of ``store``'s type, from top to bottom without gaps.
+    """
+    height, width = shape
+    feather = cut.feather
+    size = TileSize(height=spans(height, size.height, cut.margin)[0].stop, width=size.width)  # bands of equal height
+    row, pending = 0, None
+    while row < height:
+        top = max(0, min(row - cut.margin, height - size.height))
+        bottom = min(height, top + size.height)
+        last = height if bottom == height else bottom - cut.margin
+        before = feather if row else 0
+        after = feather if last < height else 0
+        try:
+            band = _band(
+                slice(top, bottom), slice(row - before, last + after), width, read, infer, store, scale, cut, size
+            )
+        except Exception as error:  # every runtime has exceptions of its own
+            if not out_of_memory(error):
+                raise
+            size = size.halved(cut.floor)
+            on_halved(size)
+            continue
+        if not feather:
+            yield band
+        else:
+            if pending is not None:
+                ramp = _ramp(2 * feather * scale)[:, None]
+                band[:, : len(ramp)] = pending * (1 - ramp) + band[:, : len(ramp)] * ramp
+            kept = band.shape[1] - 2 * after * scale
+            pending = band[:, kept:].copy() if after else None
+            yield store(band[:, :kept])
+        row = last
+
+
+def _band(
+    reads: slice,
+    keeps: slice,
+    width: int,
+    read: Callable[[slice, slice], Picture],
+    infer: Callable[[Picture], Picture],
+    store: Callable[[Picture], NDArray[Any]],
+    scale: int,
+    cut: Cut,
+    size: TileSize,
+) -> NDArray[Any]:
+    """One row of tiles; floats where cuts are feathered, stored values otherwise."""
+    upper, lower = (keeps.start - reads.start) * scale, (keeps.stop - reads.start) * scale
+    band: NDArray[Any] | None = None
+    for span in spans(width, size.width, cut.margin):
+        output = infer(read(reads, slice(span.start, span.stop)))[0]
+        before = cut.feather if span.first else 0
+        after = cut.feather if span.last < width else 0
+        left, right = span.first - before, span.last + after
+        part = output[:, upper:lower, (left - span.start) * scale : (right - span.start) * scale]
+        if not cut.feather:
+            part = store(part)
+        if band is None:
+            band = np.zeros((part.shape[0], lower - upper, width * scale), dtype=part.dtype)
+        if cut.feather:
+            part = part.copy()
+            if before:
+                part[..., : 2 * before * scale] *= _ramp(2 * before * scale)
+            if after:
+                part[..., -2 * after * scale :] *= 1 - _ramp(2 * after * scale)
+            band[..., left * scale : right * scale] += part
+        else:
+            band[..., left * scale : right * scale] = part
+    if band is None:
+        raise UpscaleError(f"expected a picture with pixels, found {width} columns")
+    return band
+
+
+def _ramp(length: int) -> NDArray[np.float32]:
+    """Rises from just above 0 to just below 1, so that it and its mirror image add up to one."""
+    return (np.arange(length, dtype=np.float32) + np.float32(0.5)) / np.float32(length)

@@ -1,0 +1,331 @@
+"""Arrays into picture files, band by band where the format allows it (PNG, TIFF)."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+
+from aethernet.errors import MissingDependencyError, PictureError, UsageError
+from aethernet.upscale.reading import Metadata, resized_exif
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from aethernet.upscale.reading import Still
+
+__all__ = ["FORMATS", "FileFormat", "format_of", "write_picture"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFormat:
+    """What a format can hold."""
+
+    name: str
+    suffixes: tuple[str, ...]
+    longest: int
+    """Largest width and height."""
+    alpha: bool = True
+    deep: bool = False
+    """16 bits per channel."""
+    cmyk: bool = False
+    quality: int | None = None
+    """Quality used unless another is asked for; None where there is no loss."""
+
+
+FORMATS: Mapping[str, FileFormat] = MappingProxyType(
+    {
+        one.name: one
+        for one in (
+            FileFormat(name="png", suffixes=(".png",), longest=2**31 - 1, deep=True),
+            FileFormat(name="jpg", suffixes=(".jpg", ".jpeg"), longest=65_500, alpha=False, cmyk=True, quality=95),
+            FileFormat(name="webp", suffixes=(".webp",), longest=16_383, quality=90),
+            FileFormat(name="tif", suffixes=(".tif", ".tiff"), longest=2**31 - 1, deep=True, cmyk=True),
+            FileFormat(name="avif", suffixes=(".avif",), longest=65_536, quality=80),
+        )
+    }
+)
+"""Formats that can be written, by the name ``--format`` takes."""
+
+
+def format_of(path: Path) -> FileFormat:
+    """The format a file name asks for.
+
+    Raises:
+        UsageError: None that can be written.
+    """
+    for one in FORMATS.values():
+        if path.suffix.lower() in one.suffixes:
+            return one
+    known = ", ".join(suffix for one in FORMATS.values() for suffix in one.suffixes)
+    raise UsageError(f"expected an output called {known}, found {path.name}")
+
+
+def require_fit(target: FileFormat, width: int, height: int) -> None:
+    """Refuse a picture that the format cannot hold, before any work is done.
+
+    Raises:
+        PictureError: It is too large.
+    """
+    if max(width, height) > target.longest:
+        raise PictureError(
+            f"expected a result of at most {target.longest:,} pixels a side, which is what {target.name} holds, found "
+            f"{width}x{height}",
+            hint="write png or tif",
+        )
+
+
+def write_picture(
+    path: Path,
+    target: FileFormat,
+    still: Still,
+    bands: Iterator[NDArray[Any]],
+    size: tuple[int, int],
+    quality: int | None = None,
+) -> list[str]:
+    """Write the enlarged ``still``.
+
+    Args:
+        path: Where to; the caller makes this atomic.
+        target: Format; must take ``still``'s kind (:meth:`Still.as_rgb` for those that have no CMYK).
+        still: The picture that was enlarged: its kind and metadata are used, not its pixels.
+        bands: [rows, W, channels] of 8 or 16 bits, top to bottom.
+        size: Width and height of the result.
+        quality: 1 to 100; None takes the format's own.
+
+    Returns:
+        What a user should be told.
+    """
+    notes = []
+    metadata = still.metadata
+    if still.colour.dtype == np.uint16 and not target.deep:
+        bands = (_as_8_bits(band) for band in bands)
+        notes.append(f"{target.name} holds 8 bits per channel, the input had 16")
+    if still.has_alpha and not target.alpha:
+        bands = (_on_white(band) for band in bands)
+        if still.plane is not None and (still.plane != np.iinfo(still.plane.dtype).max).any():
+            notes.append(f"{target.name} has no transparency: the picture was put on white")
+    if target.name == "png":
+        _write_png(path, bands, size, metadata)
+    elif target.name == "tif":
+        _write_tiff(path, bands, size, metadata, still)
+    else:
+        _write_whole(path, target, np.concatenate(list(bands)), still, metadata, quality)
+    return notes
+
+
+def _as_8_bits(band: NDArray[Any]) -> NDArray[np.uint8]:
+    return np.rint(band / np.float32(257)).astype(np.uint8)
+
+
+def _on_white(band: NDArray[Any]) -> NDArray[Any]:
+    top = np.float32(np.iinfo(band.dtype).max)
+    alpha = band[..., -1:] / top
+    return np.rint(band[..., :-1] * alpha + top * (1 - alpha)).astype(band.dtype)
+
+
+# --- PNG -------------------------------------------------------------------------------------------------------------
+
+_PNG_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
+_PNG_LEVEL = 5
+
+
+def _write_png(path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int], metadata: Metadata) -> None:
+    """PNG by its specification (ISO/IEC 15948), so that rows can be written as they come."""
+    first = next(bands)
+    channels, depth = first.shape[2], first.dtype.itemsize * 8
+    packer = zlib.compressobj(_PNG_LEVEL, strategy=zlib.Z_FILTERED)
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        _chunk(file, b"IHDR", struct.pack(">IIBBBBB", *size, depth, _PNG_COLOUR_TYPES[channels], 0, 0, 0))
+        if metadata.icc:
+            _chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc))
+        if metadata.dpi:
+            _chunk(file, b"pHYs", struct.pack(">IIB", *(round(one / 0.0254) for one in metadata.dpi), 1))
+        if metadata.xmp:
+            _chunk(file, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
+        if metadata.exif:
+            _chunk(file, b"eXIf", resized_exif(metadata.exif, *size).tobytes().removeprefix(b"Exif\0\0"))
+        above = np.zeros(size[0] * channels * first.dtype.itemsize, dtype=np.uint8)
+        band: NDArray[Any] | None = first
+        while band is not None:
+            raw = np.ascontiguousarray(band, dtype=band.dtype.newbyteorder(">")).view(np.uint8).reshape(len(band), -1)
+            for start in range(0, len(raw), _ROWS_AT_A_TIME):
+                some = raw[start : start + _ROWS_AT_A_TIME]
+                if packed := packer.compress(_filtered(some, above, channels * band.dtype.itemsize)):
+                    _chunk(file, b"IDAT", packed)
+                above = some[-1]
+            band = next(bands, None)
+        _chunk(file, b"IDAT", packer.flush())
+        _chunk(file, b"IEND", b"")
+
+
+_ROWS_AT_A_TIME = 64
+
+
+def _chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
+
+
+def _filtered(raw: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> bytes:
+    """Rows with the filter of the smallest sum of absolute differences (the specification's heuristic, 12.8)."""
+    up = np.vstack([above, raw[:-1]])
+    left = np.zeros_like(raw)
+    left[:, step:] = raw[:, :-step]
+    corner = np.zeros_like(raw)
+    corner[:, step:] = up[:, :-step]
+    a, b, c = (part.astype(np.int16) for part in (left, up, corner))
+    to_a, to_b, to_c = np.abs(b - c), np.abs(a - c), np.abs(a + b - 2 * c)
+    paeth = np.where((to_a <= to_b) & (to_a <= to_c), left, np.where(to_b <= to_c, up, corner))
+    choices = np.stack([raw - left, raw - up, raw - paeth])  # filters 1, 2, 4; the bytes wrap around, as they must
+    cost = np.abs(choices.view(np.int8).astype(np.int16)).sum(axis=2, dtype=np.int64)
+    best = cost.argmin(axis=0)
+    lines = np.empty((len(raw), raw.shape[1] + 1), dtype=np.uint8)
+    lines[:, 0] = np.array([1, 2, 4], dtype=np.uint8)[best]
+    lines[:, 1:] = choices[best, np.arange(len(raw))]
+    return lines.tobytes()
+
+
+# --- TIFF ------------------------------------------------------------------------------------------------------------
+
+_TILE = 256
+_EXIF_IFD = 0x8769
+_PLACEHOLDER = _EXIF_IFD + 1
+"""tifffile refuses to write the tag itself; tags have to be in order, so its place is held by the next number."""
+
+
+def _write_tiff(
+    path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int], metadata: Metadata, still: Still
+) -> None:
+    """Tiled, deflated; BigTIFF beyond 4 GB."""
+    try:
+        import tifffile
+    except ImportError as error:
+        raise MissingDependencyError("tifffile", extra="pictures") from error
+    width, height = size
+    cmyk = still.kind == "cmyk"
+    if cmyk:
+        bands = (255 - band for band in bands)
+    channels = still.colour.shape[2] + (still.plane is not None)
+    big = height * width * channels * still.colour.dtype.itemsize > 3 * 2**30
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    extra: list[Any] = []
+    details: dict[int, Any] = {}
+    if metadata.exif:
+        exif = resized_exif(metadata.exif, *size)
+        extra = [
+            (tag, "s", 0, value, True)
+            for tag, value in exif.items()
+            if isinstance(value, str) and value and tag not in (0x0131, 0x0132)
+        ]
+        if not big:  # its directories are laid out differently
+            details = exif.get(_EXIF_IFD, {})
+        if details:
+            extra.append((_PLACEHOLDER, "I", 1, 0, True))
+    if metadata.xmp:
+        extra.append((700, "B", len(metadata.xmp), metadata.xmp, True))
+    tifffile.imwrite(
+        path,
+        _tiff_tiles(bands, width, channels),
+        bigtiff=big,
+        byteorder="<",
+        shape=shape,
+        dtype=still.colour.dtype,
+        tile=(_TILE, _TILE),
+        photometric="separated" if cmyk else "rgb" if still.kind == "rgb" else "minisblack",
+        extrasamples=["unassalpha"] if still.has_alpha else None,
+        compression="zlib",
+        predictor=True,
+        iccprofile=metadata.icc,
+        resolution=metadata.dpi,
+        resolutionunit="INCH" if metadata.dpi else None,
+        extratags=extra,
+        software=False,
+        metadata=None,
+    )
+    if details:
+        _append_directory(path, details)
+
+
+def _tiff_tiles(bands: Iterator[NDArray[Any]], width: int, channels: int) -> Iterator[NDArray[Any]]:
+    """Rows of tiles from bands of any height; the last ones are filled up with zeros."""
+    for strip in _strips(bands, _TILE):
+        padded = np.zeros((_TILE, -(-width // _TILE) * _TILE, channels), dtype=strip.dtype)
+        padded[: len(strip), :width] = strip
+        for left in range(0, padded.shape[1], _TILE):
+            tile = padded[:, left : left + _TILE]
+            yield np.ascontiguousarray(tile if channels > 1 else tile[..., 0])
+
+
+def _strips(bands: Iterator[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:
+    kept: list[NDArray[Any]] = []
+    for band in bands:
+        start = 0
+        while start < len(band):
+            missing = rows - sum(len(part) for part in kept)
+            kept.append(band[start : start + missing])
+            start += missing
+            if sum(len(part) for part in kept) == rows:
+                yield np.concatenate(kept)
+                kept = []
+    if kept:
+        yield np.concatenate(kept)
+
+
+def _append_directory(path: Path, details: dict[int, Any]) -> None:
+    """Put the Exif directory behind the picture and point its tag there; tifffile writes no directories of others."""
+    import tifffile
+    from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+    directory = ImageFileDirectory_v2(group=_EXIF_IFD)
+    for tag, value in details.items():
+        directory[tag] = value
+    with open(path, "r+b") as file:
+        offset = file.seek(0, io.SEEK_END)
+        offset += file.write(b"\0" * (offset % 2))
+        file.write(directory.tobytes(offset))
+    with tifffile.TiffFile(path, mode="r+") as written:
+        entry: Any = written.pages.first.tags[_PLACEHOLDER]
+        entry.overwrite(offset)
+        place = entry.offset
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(struct.pack("<H", _EXIF_IFD))
+
+
+# --- formats that want the whole picture at once ---------------------------------------------------------------------
+
+
+def _write_whole(
+    path: Path, target: FileFormat, pixels: NDArray[Any], still: Still, metadata: Metadata, quality: int | None
+) -> None:
+    from PIL import Image
+
+    if still.kind == "cmyk":
+        image = Image.fromarray(255 - pixels, mode="CMYK")
+    else:
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    if target.name == "webp" and image.mode in ("L", "LA"):
+        image = image.convert("RGB" if image.mode == "L" else "RGBA")
+    options: dict[str, Any] = {"quality": quality if quality is not None else target.quality}
+    if metadata.icc:
+        options["icc_profile"] = metadata.icc
+    if metadata.exif:
+        options["exif"] = resized_exif(metadata.exif, *image.size).tobytes()
+    if metadata.xmp:
+        options["xmp"] = metadata.xmp
+    if target.name == "jpg":
+        options |= {"subsampling": 0, "optimize": True} | ({"dpi": metadata.dpi} if metadata.dpi else {})
+    elif target.name == "webp":
+        options |= {"method": 4, "exact": True, "lossless": quality == 100}
+    elif target.name == "avif":
+        options |= {"speed": 6, "subsampling": "4:4:4"}
+    formats = {"jpg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
+    image.save(path, format=formats[target.name], **options)

@@ -1,0 +1,191 @@
+"""``aethernet upscale``, as a user calls it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aethernet.cli import main as cli
+from aethernet.cli.progress import Bar
+from aethernet.cli.upscaling import parse_bytes
+from aethernet.errors import UsageError
+from tests.support.films import contents, make_film
+from tests.support.upscaling import smoothing_bundle
+
+
+@dataclass(frozen=True)
+class Called:
+    """What the command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Called]
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return smoothing_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+@pytest.fixture
+def call(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    def run(*arguments: object, runtime: str = "onnxruntime") -> Called:
+        more = ["--bundle", bundle, "--runtime", runtime]
+        monkeypatch.setattr(sys, "argv", ["aethernet", "upscale", *map(str, [*arguments, *more])])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return Called(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, name in enumerate(("a", "b")):
+        noise = np.random.default_rng(index).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{name}.png")
+    return folder
+
+
+def test_a_folder_of_pictures(call: Call, pictures: Path, tmp_path: Path) -> None:
+    called = call(pictures, "-o", tmp_path / "out")
+
+    assert called.code == 0
+    assert called.out.split() == [str(tmp_path / "out" / name) for name in ("a.png", "b.png")]
+    assert "onnxruntime-cpu" in called.err
+    with Image.open(tmp_path / "out" / "a.png") as image:
+        assert image.size == (60, 40)
+
+
+def test_json_tells_what_was_chosen_and_how_long_each_stage_took(call: Call, pictures: Path, tmp_path: Path) -> None:
+    called = call(pictures, "-o", tmp_path / "out", "--json")
+
+    told = json.loads(called.out)
+    assert told["upscaler"]["precision"] == "fp32"
+    assert told["failed"] == 0
+    assert all({"read", "network", "total"} <= one["seconds"].keys() for one in told["results"])
+
+
+def test_one_bad_file_does_not_stop_the_others(call: Call, pictures: Path, tmp_path: Path) -> None:
+    (pictures / "aa.png").write_text("words")
+
+    called = call(pictures, "-o", tmp_path / "out")
+
+    assert called.code == 1
+    assert "aa.png" in called.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
+
+
+def test_existing_results_are_skipped_when_asked(call: Call, pictures: Path, tmp_path: Path) -> None:
+    call(pictures, "-o", tmp_path / "out")
+
+    called = call(pictures, "-o", tmp_path / "out", "--skip-existing", "--json")
+
+    assert all("skipped" in one for one in json.loads(called.out)["results"])
+
+
+def test_format_and_quality_are_kept_to(call: Call, pictures: Path, tmp_path: Path) -> None:
+    sizes = {}
+    for quality in (20, 95):
+        call(pictures / "a.png", "-o", tmp_path / str(quality), "--format", "webp", "--quality", quality)
+        sizes[quality] = (tmp_path / str(quality) / "a.webp").stat().st_size
+
+    assert sizes[20] < sizes[95]
+
+
+def test_the_sheet_shows_four_versions_with_an_original(call: Call, pictures: Path, tmp_path: Path) -> None:
+    high = tmp_path / "high"
+    high.mkdir()
+    Image.new("RGB", (60, 40), "red").save(high / "a.png")
+
+    called = call(pictures / "a.png", "-o", tmp_path / "a2.png", "--compare", tmp_path / "sheet.png", "--hr", high)
+
+    assert called.code == 0, called.err
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width == 4 * 120 + 5 * 8
+        assert sheet.getpixel((sheet.width - 20, sheet.height - 20)) == (255, 0, 0)
+
+
+def test_a_film(call: Call, tmp_path: Path) -> None:
+    film = make_film(tmp_path / "film.mkv")
+
+    called = call(film, "-o", tmp_path / "larger.mkv", "--preset", "x264", "--encoder-option", "preset=ultrafast")
+
+    assert called.code == 0, called.err
+    assert contents(tmp_path / "larger.mkv").size == (48, 64)
+    assert "14 frames" in called.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["missing.png", "-o", "out"], "nothing at"),
+        (["a.png", "-o", "out", "--precision", "int8"], "int8"),
+        (["a.png", "-o", "out", "--memory", "much"], "much"),
+        (["a.png", "-o", "out", "--hr", "a.png"], "--compare"),
+        (["a.png", "-o", "out", "--tile", "3"], "at least"),
+        (["a.png", "-o", "a2.mkv"], "a picture"),
+    ],
+    ids=["missing", "precision", "memory", "hr alone", "tile", "film of a picture"],
+)
+def test_misuse_ends_with_two_and_says_why(
+    call: Call, pictures: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    monkeypatch.chdir(pictures)
+
+    called = call(*arguments)
+
+    assert called.code == 2
+    assert told in called.err
+    assert "Traceback" not in called.err
+
+
+@pytest.mark.parametrize(("text", "amount"), [("1500M", 1500 * 2**20), ("8G", 2**33), ("0.5GiB", 2**29), ("77", 77)])
+def test_memory_is_read_as_people_write_it(text: str, amount: int) -> None:
+    assert parse_bytes(text) == amount
+
+
+def test_memory_needs_a_number() -> None:
+    with pytest.raises(UsageError, match="1500M or 8G"):
+        parse_bytes("lots")
+
+
+@pytest.mark.parametrize("columns", [8, 20, 200])
+def test_the_bar_fits_into_any_window(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+
+    with Bar(3, "pictures") as bar:
+        bar.show(1, "a name that is far longer than a narrow window is wide.png")
+
+    plain = terminal.getvalue()
+    assert plain
+    import re
+
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", plain))
+    assert max(len(line.rstrip()) for line in lines) <= columns
+
+
+def test_no_bar_is_drawn_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    with Bar(3, "pictures") as bar:
+        bar.show(1, "picture.png")
+        bar.tell("done")
+
+    assert capsys.readouterr().err == "done\n"
