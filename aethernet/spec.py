@@ -51,6 +51,7 @@ class ReleaseSpec(_Part):
     version: str = "1.0.0"
     checkpoint: Path
     checkpoint_sha256: str | None = Field(default=None, description="Digest the checkpoint must have")
+    origin: str = Field(default="", description="Where the checkpoint comes from, an address or words")
     description: str = ""
     authors: tuple[str, ...] = ()
     license: str = Field(default="unknown", description="SPDX identifier of the weights' licence")

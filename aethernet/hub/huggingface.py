@@ -65,7 +65,7 @@ class HuggingFaceHub:
             MissingDependencyError: The client is not installed.
         """
         try:
-            import huggingface_hub
+            from huggingface_hub import HfApi, constants
         except ImportError as error:
             raise MissingDependencyError("huggingface_hub", "hub") from error
         parts = urlsplit(place)
@@ -77,14 +77,15 @@ class HuggingFaceHub:
                 hint="a token is taken from HF_TOKEN or from `hf auth login`",
             )
         own = parts.scheme.removeprefix("hf").removeprefix("+")
-        self.endpoint = f"{own}://{parts.netloc}" if own else huggingface_hub.constants.ENDPOINT
+        self.endpoint = f"{own}://{parts.netloc}" if own else constants.ENDPOINT
         self.place = f"{parts.scheme}://{parts.netloc}/{organisation}" if own else f"hf://{organisation}"
         self.organisation = organisation
+        if not f".{urlsplit(self.endpoint).hostname}".endswith(".huggingface.co"):
+            # The client takes it for granted that every hub has Xet storage; others speak plain LFS.
+            constants.HF_HUB_DISABLE_XET = True
         self._tell = tell
         self._patience = patience or Patience()
-        self._client = huggingface_hub.HfApi(
-            endpoint=self.endpoint, library_name="aethernet", library_version=aethernet.__version__
-        )
+        self._client = HfApi(endpoint=self.endpoint, library_name="aethernet", library_version=aethernet.__version__)
 
     # --- publishing --------------------------------------------------------------------------------------------------
 

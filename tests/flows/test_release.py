@@ -267,6 +267,7 @@ STAGES = (
     "draw",
     "write_config",
     "describe",
+    "bill",
     "record_build",
     "card",
 )
