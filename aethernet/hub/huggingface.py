@@ -11,6 +11,7 @@ A token comes from the client's own places (``HF_TOKEN``, ``hf auth login``, tru
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -69,7 +70,7 @@ class HuggingFaceHub:
         except ImportError as error:
             raise MissingDependencyError("huggingface_hub", "hub") from error
         parts = urlsplit(place)
-        organisation = parts.netloc if parts.scheme == "hf" else parts.path.strip("/")
+        organisation = place.removeprefix("hf://") if parts.scheme == "hf" else parts.path.strip("/")
         if "@" in parts.netloc or not re.fullmatch(r"[A-Za-z0-9][\w.-]*", organisation) or parts.query:
             raise UsageError(
                 "expected a place such as hf://org or hf+https://hub.example.com/org, without user or password, found "
@@ -96,10 +97,8 @@ class HuggingFaceHub:
         try:
             refs = self._refs(name)
         except MissingError:
-            self._call(
-                f"create {repository}",
-                lambda: self._client.create_repo(repository, private=private, exist_ok=True),
-            )
+            with contextlib.suppress(TakenError):  # by an earlier try, or by somebody else just now
+                self._call(f"create {repository}", lambda: self._client.create_repo(repository, private=private))
             refs = self._refs(name)
         if tag in refs.tags:
             return self._already(bundle, name, refs.tags[tag])
@@ -142,24 +141,26 @@ class HuggingFaceHub:
         return commit
 
     def _tag(self, bundle: Bundle, name: str, tag: str, commit: str) -> Publication:
-        def attempt() -> bool:
+        def attempt() -> str:
             found = self._refs(name).tags.get(tag)
             if found is None:
-                message = bundle.manifest.identity
                 self._once(
                     f"tag {tag}",
                     lambda: self._client.create_tag(
-                        self._repository(name), tag=tag, tag_message=message, revision=commit
+                        self._repository(name), tag=tag, tag_message=bundle.manifest.identity, revision=commit
                     ),
                 )
-            return found in (None, commit)
+            return found or commit
 
         try:
-            ours = self._patience.run(attempt, self._tell)
-        except TakenError:
-            ours = self._refs(name).tags.get(tag) == commit
-        if not ours:
-            return self._already(bundle, name, self._refs(name).tags[tag])
+            tagged = self._patience.run(attempt, self._tell)
+        except TakenError:  # by somebody else, between our look and our try
+            refs = self._refs(name)
+            if tag not in refs.tags:
+                raise
+            tagged = refs.tags[tag]
+        if tagged != commit:
+            return self._already(bundle, name, tagged)
         return self._publication(bundle, name, already_there=False)
 
     def _already(self, bundle: Bundle, name: str, commit: str) -> Publication:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from tests.support.commands import call
 from tests.support.hub_server import hub_server
-from tests.support.releases import finished_release, release
+from tests.support.releases import finished_release, release, slim_release
 
-__all__ = ["finished_release", "hub_server", "release"]
+__all__ = ["call", "finished_release", "hub_server", "release", "slim_release"]
