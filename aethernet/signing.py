@@ -159,16 +159,16 @@ def check_signature(path: Path, digests: Mapping[str, str], trust: Trust) -> str
         SignatureError: Nobody signed, somebody else did, or it was other content.
     """
     if not path.is_file() or path.is_symlink():
-        raise SignatureError(f"expected a signature by {trust}, found none: the release is not signed")
+        raise SignatureError(f"{SIGNATURE}: expected a signature by {trust}, found none: the release is not signed")
     if path.stat().st_size > _LARGEST_SIGNATURE:
-        raise SignatureError(f"expected a signature by {trust}, found a file larger than any")
+        raise SignatureError(f"{SIGNATURE}: expected a signature by {trust}, found a file larger than any")
     _require()
     from model_signing import verifying
 
     with tempfile.TemporaryDirectory() as folder:
         pem = Path(folder) / "trusted.pem"
         pem.write_text(trust.public_key or trust.certificates, encoding="utf-8")
-        with _failing(SignatureError, f"expected a signature by {trust} over this content, found another one"):
+        with _failing(SignatureError, f"{SIGNATURE}: expected a signature by {trust} over this content, found another one"):
             config = verifying.Config().set_hashing_config(_stated(digests))
             if trust.public_key:
                 config.use_elliptic_key_verifier(public_key=pem)
@@ -289,7 +289,7 @@ def _failing(kind: type[AethernetError], words: str) -> Iterator[None]:
     except AethernetError:
         raise
     except Exception as error:
-        raise kind(f"{words}: {error or type(error).__name__}") from error
+        raise kind(f"{words}: {str(error) or type(error).__name__}") from error
 
 
 def _public_key(private_key: Path) -> str:

@@ -177,8 +177,8 @@ def download(
     try:
         version = address.version or _newest(hub, address.name, tell)
         snapshot = hub.snapshot(address.name, version)
-        if address.version and (reason := hub.yanked(address.name).get(version)) is not None:
-            tell(f"warning: {address.name} {version} was yanked: {printable(reason)}")
+        if address.version is not None:
+            _warn_of_yank(hub, address.name, version, tell)
     except UnreachableError as error:
         there = _offline(address, destination, only, runtime, trust)
         if there is None:
@@ -210,6 +210,16 @@ def _newest(hub: Hub, name: str, tell: Tell) -> str:
     version = newest_version(hub, name)
     tell(f"newest version of {name}: {version}")
     return version
+
+
+def _warn_of_yank(hub: Hub, name: str, version: str, tell: Tell) -> None:
+    try:
+        reason = hub.yanked(name).get(version)
+    except UnreachableError as error:
+        tell(f"whether {name} {version} was yanked is not known: {error}")
+        return
+    if reason is not None:
+        tell(f"warning: {name} {version} was yanked: {printable(reason)}")
 
 
 def _offline(

@@ -85,6 +85,7 @@ class HuggingFaceHub:
             # The client takes it for granted that every hub has Xet storage; others speak plain LFS.
             constants.HF_HUB_DISABLE_XET = True
         self._tell = tell
+        self._away = False
         self._patience = patience or Patience()
         self._client = HfApi(endpoint=self.endpoint, library_name="aethernet", library_version=aethernet.__version__)
 
@@ -280,6 +281,7 @@ class HuggingFaceHub:
             cached = self._cached(name, f"v{version}")
             if cached is None:
                 raise
+            self._away = True
             files = [path for path in cached.rglob("*") if path.is_file()]
             sizes = {path.relative_to(cached).as_posix(): path.stat().st_size for path in files}
             return Snapshot(name=name, version=version, revision=cached.name, files=_without_own(sizes))
@@ -339,6 +341,8 @@ class HuggingFaceHub:
         return commit
 
     def _refs(self, name: str) -> _Refs:
+        if self._away:
+            raise UnreachableError(f"{self.place} did not answer a moment ago", final=True)
         url = f"{self.endpoint}/api/models/{self._repository(name)}/refs"
         content, _ = self._json(url, f"look at {self._repository(name)}")
         with sensible(f"branches and tags of {self._repository(name)}"):
