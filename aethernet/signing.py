@@ -168,7 +168,9 @@ def check_signature(path: Path, digests: Mapping[str, str], trust: Trust) -> str
     with tempfile.TemporaryDirectory() as folder:
         pem = Path(folder) / "trusted.pem"
         pem.write_text(trust.public_key or trust.certificates, encoding="utf-8")
-        with _failing(SignatureError, f"{SIGNATURE}: expected a signature by {trust} over this content, found another one"):
+        with _failing(
+            SignatureError, f"{SIGNATURE}: expected a signature by {trust} over this content, found another one"
+        ):
             config = verifying.Config().set_hashing_config(_stated(digests))
             if trust.public_key:
                 config.use_elliptic_key_verifier(public_key=pem)
