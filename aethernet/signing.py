@@ -242,7 +242,7 @@ def read_trust(address: str, settings: Path | None = None) -> Trust | None:
         return None
     try:
         tables = tomllib.loads(_text(path))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}") from error
     known = {field.name for field in fields(Trust)}
     for place, table in tables.items():

@@ -129,7 +129,7 @@ def read_spec(path: Path | str) -> ReleaseSpec:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SpecError(f"expected a release spec at {path}, found nothing") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise SpecError(f"{path} is not TOML: {error}") from error
     for key in ("checkpoint", "images", "hr", "calibration"):
         if isinstance(data.get(key), str):

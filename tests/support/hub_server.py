@@ -420,7 +420,7 @@ class _Handler(BaseHTTPRequestHandler):
             files.append(
                 {
                     "path": path,
-                    "uploadMode": "lfs" if path.endswith(_LARGE) else "regular",
+                    "uploadMode": "lfs" if path.endswith(_LARGE) or asked["size"] > 10**7 else "regular",
                     "shouldIgnore": path in self.hub.ignore,
                     "oid": known and (known.sha256 if known.large else known.git),
                 }
