@@ -23,6 +23,12 @@ _RESTING = {408, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529}
 """Status codes that may pass."""
 
 
+_TOKEN_HINT = (
+    "log in with `hf auth login`, or set HF_TOKEN to a token that is still valid; "
+    "it is sent to the hub that HF_ENDPOINT names, and to no other"
+)
+
+
 class MissingError(HubError):
     """There is no such repository or file, or it is not for us to see."""
 
@@ -34,11 +40,11 @@ class TakenError(HubError):
 
 
 @contextmanager
-def stream(url: str, what: str, headers: Mapping[str, str]) -> Iterator[Any]:
-    """A GET answer whose content is still to be read."""
+def stream(url: str, what: str, headers: Mapping[str, str], token: bool | None) -> Iterator[Any]:
+    """A GET answer whose content is still to be read; ``token``: False sends none, None the client's own, if any."""
     from huggingface_hub.utils import build_hf_headers, get_session
 
-    own = build_hf_headers(library_name="aethernet", library_version=aethernet.__version__)
+    own = build_hf_headers(token=token, library_name="aethernet", library_version=aethernet.__version__)
     with translated(what):
         # Content-Length and ranges count the bytes as they are stored.
         asked = {**own, **headers, "Accept-Encoding": "identity"}
@@ -48,9 +54,9 @@ def stream(url: str, what: str, headers: Mapping[str, str]) -> Iterator[Any]:
             yield response
 
 
-def limited_get(url: str, what: str, most: int) -> tuple[bytes, str | None]:
+def limited_get(url: str, what: str, most: int, token: bool | None) -> tuple[bytes, str | None]:
     """A whole GET answer of at most ``most`` bytes, and the address of the next page."""
-    with stream(url, what, {}) as response:
+    with stream(url, what, {}, token) as response:
         content = bytearray()
         for chunk in response.iter_bytes(2**16):
             content += chunk
@@ -145,7 +151,7 @@ def _refusal(what: str, response: Any, said: str) -> HubError:
         asked = response.headers.get("retry-after", "")
         return UnreachableError(told, wait=float(asked) if asked.isdecimal() else None, final=_retried(request))
     if status == 401:
-        return HubError(told, hint="log in with `hf auth login`, or set HF_TOKEN to a token that is still valid")
+        return HubError(told, hint=_TOKEN_HINT)
     if status == 403:
         gated = response.headers.get("x-error-code") == "GatedRepo"
         hint = "ask its owners for access on its page" if gated else "the token lacks the right to do this"

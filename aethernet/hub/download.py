@@ -124,7 +124,7 @@ def fetch_bundle(
         raise
     folder = versions / version
     exact = Address(place=address.place, name=address.name, version=version)
-    trust = trust or read_trust(str(Address(place=hub.place, name=address.name)))
+    trust = trust or read_trust(f"{address.place}/{address.name}")
     if folder.is_dir() and _holds(folder, only, runtime, trust):
         return folder
     return download(exact, folder, only=only, runtime=runtime, trust=trust, tell=tell, progress=progress).path

@@ -6,7 +6,8 @@ checked against any digest. So publishing is one commit against the head we saw,
 the tag last; whoever crashes in between has published nothing, and the next run goes on from there. Reading is plain
 HTTP with the client's session and headers, in bounded memory; :mod:`aethernet.hub.download` checks what arrives.
 
-A token comes from the client's own places (``HF_TOKEN``, ``hf auth login``, trusted publishing) and is never seen here.
+A token comes from the client's own places (``HF_TOKEN``, ``hf auth login``, trusted publishing), is never seen here,
+and goes to no other hub than the one the client is set up for (``HF_ENDPOINT``): an address is easily a stranger's.
 """
 
 from __future__ import annotations
@@ -87,7 +88,13 @@ class HuggingFaceHub:
         self._tell = tell
         self._away = False
         self._patience = patience or Patience()
-        self._client = HfApi(endpoint=self.endpoint, library_name="aethernet", library_version=aethernet.__version__)
+        self._token = None if self.endpoint == constants.ENDPOINT else False
+        self._client = HfApi(
+            endpoint=self.endpoint,
+            token=self._token,
+            library_name="aethernet",
+            library_version=aethernet.__version__,
+        )
 
     # --- publishing --------------------------------------------------------------------------------------------------
 
@@ -304,7 +311,7 @@ class HuggingFaceHub:
             return
         headers = {"Range": f"bytes={start}-"} if start else {}
         url = f"{self.endpoint}/{self._repository(snapshot.name)}/resolve/{snapshot.revision}/{quote(path)}"
-        with stream(url, f"read {path}", headers) as response:
+        with stream(url, f"read {path}", headers, self._token) as response:
             begins = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
             yield int(begins[1]) if response.status_code == 206 and begins else 0, response.iter_bytes(_CHUNK)
 
@@ -376,13 +383,13 @@ class HuggingFaceHub:
 
     def _content(self, name: str, commit: str, path: str, most: int) -> bytes:
         url = f"{self.endpoint}/{self._repository(name)}/resolve/{commit}/{quote(path)}"
-        return self._call(f"read {path}", lambda: limited_get(url, f"read {path}", most)[0])
+        return self._call(f"read {path}", lambda: limited_get(url, f"read {path}", most, self._token)[0])
 
     # --- HTTP --------------------------------------------------------------------------------------------------------
 
     def _json(self, url: str, what: str) -> tuple[Any, str | None]:
         """A JSON answer and the address of the next page."""
-        content, following = self._call(what, lambda: limited_get(url, what, _LARGEST_ANSWER))
+        content, following = self._call(what, lambda: limited_get(url, what, _LARGEST_ANSWER, self._token))
         with sensible(f"JSON when asked to {what}"):
             return json.loads(content), following
 

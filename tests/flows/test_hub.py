@@ -105,7 +105,7 @@ def test_token_and_password_are_in_nothing_that_a_run_writes(
     locked = key_pair(tmp_path, "locked", b"open sesame 0123")
     arguments = [*over_http[:-2], str(locked.private), "--json"]
     secrets = {"HF_TOKEN": TOKEN, "AETHERNET_KEY_PASSWORD": "open sesame 0123", "NO_PROXY": "127.0.0.1"}
-    log = {"PREFECT_LOGGING_LEVEL": "DEBUG", "HF_HUB_VERBOSITY": "debug", "HF_HUB_DISABLE_XET": "1"}
+    log = {"PREFECT_LOGGING_LEVEL": "DEBUG", "HF_HUB_VERBOSITY": "debug", "HF_ENDPOINT": hub_server.endpoint}
 
     good = workplace.run(arguments, prefect_home, **secrets, **log)
     hub_server.faults = [Fault("status", match="/refs", status=403, say="no {authorization}", times=-1)]

@@ -583,6 +583,7 @@ def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubS
     quick = SimpleNamespace(**{**vars(time), "sleep": server.waits.append})
     monkeypatch.setattr("aethernet.hub.patience.time", quick)
     monkeypatch.setattr("huggingface_hub.utils._http.time", quick)
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)  # whom the client sends its token
     yield server
     server.close()
     huggingface_hub.close_session()

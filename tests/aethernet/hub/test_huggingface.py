@@ -263,6 +263,18 @@ def test_token_from_the_environment_is_sent_to_the_hub_and_never_to_where_it_sen
     assert sent["cdn"] == {""}
 
 
+def test_token_is_not_sent_to_a_hub_that_the_client_is_not_set_up_for(
+    slim_release: Path, hub_server: HubServer, writer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://huggingface.co")
+
+    with pytest.raises(HubError, match="answered 401") as raised:
+        publish(slim_release, hub_server)
+
+    assert "HF_ENDPOINT" in raised.value.hint
+    assert {header for _, _, header in hub_server.log} == {""}
+
+
 @pytest.mark.parametrize(
     ("token", "words", "hint"),
     [
