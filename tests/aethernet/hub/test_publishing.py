@@ -8,7 +8,8 @@ import pytest
 
 from aethernet.bundle import open_bundle
 from aethernet.errors import BundleError, GateError, HubError
-from aethernet.hub import Address, Publication
+from aethernet.hub import Address, Publication, connect, newest_version
+from aethernet.hub.catalogue import list_releases
 from aethernet.hub.publishing import publish_release, take_back, verify_release
 from tests.support.hub_server import Fault, HubServer
 from tests.support.releases import NAME, rewrite, snapshot
@@ -55,6 +56,29 @@ def test_what_turned_out_wrong_is_taken_back(slim_release: Path, place: str) -> 
     with pytest.raises(HubError):
         verify_release(Address.parse(publication.address))
     assert not publish_release(slim_release, place, NAME).already_there
+
+
+def test_yanked_version_is_marked_listed_and_skipped_as_the_newest(slim_release: Path, place: str) -> None:
+    hub = connect(place)
+    publish_release(slim_release, place, NAME)
+    before = verify_files(place, slim_release)
+
+    hub.yank(NAME, "1.0.0", "tints blue")
+
+    assert hub.yanked(NAME) == {"1.0.0": "tints blue"}
+    assert [(offer.name, offer.yanked) for offer in list_releases(hub)] == [(NAME, "tints blue")]
+    with pytest.raises(HubError, match="is yanked"):
+        newest_version(hub, NAME)
+    assert verify_files(place, slim_release) == before
+    hub.yank(NAME, "1.0.0", None)
+    assert newest_version(hub, NAME) == "1.0.0"
+
+
+def verify_files(place: str, release: Path) -> dict[str, int]:
+    """What the hub says lies under the version: the release, and nothing else."""
+    files = dict(connect(place).snapshot(NAME, "1.0.0").files)
+    assert files == {path.name: path.stat().st_size for path in release.iterdir()}
+    return files
 
 
 def test_what_was_there_before_is_not_ours_to_take_back(slim_release: Path, place: str) -> None:
