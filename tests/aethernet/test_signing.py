@@ -155,6 +155,7 @@ def test_encrypted_key_takes_its_password_from_the_environment(
     assert problems(slim_release, trust_in(pair)) == ""
 
 
+@pytest.mark.slow
 def test_signature_is_one_that_the_signing_project_s_own_tool_accepts(signed: Path, keys: Keys) -> None:
     command = [sys.executable, "-m", "model_signing", "verify", "key", str(signed)]
     command += ["--signature", str(signed / SIGNATURE), "--public_key"]

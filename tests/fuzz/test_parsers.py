@@ -27,7 +27,7 @@ from tests.support.releases import NAME, snapshot, tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 FUZZ = settings(
-    max_examples=50,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

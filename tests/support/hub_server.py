@@ -583,7 +583,10 @@ def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubS
     quick = SimpleNamespace(**{**vars(time), "sleep": server.waits.append})
     monkeypatch.setattr("aethernet.hub.patience.time", quick)
     monkeypatch.setattr("huggingface_hub.utils._http.time", quick)
-    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)  # whom the client sends its token
+    # Whom the client sends its token.
+    monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+    template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     yield server
     server.close()
     huggingface_hub.close_session()
