@@ -22,6 +22,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -qq --editable '.[$(EXTRAS)]' --constraint constraints.txt
 	@$(BIN)/python -m pip install --quiet --constraint constraints.txt tensorrt-rtx || \
 		echo "TensorRT-RTX has no package for this machine; releases will be made without its engines" >&2
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt atheris || \
+		echo "atheris has no package for this machine; fuzzing is done by hypothesis alone" >&2
 	@touch $@
 
 release: $(STAMP) ## Release the sample network that comes with the repository into out/ and publish it to hub/

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aethernet.errors import StoreError
 
-__all__ = ["Artifact", "atomic_path", "file_digest", "fsync_folder"]
+__all__ = ["Artifact", "atomic_path", "file_digest", "fsync_folder", "fsync_tree"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,3 +72,12 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync_tree(root: Path) -> None:
+    """Make every file under ``root``, and its name, survive a power cut."""
+    for folder, _, names in os.walk(root):
+        for name in names:
+            with open(Path(folder) / name, "rb+") as file:
+                os.fsync(file.fileno())
+        fsync_folder(Path(folder))

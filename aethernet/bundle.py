@@ -8,12 +8,13 @@ import shutil
 import unicodedata
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aethernet.artifact import file_digest, fsync_folder
+from aethernet.artifact import file_digest, fsync_folder, fsync_tree
 from aethernet.comparison.gate import judge
-from aethernet.errors import BundleError, GateError, StoreError
+from aethernet.errors import BundleError, GateError, SignatureError, StoreError
 from aethernet.manifest import (
     BUILD,
     CARD,
@@ -29,15 +30,23 @@ from aethernet.manifest import (
 )
 from aethernet.precision import Precision
 
+if TYPE_CHECKING:
+    from aethernet.signing import Trust
+
 __all__ = [
     "CHECK_INPUT",
     "CHECK_OUTPUT",
+    "LARGEST_RECORD",
     "SIGNATURE",
     "Bundle",
     "Verification",
     "assemble_bundle",
+    "foreign_files",
     "open_bundle",
+    "record_problems",
+    "replace_folder",
     "require_accepted",
+    "stated_digests",
     "verify_bundle",
 ]
 
@@ -45,7 +54,8 @@ SIGNATURE = "model.sig"
 CHECK_INPUT, CHECK_OUTPUT = "images/check_input.png", "images/check_output.png"
 """A small picture and what the trained network makes of it, 8-bit: what a downloaded release is tried on."""
 
-_LARGEST_JSON = 64 * 2**20
+LARGEST_RECORD = 64 * 2**20
+"""Bytes a record may have; whatever is larger is none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +81,10 @@ class Verification:
     identity: str | None = None
     picture: str | None = None
     """How the run of the check picture went, or None when it was not run."""
-    notes: tuple[str, ...] = field(default=())
+    signature: str = ""
+    """Who signed it, as far as that was checked."""
+    missing: tuple[str, ...] = ()
+    """Files left out of a part of a release."""
 
     @property
     def ok(self) -> bool:
@@ -104,7 +117,7 @@ def assemble_bundle(
     small[BUILD] = canonical_json(sealed(build, small))
     if _holds(destination, manifest, small):
         return False
-    if foreign := _foreign_files(destination, manifest):
+    if foreign := foreign_files(destination, manifest):
         raise BundleError(
             f"expected a release or nothing at {destination}, found other files: {', '.join(foreign[:5])}",
             hint="move them away, or choose another --output or --name; nothing was touched",
@@ -121,8 +134,8 @@ def assemble_bundle(
         for entry in manifest.files:
             if file_digest(part / entry.path) != entry.sha256:
                 raise BundleError(f"{entry.path} changed while it was copied", hint="run the same command again")
-        _fsync_tree(part)
-        _replace_folder(part, destination)
+        fsync_tree(part)
+        replace_folder(part, destination)
     except OSError as error:
         raise StoreError(
             f"could not write {destination}: {error.strerror or error}", hint="free space or choose another --output"
@@ -150,7 +163,7 @@ def _holds(folder: Path, manifest: Manifest, small: Mapping[str, bytes]) -> bool
         return False
 
 
-def _foreign_files(folder: Path, manifest: Manifest) -> list[str]:
+def foreign_files(folder: Path, manifest: Manifest) -> list[str]:
     """What lies where a release is to be put and belongs neither to it nor to the release it replaces."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         return [folder.name]
@@ -161,15 +174,8 @@ def _foreign_files(folder: Path, manifest: Manifest) -> list[str]:
     return sorted({path.as_posix() for path in found} - known)
 
 
-def _fsync_tree(root: Path) -> None:
-    for folder, _, names in os.walk(root):
-        for name in names:
-            with open(Path(folder) / name, "rb+") as file:
-                os.fsync(file.fileno())
-        fsync_folder(Path(folder))
-
-
-def _replace_folder(part: Path, destination: Path) -> None:
+def replace_folder(part: Path, destination: Path) -> None:
+    """Put a finished folder in the place of another one; whatever goes wrong, one of the two stands there."""
     retired = destination.with_name(f".{destination.name}.{secrets.token_hex(6)}.old")
     if destination.exists():
         os.rename(destination, retired)
@@ -207,19 +213,23 @@ def _read_record(root: Path, name: str) -> bytes:
         inside = sorted(entry.parent.name for entry in root.glob(f"*/{name}")) if root.is_dir() else []
         found = f"the release folders {', '.join(inside)} inside it" if inside else "no such file"
         raise BundleError(f"expected a release folder with {name} at {root}, found {found}")
-    if path.stat().st_size > _LARGEST_JSON:
-        raise BundleError(f"{name} is larger than {_LARGEST_JSON >> 20} MiB")
+    if path.stat().st_size > LARGEST_RECORD:
+        raise BundleError(f"{name} is larger than {LARGEST_RECORD >> 20} MiB")
     return path.read_bytes()
 
 
-def verify_bundle(path: Path | str, *, run: bool = True) -> Verification:
-    """Check every byte of a release folder and try the network on its check picture.
+def verify_bundle(
+    path: Path | str, *, run: bool = True, partial: bool = False, trust: Trust | None = None
+) -> Verification:
+    """Check every byte of a release folder, its signature, and try the network on its check picture.
 
     Every problem is collected; nothing outside the folder is read and no link is followed.
 
     Args:
         path: The release folder.
         run: Whether to run the fp32 ONNX file on the check picture.
+        partial: Whether files may be missing, as after a download of some forms only.
+        trust: Whose signature must be there; None says only whether there is one.
     """
     root = Path(path)
     try:
@@ -227,18 +237,57 @@ def verify_bundle(path: Path | str, *, run: bool = True) -> Verification:
     except BundleError as error:
         return Verification(root=root, files=0, problems=(str(error),))
     manifest, build = bundle.manifest, bundle.build
-    problems = _file_problems(root, manifest, signature=True)
-    problems += _record_problems(root, manifest, build)
+    missing = (
+        tuple(entry.path for entry in manifest.files if not os.path.lexists(bundle.path(entry))) if partial else ()
+    )
+    problems = _file_problems(root, manifest, signature=True, missing=missing)
+    problems += record_problems(root, manifest, build)
+    signature, unsigned = _signature(bundle, trust)
+    problems += unsigned
+    entry = manifest.file("onnx", Precision.FP32, ".onnx")
     picture = None
-    if run and not problems:
+    if run and not problems and (entry is None or entry.path not in missing):
         picture, failure = _run_check_picture(bundle)
         problems += [failure] if failure else []
     return Verification(
-        root=root, files=len(manifest.files) + 3, problems=tuple(problems), identity=manifest.identity, picture=picture
+        root=root,
+        files=len(manifest.files) + 3 - len(missing),
+        problems=tuple(problems),
+        identity=manifest.identity,
+        picture=picture,
+        signature=signature,
+        missing=missing,
     )
 
 
-def _file_problems(root: Path, manifest: Manifest, *, signature: bool) -> list[str]:
+def stated_digests(bundle: Bundle) -> dict[str, str]:
+    """Path -> sha256 of every file of the release but its signature: what a signature is over.
+
+    The large files' are those the manifest states; they need not be there.
+    """
+    records = {
+        name: file_digest(bundle.root / name) for name in (MANIFEST, BUILD, CARD) if (bundle.root / name).is_file()
+    }
+    return {entry.path: entry.sha256 for entry in bundle.manifest.files} | records
+
+
+def _signature(bundle: Bundle, trust: Trust | None) -> tuple[str, list[str]]:
+    """Who signed, in words, and what is wrong with it."""
+    place = bundle.root / SIGNATURE
+    if trust is None and not place.is_file():
+        return "not signed: this shows that the folder is whole, not who made it", []
+    from aethernet.signing import check_signature, look_at_signature
+
+    try:
+        if trust is not None:
+            return f"signed by {check_signature(place, stated_digests(bundle), trust)}", []
+        told = look_at_signature(place, stated_digests(bundle))
+        return f"signed by {told}, which was not checked: say whom you trust with --public-key or --identity", []
+    except SignatureError as error:
+        return "not signed as it must be", [str(error)]
+
+
+def _file_problems(root: Path, manifest: Manifest, *, signature: bool, missing: tuple[str, ...] = ()) -> list[str]:
     expected = {entry.path: entry for entry in manifest.files}
     known = {MANIFEST, BUILD, CARD} | ({SIGNATURE} if signature else set())
     problems, seen = [], set()
@@ -263,11 +312,12 @@ def _file_problems(root: Path, manifest: Manifest, *, signature: bool) -> list[s
                     problems.append(f"{path}: content has changed (sha256 differs from {MANIFEST})")
             elif path not in known:
                 problems.append(f"{path}: is not part of the release")
-    problems += [f"{path}: is missing" for path in expected if path not in seen]
+    problems += [f"{path}: is missing" for path in expected if path not in seen and path not in missing]
     return problems
 
 
-def _record_problems(root: Path, manifest: Manifest, build: BuildRecord) -> list[str]:
+def record_problems(root: Path, manifest: Manifest, build: BuildRecord) -> list[str]:
+    """What does not fit between ``release.json``, ``build.json`` and the card; the other files are not looked at."""
     problems = []
     if seal_of(build) != build.seal or _read_record(root, BUILD) != canonical_json(build):
         problems.append(f"{BUILD}: content has changed (its seal is broken)")

@@ -203,8 +203,33 @@ class BundleError(AethernetError):
     hint = "download the release again; if this is your own build, run the release flow again"
 
 
+class SignatureError(BundleError):
+    """A release is not signed as it must be, or its signature is not for this content."""
+
+    hint = "do not use these files; ask whoever published them, or check that this is the right key or identity"
+
+
 class HubError(AethernetError):
-    """A hub refused, or cannot be reached."""
+    """A hub refused, or gave an answer that makes no sense."""
+
+
+class UnreachableError(HubError):
+    """A hub does not answer, breaks off, or says that it is busy: the one kind of trouble worth trying again."""
+
+    hint = "try again later: finished files are kept and not sent again"
+
+    def __init__(self, message: str, *, wait: float | None = None, final: bool = False) -> None:
+        super().__init__(message)
+        self.wait = wait
+        """Seconds the hub asked to wait, or None."""
+        self.final = final
+        """Whether it was tried again already, or cannot pass by itself."""
+
+
+class ConflictError(HubError):
+    """Somebody else changed the place at the same time; nothing of theirs was overwritten."""
+
+    hint = "run the same command again: it starts from what is there now"
 
 
 class AlreadyPublishedError(HubError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -58,11 +59,31 @@ def _processor() -> str:
 
 
 def describe_run() -> dict[str, str]:
-    """What a CI system says about the run; empty on a desk."""
+    """What is known about the run: from the CI system where there is one, else the commit of the source tree."""
     names = {
+        "server": "GITHUB_SERVER_URL",
         "repository": "GITHUB_REPOSITORY",
+        "ref": "GITHUB_REF",
         "commit": "GITHUB_SHA",
-        "workflow": "GITHUB_WORKFLOW",
+        "workflow": "GITHUB_WORKFLOW_REF",
         "run": "GITHUB_RUN_ID",
+        "attempt": "GITHUB_RUN_ATTEMPT",
     }
-    return {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
+    told = {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
+    return told if "commit" in told else {**_source_commit(Path(aethernet.__file__).parents[1]), **told}
+
+
+def _source_commit(tree: Path) -> dict[str, str]:
+    """Commit of a source tree, and whether something in it is not committed; nothing where it is none."""
+    if not (tree / ".git").exists():
+        return {}
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", "-C", str(tree), *command], capture_output=True, text=True, check=True, timeout=20
+            ).stdout.strip()
+            for command in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"commit": commit, **({"uncommitted_changes": "yes"} if changes else {})}

@@ -77,7 +77,7 @@ class FileEntry(_Record):
     path: str = Field(description="POSIX path relative to the release folder")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, description="Bytes")
-    role: Literal["weights", "onnx", "engine", "engine identity", "config", "picture"]
+    role: Literal["weights", "onnx", "engine", "engine identity", "config", "picture", "bill"]
     precision: Precision | None = None
     form: str | None = Field(default=None, description="training, merged or fused, for networks")
     opset: int | None = None
@@ -93,6 +93,7 @@ class CheckpointFacts(_Record):
     """Where the network came from."""
 
     file: str = Field(description="File name as handed in")
+    origin: str = Field(default="", description="Where the author says it comes from")
     sha256: str
     size: int
     format: str = Field(description="safetensors or pytorch")

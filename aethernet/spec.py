@@ -113,6 +113,7 @@ class ReleaseSpec(_Part):
     version: str = "1.0.0"
     checkpoint: Path
     checkpoint_sha256: str | None = Field(default=None, description="Digest the checkpoint must have")
+    origin: str = Field(default="", description="Where the checkpoint comes from, an address or words")
     description: str = ""
     authors: tuple[str, ...] = ()
     license: str = Field(default="unknown", description="SPDX identifier of the weights' licence")
@@ -191,7 +192,7 @@ def read_spec(path: Path | str) -> ReleaseSpec:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SpecError(f"expected a release spec at {path}, found nothing") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise SpecError(f"{path} is not TOML: {error}") from error
     for key in ("checkpoint", "images", "hr", "calibration"):
         if isinstance(data.get(key), str):

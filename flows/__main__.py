@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import os
@@ -20,7 +21,14 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 Store = Annotated[Path | None, typer.Option(help="Folder of the content-addressed store (default: the user's cache).")]
 Output = Annotated[Path, typer.Option(help="Folder in which the release folder NAME is put.")]
-HubPlace = Annotated[str | None, typer.Option("--hub", help="Place to publish to, such as file:///folder.")]
+HubPlace = Annotated[str | None, typer.Option("--hub", help="Place to publish to: hf://org, file:///folder.")]
+SignKey = Annotated[
+    Path | None, typer.Option(help="PEM private key to sign with; its password, if any, in AETHERNET_KEY_PASSWORD.")
+]
+SignCertificate = Annotated[Path | None, typer.Option(help="PEM certificate of the key.")]
+SignChain = Annotated[list[Path] | None, typer.Option(help="PEM certificates up to the root; the root last.")]
+Sigstore = Annotated[bool, typer.Option("--sigstore", help="Sign as who we are, in GitHub Actions the workflow.")]
+Private = Annotated[bool, typer.Option("--private", help="A repository that has to be made is for invited readers.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -45,11 +53,16 @@ def release(
     residual_scale: Annotated[float | None, typer.Option(help="Generation 3's, where the file lacks it.")] = None,
     output: Output = Path("out"),
     hub: HubPlace = None,
+    sign_key: SignKey = None,
+    sign_certificate: SignCertificate = None,
+    sign_chain: SignChain = None,
+    sigstore: Sigstore = False,
+    private: Private = False,
     store: Store = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Make, prove, assemble and publish one release."""
+    """Make, prove, assemble, sign and publish one release."""
     from aethernet.errors import UsageError
     from aethernet.spec import make_spec, read_spec
 
@@ -74,7 +87,8 @@ def release(
         if spec is not None and "checkpoint" in given:
             raise UsageError("expected a spec or --checkpoint, found both")
         base: dict[str, Any] = read_spec(spec).model_dump(exclude_unset=True) if spec is not None else {}
-        outcome, summary = _release(make_spec({**base, **given}), output, hub, store, quiet=False)
+        signer = _signer(sign_key, sign_certificate, sign_chain, sigstore)
+        outcome, summary = _release(make_spec({**base, **given}), output, hub, store, signer, private)
         if as_json:
             print(json.dumps(summary, indent=2))
         else:
@@ -87,6 +101,11 @@ def release_all(
     folder: Annotated[Path, typer.Argument(help="Folder with NAME/release.toml in it.")] = Path("releases"),
     output: Output = Path("out"),
     hub: HubPlace = None,
+    sign_key: SignKey = None,
+    sign_certificate: SignCertificate = None,
+    sign_chain: SignChain = None,
+    sigstore: Sigstore = False,
+    private: Private = False,
     jobs: Annotated[int, typer.Option(min=1, help="Releases at a time.")] = 2,
     store: Store = None,
     as_json: AsJson = False,
@@ -124,6 +143,11 @@ def release_all(
                 "--store",
                 ArtifactStore(store).address,
                 *(["--hub", hub] if hub else []),
+                *(["--sign-key", str(sign_key)] if sign_key else []),
+                *(["--sign-certificate", str(sign_certificate)] if sign_certificate else []),
+                *(word for path in sign_chain or () for word in ("--sign-chain", str(path))),
+                *(["--sigstore"] if sigstore else []),
+                *(["--private"] if private else []),
             ]
             results = flow(specs, options, jobs)
         results += [Result(name=name, error=told) for name, told in unreadable.items()]
@@ -139,21 +163,27 @@ def release_all(
 
 @app.command("verify-published")
 def verify_published(
-    address: Annotated[str, typer.Argument(help="place/name[@version], such as file:///folder/name@1.0.0.")],
+    address: Annotated[str, typer.Argument(help="place/name[@version], such as hf://org/name@1.0.0.")],
+    public_key: Annotated[Path | None, typer.Option(help="PEM public key it must be signed for.")] = None,
+    certificates: Annotated[Path | None, typer.Option(help="PEM certificates its signer must lead back to.")] = None,
+    identity: Annotated[str | None, typer.Option(help="Sigstore identity that must have signed.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="Who must vouch for the identity.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch a published release into an empty folder, check every byte and run one picture."""
+    """Fetch a published release into an empty folder, check every byte and who signed, run one picture."""
     with _errors(debug):
+        from aethernet.signing import make_trust
         from flows.verify_published import verify_published as flow
 
+        trust = make_trust(public_key, certificates, identity, issuer)
         with embedded_server():
-            verified = flow(address)
-        print(
-            json.dumps(verified.model_dump(mode="json"))
-            if as_json
-            else f"{address}: {verified.files} files, {verified.picture}"
-        )
+            verified = flow(address, trust)
+        if as_json:
+            print(json.dumps(dataclasses.asdict(verified)))
+        else:
+            print(f"{address}: {verified.files} files, {verified.picture}")
+            print(verified.signature, file=sys.stderr)
 
 
 @app.command("serve-builds")
@@ -313,8 +343,18 @@ def _show_log() -> None:
     logger.setLevel(logging.INFO)
 
 
+def _signer(key: Path | None, certificate: Path | None, chain: list[Path] | None, sigstore: bool) -> Any:
+    from aethernet.signing import Signer
+
+    if not any((key, certificate, chain, sigstore)):
+        return None
+    signer = Signer(private_key=key, certificate=certificate, chain=tuple(chain or ()), sigstore=sigstore)
+    signer.trust()  # a key that cannot be read is better found now than at the end
+    return signer
+
+
 def _release(
-    spec: Any, output: Path, hub: str | None, store: Path | None, *, quiet: bool
+    spec: Any, output: Path, hub: str | None, store: Path | None, signer: Any, private: bool
 ) -> tuple[Any, dict[str, Any]]:
     from aethernet.store import Store as ArtifactStore
     from flows._reporting import Progress
@@ -322,9 +362,9 @@ def _release(
     from tasks._caching import RunContext, running
 
     artifacts = ArtifactStore(store)
-    progress = Progress(spec.name, artifacts.root / "durations" / f"{spec.name}.json", quiet=quiet)
+    progress = Progress(spec.name, artifacts.root / "durations" / f"{spec.name}.json")
     with embedded_server(), running(RunContext(store=artifacts, observers=(progress,))):
-        outcome = flow(spec, output.absolute(), hub)
+        outcome = flow(spec, output.absolute(), hub, signer, private)
     progress.finish()
     summary = {
         "bundle": str(outcome.bundle),
@@ -332,7 +372,7 @@ def _release(
         "forms": [form.model_dump(mode="json") for form in outcome.manifest.forms],
         "published": outcome.publication.address if outcome.publication else None,
         "already_published": outcome.publication.already_there if outcome.publication else None,
-        "verified": outcome.verified.model_dump(mode="json") if outcome.verified else None,
+        "verified": dataclasses.asdict(outcome.verified) if outcome.verified else None,
         "ran": progress.ran,
         "unchanged": progress.cached,
     }
@@ -346,6 +386,7 @@ def _next_steps(outcome: Any) -> None:
     if outcome.publication:
         told = "was already published as" if outcome.publication.already_there else "published as"
         print(f"{told} {outcome.publication.address}; fetched afresh and verified", file=sys.stderr)
+        print(outcome.verified.signature, file=sys.stderr)
     print(f"next: aethernet verify {os.path.relpath(outcome.bundle)}", file=sys.stderr)
 
 

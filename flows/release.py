@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from aethernet.hub import Publication
 from aethernet.manifest import Manifest
 from aethernet.precision import Precision
+from aethernet.signing import Signer
 from aethernet.spec import ReleaseSpec
 from flows._forms import (
     artifact_of,
@@ -29,7 +30,7 @@ from tasks.assemble import assemble
 from tasks.benchmark import Contender, benchmark, race
 from tasks.card import card
 from tasks.compare import accept, compare, run_reference
-from tasks.describe import describe, describe_network, record_build, released_facts, write_config
+from tasks.describe import bill, describe, describe_network, record_build, released_facts, write_config
 from tasks.draw import draw
 from tasks.export import count_unfused_nodes, export, export_half
 from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_pictures
@@ -38,6 +39,7 @@ from tasks.load import load
 from tasks.publish import Verified, publish, verify_published
 from tasks.quantize import Int8, export_quantized, quantize
 from tasks.sensitivity import CHART, Choice, sensitivity
+from tasks.sign import sign
 
 __all__ = ["Outcome", "release"]
 
@@ -54,13 +56,17 @@ class Outcome(BaseModel):
 @flow(
     name="release", flow_run_name="release {spec.name} {spec.version}", persist_result=False, validate_parameters=False
 )
-def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
-    """Make, prove, assemble and (with ``hub``) publish one release.
+def release(
+    spec: ReleaseSpec, output: Path, hub: str | None = None, signer: Signer | None = None, private: bool = False
+) -> Outcome:
+    """Make, prove, assemble, sign (with ``signer``) and publish (with ``hub``) one release.
 
     Args:
         spec: Everything the release depends on.
         output: Folder in which the release folder ``spec.name`` is put.
-        hub: Place to publish to, such as ``file:///folder``; None makes the folder only.
+        hub: Place to publish to, such as ``hf://org``; None makes the folder only.
+        signer: How to sign; None leaves the release unsigned.
+        private: Whether a repository that has to be made is for invited readers only.
     """
     checkpoint = fetch_checkpoint(spec)
     pictures = fetch_pictures(spec)
@@ -114,7 +120,7 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
     if choice.chart is not None and Precision.INT8 in accepted.accepted:
         images[CHART] = choice.chart
     files = file_entries(reference, released, write_config(network), images, engines)
-    manifest = describe(
+    facts = describe(
         released_facts(spec),
         spec.authors,
         network,
@@ -129,14 +135,19 @@ def release(spec: ReleaseSpec, output: Path, hub: str | None = None) -> Outcome:
         quantization_facts(int8, spelled, choice) if Precision.INT8 in accepted.accepted else None,
         [engine.entry for engine in engines],
     )
+    manifest = bill(facts)
     record = record_build(manifest.identity, speed, choice.speeds, engine_speeds(engines))
     readme = card(manifest, record)
-    bundle = assemble(output / spec.name, manifest, record, readme, {entry.path: artifact_of(entry) for entry in files})
+    bundle = assemble(
+        output / spec.name, manifest, record, readme, {entry.path: artifact_of(entry) for entry in manifest.files}
+    )
     report_release(manifest, readme)
 
+    if signer is not None:
+        sign(bundle, signer)
     if hub is None:
         return Outcome(bundle=bundle.root, manifest=manifest)
-    publication = publish(bundle, hub, spec.name)
-    return Outcome(
-        bundle=bundle.root, manifest=manifest, publication=publication, verified=verify_published(publication)
-    )
+    trust = signer.trust() if signer is not None else None
+    publication = publish(bundle, hub, spec.name, private, trust)
+    verified = verify_published(publication, trust)
+    return Outcome(bundle=bundle.root, manifest=manifest, publication=publication, verified=verified)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 
 from aethernet.artifact import Artifact
+from aethernet.bom import BOM, bill_of_materials
 from aethernet.checkpoint import load
 from aethernet.comparison import Acceptance, Limits, Quality
 from aethernet.engine.trial import EngineSpeed
@@ -31,7 +32,7 @@ from tasks.compare import Compared
 from tasks.fetch import Picture
 from tasks.load import Loaded
 
-__all__ = ["describe", "describe_network", "record_build", "released_facts", "write_config"]
+__all__ = ["bill", "describe", "describe_network", "record_build", "released_facts", "write_config"]
 
 
 @stage()
@@ -88,7 +89,7 @@ def describe(
         trained_on=spec["trained_on"],
         identity=identity_of(entries),
         network=network,
-        checkpoint=loaded.facts,
+        checkpoint=loaded.facts.model_copy(update={"origin": spec["origin"]}),
         toolchain=toolchain(),
         files=entries,
         quantization=quantization,
@@ -134,4 +135,16 @@ def record_build(
 
 def released_facts(spec: ReleaseSpec) -> dict[str, str]:
     """What of a spec goes into the manifest as it is."""
-    return {field: getattr(spec, field) for field in ("name", "version", "description", "license", "trained_on")}
+    fields = ("name", "version", "description", "license", "trained_on", "origin")
+    return {field: getattr(spec, field) for field in fields}
+
+
+@stage()
+def bill(manifest: Manifest) -> Manifest:
+    """The manifest with the bill of materials among its files."""
+    store = current_store()
+    with store.scratch() as folder:
+        (folder / BOM).write_bytes(canonical_json(bill_of_materials(manifest)))
+        artifact = store.put(folder / BOM)
+    entry = FileEntry(path=BOM, sha256=artifact.sha256, size=artifact.size, role="bill")
+    return manifest.model_copy(update={"files": tuple(sorted((*manifest.files, entry), key=lambda one: one.path))})

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Read when the client is imported: no hub but the loopback one, plain large files, nothing of the user's own.
+os.environ.pop("HF_TOKEN", None)
+os.environ.update(
+    HF_ENDPOINT="http://127.0.0.1:1",
+    HF_HOME=tempfile.gettempdir() + "/no-hugging-face-home",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_UPDATE_CHECK="1",
+    HF_HUB_DISABLE_XET="1",
+    NO_PROXY="127.0.0.1",
+)
 
 
 @pytest.fixture(scope="session")

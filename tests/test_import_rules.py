@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FORBIDDEN = {"aethernet": {"tasks", "flows", "tests", "prefect"}, "tasks": {"flows", "tests"}, "flows": {"tests"}}
 HEAVY = ["torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "prefect", "polygraphy", "skimage", "PIL", "numpy"]
+HEAVY += ["huggingface_hub", "httpx2", "model_signing", "cryptography"]
 
 
 def imported_roots(path: Path) -> set[str]:
@@ -35,13 +36,15 @@ def test_imports_go_one_way(layer: str) -> None:
     assert {path: names for path, names in backwards.items() if names} == {}
 
 
-def test_only_caching_and_the_two_tasks_that_are_never_cached_know_prefect() -> None:
+def test_only_caching_and_the_three_tasks_that_are_never_cached_know_prefect() -> None:
     users = {path.name for path in (ROOT / "tasks").glob("*.py") if "prefect" in imported_roots(path)}
 
-    assert users == {"_caching.py", "assemble.py", "publish.py"}
+    assert users == {"_caching.py", "assemble.py", "publish.py", "sign.py"}
 
 
-@pytest.mark.parametrize("module", ["aethernet", "aethernet.cli.main", "aethernet.errors", "aethernet.training"])
+@pytest.mark.parametrize(
+    "module", ["aethernet", "aethernet.cli.main", "aethernet.errors", "aethernet.training", "aethernet.hub"]
+)
 def test_importing_is_light(module: str) -> None:
     code = f"import sys, {module}; print([name for name in {HEAVY} if name in sys.modules])"
 

@@ -23,6 +23,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 ResidualScale = Annotated[
     float | None, typer.Option(help="Residual scale of a generation-3 checkpoint that does not record it.")
 ]
+PublicKey = Annotated[
+    Path | None, typer.Option(help="PEM file: the release must be signed with the private key to this one.")
+]
+Certificates = Annotated[
+    Path | None, typer.Option(help="PEM file: the signer's certificate must lead back to one of these.")
+]
+Identity = Annotated[str | None, typer.Option(help="The Sigstore identity that must have signed.")]
+Issuer = Annotated[str | None, typer.Option(help="Who must vouch for the identity, an address.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -150,26 +158,164 @@ def compare(
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Release folder.")],
     run: Annotated[bool, typer.Option(help="Also run the network on the release's check picture.")] = True,
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Files may be missing, as after a download of some forms.")
+    ] = False,
+    public_key: PublicKey = None,
+    certificates: Certificates = None,
+    identity: Identity = None,
+    issuer: Issuer = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find changed, missing and extra files, unsafe paths and links; then try the network on one picture."""
+    """Find changed, missing and extra files, unsafe paths and links; check who signed; then try one picture."""
     from aethernet.bundle import verify_bundle
+    from aethernet.signing import make_trust
 
-    found = verify_bundle(bundle, run=run)
+    trust = make_trust(public_key, certificates, identity, issuer)
+    found = verify_bundle(bundle, run=run, partial=partial, trust=trust)
     if as_json:
-        facts = {"files": found.files, "identity": found.identity, "picture": found.picture}
+        facts: dict[str, Any] = {"files": found.files, "identity": found.identity, "picture": found.picture}
+        facts |= {"signature": found.signature, "missing": list(found.missing)}
         emit_json({"ok": found.ok, "problems": list(found.problems), **facts})
     else:
         for problem in found.problems:
             print(problem)
         if found.ok:
-            print(f"{bundle}: {found.files} files as released, identity {found.identity}")
+            part = f" (a part: {len(found.missing)} files are not here)" if found.missing else ""
+            print(f"{bundle}: {found.files} files as released, identity {found.identity}{part}")
     if found.picture and not as_json:
         say(f"check picture: {found.picture}")
+    if found.signature:
+        say(found.signature)
     if not found.ok:
         say(f"{bundle} is not what was released; download it again")
         raise typer.Exit(1)
-    say("not signed: this shows that the folder is whole, not who made it")
+
+
+@app.command()
+def sign(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Release folder.")],
+    private_key: Annotated[
+        Path | None,
+        typer.Option(help="PEM file, elliptic curve; the password, if any, in AETHERNET_KEY_PASSWORD."),
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file: the key's certificate.")] = None,
+    chain: Annotated[
+        list[Path] | None, typer.Option(help="PEM file: a certificate on the way to the root; the root last.")
+    ] = None,
+    sigstore: Annotated[
+        bool, typer.Option("--sigstore", help="Sign as who you are: the workflow in GitHub Actions, or by log-in.")
+    ] = False,
+) -> None:
+    """Sign a release folder: every file of it, into model.sig."""
+    from aethernet.bundle import open_bundle, verify_bundle
+    from aethernet.errors import BundleError
+    from aethernet.signing import Signer, sign_bundle
+
+    signer = Signer(private_key=private_key, certificate=certificate, chain=tuple(chain or ()), sigstore=sigstore)
+    opened = open_bundle(bundle)
+    broken = [line for line in verify_bundle(bundle, run=False).problems if not line.startswith("model.sig")]
+    if broken:
+        raise BundleError(f"refusing to sign a changed release: {'; '.join(broken)}")
+    written = sign_bundle(opened, signer)
+    print(bundle / "model.sig")
+    say("signed" if written else "was signed so already")
+
+
+@app.command()
+def publish(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Release folder.")],
+    address: Annotated[str, typer.Argument(help="Where to: hf://org/name, file:///folder/name.")],
+    private: Annotated[
+        bool, typer.Option("--private", help="A repository that has to be made is for invited readers only.")
+    ] = False,
+    check: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Download it afresh afterwards; take it back if that fails.")
+    ] = True,
+    public_key: PublicKey = None,
+    certificates: Certificates = None,
+    identity: Identity = None,
+    issuer: Issuer = None,
+    as_json: AsJson = False,
+) -> None:
+    """Publish a release in one step: all of it or nothing, and never over another one."""
+    from aethernet.cli import hub
+    from aethernet.signing import make_trust
+
+    trust = make_trust(public_key, certificates, identity, issuer)
+    result = hub.publish(bundle, address, private=private, verify=check, trust=trust)
+    if as_json:
+        emit_json(result)
+    else:
+        print(result["address"])
+    verified = result["verified"]
+    say("the same release was published already" if result["already_published"] else "published")
+    if verified:
+        say(f"fetched afresh and verified; {verified['signature']}")
+    say(f"next: aethernet download {result['address']}")
+
+
+@app.command()
+def download(
+    address: Annotated[str, typer.Argument(help="hf://org/name[@1.0.0], file:///folder/name; newest without version.")],
+    to: Annotated[Path | None, typer.Option("--to", help="Becomes the release folder (default: ./NAME).")] = None,
+    only: Annotated[str, typer.Option(help="Forms to fetch, such as fp16,int8; all without.")] = "",
+    runtime: Annotated[
+        str | None, typer.Option(help="Fetch what this can use: onnxruntime, pytorch, tensorrt_rtx, openvino…")
+    ] = None,
+    public_key: PublicKey = None,
+    certificates: Certificates = None,
+    identity: Identity = None,
+    issuer: Issuer = None,
+    as_json: AsJson = False,
+) -> None:
+    """Download a release: verified while it arrives, put in place in one step, resumed when interrupted."""
+    from aethernet.cli import hub
+    from aethernet.signing import make_trust
+
+    trust = make_trust(public_key, certificates, identity, issuer)
+    result = hub.download(address, to, only=only, runtime=runtime, trust=trust)
+    if as_json:
+        emit_json(result)
+    else:
+        print(result["path"])
+    left_out = f", {len(result['left_out'])} not asked for" if result["left_out"] else ""
+    say(f"{'was here already' if result['already_there'] else 'downloaded'}: {result['files']} files{left_out}")
+    say(result["signature"])
+    say(f"next: aethernet verify {result['path']}{' --partial' if left_out else ''}")
+
+
+@app.command("list")
+def list_place(
+    place: Annotated[str, typer.Argument(help="hf://org or file:///folder.")], as_json: AsJson = False
+) -> None:
+    """List the releases at a place: versions, presets, scales, quality, size."""
+    import dataclasses
+
+    from aethernet.cli import hub
+    from aethernet.hub import connect
+    from aethernet.hub.catalogue import list_releases
+
+    offers = list_releases(connect(place, tell=say))
+    if as_json:
+        emit_json([dataclasses.asdict(offer) for offer in offers])
+    elif offers:
+        print("\n".join(hub.offer_lines(offers)))
+    if not offers:
+        say(f"no releases at {place} (or none that you may see)")
+
+
+@app.command()
+def yank(
+    address: Annotated[str, typer.Argument(help="With version: hf://org/name@1.0.0.")],
+    reason: Annotated[str | None, typer.Option(help="Why nobody should use it any more.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the mark away.")] = False,
+) -> None:
+    """Mark a version as not to be used: download warns, the newest version skips it. Nothing is deleted."""
+    from aethernet.cli import hub
+
+    print(hub.yank(address, reason, undo=undo))
+    say("the mark is gone" if undo else "marked; download warns from now on")
 
 
 @app.command()

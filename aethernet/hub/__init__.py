@@ -1,19 +1,27 @@
 """Places releases are published to, behind one protocol.
 
-An address is ``place/name[@version]``; ``file:///folder`` is a place on disk that holds ``NAME/VERSION/`` with plain
-files.
+An address is ``place/name[@version]``. Places are ``file:///folder``, a folder that holds ``NAME/VERSION/`` with plain
+files; ``hf://org``, a user or organisation on the Hugging Face Hub (``HF_ENDPOINT`` moves it elsewhere); and
+``hf+https://host/org``, the same on one's own hub.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from aethernet.bundle import Bundle
-from aethernet.errors import UsageError
+from aethernet.errors import HubError, UsageError
 
-__all__ = ["Address", "Hub", "Publication", "connect"]
+if TYPE_CHECKING:
+    from aethernet.bundle import Bundle
+
+__all__ = ["Address", "Hub", "Publication", "Snapshot", "connect", "is_address", "newest_version", "printable"]
+
+_VERSION = re.compile(r"v(?=\d)")
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,27 +41,75 @@ class Publication:
         return f"{self.place}/{self.name}@{self.version}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """What lies under a version, pinned: whatever moves on the hub later, this stays what it is."""
+
+    name: str
+    version: str
+    revision: str
+    """What the hub calls this state, such as a commit."""
+    files: Mapping[str, int]
+    """Path -> bytes, as the hub says; nothing of it has been checked. Links count -1 bytes."""
+
+
 class Hub(Protocol):
     """Where releases live. Publishing is one atomic step and never changes what is there."""
 
     place: str
 
-    def publish(self, bundle: Bundle, name: str) -> Publication:
+    def publish(self, bundle: Bundle, name: str, *, private: bool = False) -> Publication:
         """Publish under ``name`` and the manifest's version.
+
+        Args:
+            bundle: A verified release.
+            name: Name on the hub.
+            private: Whether a place that has to be made for it is for invited readers only.
 
         Raises:
             AlreadyPublishedError: Another release has this name and version.
+            ConflictError: Somebody else published at the same time.
             HubError: The hub refused or cannot be reached.
         """
 
-    def versions(self, name: str) -> list[str]:
-        """Published versions, newest first."""
+    def retract(self, publication: Publication) -> None:
+        """Take a version back that was published a moment ago and turned out wrong."""
 
-    def fetch(self, name: str, version: str, destination: Path) -> None:
-        """Copy a release into ``destination``, which must not exist; all of it or nothing.
+    def names(self) -> list[str]:
+        """Names at this place that may be releases, sorted."""
+
+    def versions(self, name: str) -> list[str]:
+        """Published versions, newest first; none where there is no such name."""
+
+    def yanked(self, name: str) -> dict[str, str]:
+        """Versions that should no longer be used, with the reason."""
+
+    def yank(self, name: str, version: str, reason: str | None) -> None:
+        """Mark a version with a reason; None takes the mark away. The release itself stays as it is."""
+
+    def snapshot(self, name: str, version: str) -> Snapshot:
+        """What lies under a version now.
 
         Raises:
             HubError: There is no such release.
+        """
+
+    def read(
+        self, snapshot: Snapshot, path: str, start: int = 0, *, fresh: bool = False
+    ) -> AbstractContextManager[tuple[int, Iterator[bytes]]]:
+        """A file's content from byte ``start`` on.
+
+        Args:
+            snapshot: Where.
+            path: One of its files.
+            start: Bytes that are not needed.
+            fresh: From the hub itself and not from any cache.
+
+        Returns:
+            The byte the content really begins at (0 where the hub cannot start in the middle), and its chunks.
+
+        Raises:
+            UnreachableError: The hub broke off; also while the chunks are read.
         """
 
     def fingerprint(self, name: str, version: str) -> str:
@@ -70,20 +126,34 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Take ``place/name[@version]`` apart.
+        """Take ``place/name[@version]`` apart; ``@v1.0.0`` is ``@1.0.0``.
 
         Raises:
             UsageError: It is no address.
         """
         place, slash, last = text.rpartition("/")
         name, at, version = last.partition("@")
-        if not slash or "://" not in place + slash or not name or (at and not version):
-            raise UsageError(f"expected an address such as file:///folder/name@1.0.0, found '{text}'")
-        return cls(place=place, name=name, version=version or None)
+        if not slash or "://" not in place + slash or place.endswith(("/", ":")) or not name or (at and not version):
+            raise UsageError(
+                f"expected an address such as hf://org/name@1.0.0 or file:///folder/name, found '{printable(text)}'"
+            )
+        return cls(place=place, name=name, version=_VERSION.sub("", version, count=1) or None)
+
+    def __str__(self) -> str:
+        return f"{self.place}/{self.name}" + (f"@{self.version}" if self.version else "")
 
 
-def connect(place: str) -> Hub:
-    """The hub at a place.
+def is_address(text: str) -> bool:
+    """Whether a text means a release on a hub, and not a folder."""
+    return "://" in text
+
+
+def connect(place: str, *, tell: Callable[[str], None] | None = None) -> Hub:
+    """The hub at a place; nothing is asked of it yet.
+
+    Args:
+        place: Without a release's name.
+        tell: Told when the hub has to be asked again.
 
     Raises:
         UsageError: No hub speaks this kind of address.
@@ -92,4 +162,54 @@ def connect(place: str) -> Hub:
         from aethernet.hub.folder import FolderHub
 
         return FolderHub(place)
-    raise UsageError(f"expected a place such as file:///folder, found '{place}'", hint="hubs known here: file://")
+    if place.startswith(("hf://", "hf+http://", "hf+https://")):
+        from aethernet.hub.huggingface import HuggingFaceHub
+
+        return HuggingFaceHub(place, tell=tell)
+    raise UsageError(
+        f"expected a place such as hf://org or file:///folder, found '{printable(place)}'",
+        hint="hubs known here: hf://, hf+https:// (your own), file://",
+    )
+
+
+def newest_version(hub: Hub, name: str) -> str:
+    """The version to take when none is named: not a yanked one, and a pre-release only where there is nothing else.
+
+    Raises:
+        HubError: There is none.
+    """
+    versions = hub.versions(name)
+    if not versions:
+        raise HubError(f"expected a release called {printable(name)} at {hub.place}, found none")
+    yanked = hub.yanked(name)
+    usable = [version for version in versions if version not in yanked]
+    if not usable:
+        raise HubError(
+            f"every version of {name} at {hub.place} is yanked: {printable(yanked[versions[0]])}",
+            hint=f"name one to take it all the same: {name}@{versions[0]}",
+        )
+    return next((version for version in usable if "-" not in version), usable[0])
+
+
+def version_order(version: str) -> tuple[list[int], bool, list[tuple[bool, int, str]]]:
+    """Sorts as semantic versions do: 1.0.0-rc.2 before 1.0.0-rc.10 before 1.0.0."""
+    release, _, prerelease = version.partition("-")
+    parts = [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in prerelease.split(".")]
+    return [int(part) if part.isdecimal() else 0 for part in release.split(".")], not prerelease, parts
+
+
+def require_plain(*names: str) -> None:
+    """Names become folders and parts of addresses; whatever could lead elsewhere is refused.
+
+    Raises:
+        HubError: A name is more than letters, digits, ``.``, ``_``, ``+`` and ``-``.
+    """
+    for name in names:
+        if not _PLAIN.fullmatch(name) or name.endswith(".part"):
+            raise HubError(f"expected a plain name, found '{printable(name)}'")
+
+
+def printable(text: str, most: int = 200) -> str:
+    """A stranger's text on one line, without what a terminal would act on."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
+    return plain if len(plain) <= most else f"{plain[:most]}…"

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from aethernet.artifact import file_digest, fsync_folder
+from aethernet.artifact import atomic_path, file_digest, fsync_folder, fsync_tree
 from aethernet.bundle import Bundle, open_bundle
 from aethernet.errors import AlreadyPublishedError, BundleError, HubError
-from aethernet.hub import Publication
+from aethernet.hub import Publication, Snapshot, require_plain, version_order
 
 __all__ = ["FolderHub"]
 
-_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_FOLDER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+_CHUNK = 2**20
 
 
 class FolderHub:
-    """``NAME/VERSION/`` folders under one root."""
+    """``NAME/VERSION/`` folders under one root; ``NAME/.yanked/VERSION.json`` marks a version."""
 
     def __init__(self, place: str) -> None:
         """Open the hub at ``file://FOLDER``; a relative folder is taken from the current one."""
@@ -29,8 +33,8 @@ class FolderHub:
         self.root = Path(unquote(parts.netloc + parts.path)).absolute()
         self.place = self.root.as_uri()
 
-    def publish(self, bundle: Bundle, name: str) -> Publication:
-        """See :class:`aethernet.hub.Hub`."""
+    def publish(self, bundle: Bundle, name: str, *, private: bool = False) -> Publication:  # noqa: ARG002
+        """See :class:`aethernet.hub.Hub`; who may read a folder is the file system's business."""
         version = bundle.manifest.version
         target = self._folder(name, version)
         if target.exists():
@@ -39,11 +43,7 @@ class FolderHub:
         try:
             part.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(bundle.root, part, symlinks=True)
-            for folder, _, names in os.walk(part):
-                for file_name in names:
-                    with open(Path(folder) / file_name, "rb+") as file:
-                        os.fsync(file.fileno())
-                fsync_folder(Path(folder))
+            fsync_tree(part)
             try:
                 # A folder cannot be renamed onto one that holds files: of two publishers, one gets here first.
                 os.rename(part, target)
@@ -81,30 +81,72 @@ class FolderHub:
             already_there=already_there,
         )
 
+    def retract(self, publication: Publication) -> None:
+        """See :class:`aethernet.hub.Hub`."""
+        target = self._folder(publication.name, publication.version)
+        retired = target.with_name(f".{publication.version}.{secrets.token_hex(6)}.old")
+        try:
+            os.rename(target, retired)
+        except OSError as error:
+            raise HubError(f"could not take {publication.address} back: {error.strerror or error}") from error
+        shutil.rmtree(retired, ignore_errors=True)
+
+    def names(self) -> list[str]:
+        """See :class:`aethernet.hub.Hub`."""
+        return sorted(name for name in _folders(self.root) if self.versions(name))
+
     def versions(self, name: str) -> list[str]:
         """See :class:`aethernet.hub.Hub`."""
-        folder = self._folder(name)
-        if not folder.is_dir():
-            return []
-        found = [entry.name for entry in folder.iterdir() if entry.is_dir() and _PLAIN.fullmatch(entry.name)]
-        return sorted(found, key=_order, reverse=True)
+        return sorted(_folders(self._folder(name)), key=version_order, reverse=True)
 
-    def fetch(self, name: str, version: str, destination: Path) -> None:
+    def yanked(self, name: str) -> dict[str, str]:
         """See :class:`aethernet.hub.Hub`."""
-        source = self._folder(name, version)
-        if not source.is_dir():
-            known = ", ".join(self.versions(name)) or "none"
-            raise HubError(f"expected {name} {version} at {self.place}, found versions: {known}")
-        part = destination.with_name(f".{destination.name}.{secrets.token_hex(6)}.part")
+        marks = {}
+        for mark in sorted((self._folder(name) / ".yanked").glob("*.json")):
+            try:
+                marks[mark.stem] = str(json.loads(mark.read_bytes())["reason"])
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                marks[mark.stem] = f"{mark} cannot be read"  # it was meant to be a mark
+        return marks
+
+    def yank(self, name: str, version: str, reason: str | None) -> None:
+        """See :class:`aethernet.hub.Hub`."""
+        self._require(name, version)
+        mark = self._folder(name) / ".yanked" / f"{version}.json"
+        if reason is None:
+            mark.unlink(missing_ok=True)
+        else:
+            with atomic_path(mark) as temporary:
+                temporary.write_text(json.dumps({"reason": reason}) + "\n", encoding="utf-8")
+
+    def snapshot(self, name: str, version: str) -> Snapshot:
+        """See :class:`aethernet.hub.Hub`."""
+        root = self._require(name, version)
+        files = {}
+        for folder, folders, names in os.walk(root):
+            for place in (Path(folder, entry) for entry in folders + names):
+                if not place.is_dir() or place.is_symlink():
+                    plain = place.is_file() and not place.is_symlink()
+                    files[place.relative_to(root).as_posix()] = place.stat().st_size if plain else -1
+        return Snapshot(name=name, version=version, revision=version, files=files)
+
+    @contextmanager
+    def read(
+        self,
+        snapshot: Snapshot,
+        path: str,
+        start: int = 0,
+        *,
+        fresh: bool = False,  # noqa: ARG002
+    ) -> Iterator[tuple[int, Iterator[bytes]]]:
+        """See :class:`aethernet.hub.Hub`."""
+        place = self._folder(snapshot.name, snapshot.version) / path
         try:
-            part.parent.mkdir(parents=True, exist_ok=True)
-            # Links are copied as links, so that verification sees and refuses them.
-            shutil.copytree(source, part, symlinks=True)
-            os.rename(part, destination)
+            with open(place, "rb") as file:
+                file.seek(start)
+                yield start, iter(lambda: file.read(_CHUNK), b"")
         except OSError as error:
-            raise HubError(f"could not fetch {name} {version} to {destination}: {error.strerror or error}") from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            raise HubError(f"could not read {place}: {error.strerror or error}") from error
 
     def fingerprint(self, name: str, version: str) -> str:
         """See :class:`aethernet.hub.Hub`."""
@@ -119,15 +161,19 @@ class FolderHub:
                 lines.append(f"{content}  {place.relative_to(root).as_posix()}\n")
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
+    def _require(self, name: str, version: str) -> Path:
+        folder = self._folder(name, version)
+        if not folder.is_dir():
+            known = ", ".join(self.versions(name)) or "none"
+            raise HubError(f"expected {name} {version} at {self.place}, found versions: {known}")
+        return folder
+
     def _folder(self, *parts: str) -> Path:
-        for part in parts:
-            if not _PLAIN.fullmatch(part) or part.endswith(".part"):
-                raise HubError(f"expected a plain name, found '{part}'")
+        require_plain(*parts)
         return self.root.joinpath(*parts)
 
 
-def _order(version: str) -> tuple[list[int], bool, list[tuple[bool, int, str]]]:
-    """Sorts as semantic versions do: 1.0.0-rc.2 before 1.0.0-rc.10 before 1.0.0."""
-    release, _, prerelease = version.partition("-")
-    parts = [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in prerelease.split(".")]
-    return [int(part) if part.isdecimal() else 0 for part in release.split(".")], not prerelease, parts
+def _folders(root: Path) -> list[str]:
+    if not root.is_dir():
+        return []
+    return [entry.name for entry in root.iterdir() if entry.is_dir() and _FOLDER.fullmatch(entry.name)]

@@ -67,8 +67,8 @@ def open_runtime(path: Path | str, *, name: str | None = None, threads: int = 0)
 
     Args:
         path: The file.
-        name: One of :data:`RUNTIMES`; None takes TensorRT for ``.engine`` and the CPU for all else, with ONNX Runtime for
-            ``.onnx`` and PyTorch for checkpoints.
+        name: One of :data:`RUNTIMES`; None takes TensorRT for ``.engine`` and the CPU for all else, with ONNX Runtime
+            for ``.onnx`` and PyTorch for checkpoints.
         threads: CPU threads; 0 lets the runtime choose.
 
     Raises:

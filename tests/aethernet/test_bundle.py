@@ -27,6 +27,7 @@ from tests.support.releases import NAME, flip_byte, make_release, reassemble, re
 
 FILES = (
     "README.md",
+    "bom.cdx.json",
     "build.json",
     "config.json",
     "images/check_input.png",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import os
 import platform
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,11 +32,34 @@ def test_host_names_neither_the_machine_nor_its_user() -> None:
     assert not {platform.node(), getpass.getuser()} & set(host.values())
 
 
+@pytest.fixture
+def _no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("GITHUB_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.usefixtures("_no_ci")
 def test_run_is_what_the_ci_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("REPOSITORY", "SHA", "WORKFLOW", "RUN_ID"):
-        monkeypatch.delenv(f"GITHUB_{name}", raising=False)
+    monkeypatch.setenv("GITHUB_SHA", "abc")
+    monkeypatch.setenv("GITHUB_RUN_ID", "7")
+
+    assert describe_run() == {"commit": "abc", "run": "7"}
+
+
+@pytest.mark.usefixtures("_no_ci")
+def test_on_a_desk_the_run_is_the_source_tree_s_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(tmp_path)]
+    (tmp_path / "aethernet").mkdir()
+    (tmp_path / "aethernet" / "file").write_text("1")
+    monkeypatch.setattr(aethernet, "__file__", str(tmp_path / "aethernet" / "__init__.py"))
     assert describe_run() == {}
 
-    monkeypatch.setenv("GITHUB_SHA", "abc")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    clean = describe_run()
+    (tmp_path / "aethernet" / "file").write_text("2")
+    changed = describe_run()
 
-    assert describe_run() == {"commit": "abc"}
+    assert set(clean) == {"commit"}
+    assert len(clean["commit"]) == 40
+    assert changed == {**clean, "uncommitted_changes": "yes"}

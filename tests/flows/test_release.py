@@ -144,10 +144,10 @@ def test_spoilt_published_release_fails_the_run(assembled: Workplace, command_li
     finished = command_line(assembled.release)
 
     assert finished.code == 1
-    assert "config.json: content has changed" in finished.err
+    assert "config.json is not what was released" in finished.err
     verified = command_line(["verify-published", f"{assembled.hub.as_uri()}/{NAME}"])
     assert verified.code == 1
-    assert "config.json: content has changed" in verified.err
+    assert "config.json is not what was released" in verified.err
 
 
 def test_changed_template_renders_the_card_and_runs_nothing_else(
@@ -267,13 +267,14 @@ STAGES = (
     "draw",
     "write_config",
     "describe",
+    "bill",
     "record_build",
     "card",
 )
 INT8_STAGES = ("quantize", "export_quantized", "race")
 """These do not run here, see tests/flows/test_int8.py."""
 PLAIN = ("fetch_checkpoint", "fetch_pictures")
-LATE = ("assemble_bundle", "connect")
+LATE = ("assemble_bundle", "publish_release")
 
 
 def _fail(*_: Any, **__: Any) -> Any:
@@ -300,7 +301,7 @@ def test_failing_step_fails_the_run_and_publishes_nothing(
         monkeypatch.setattr(stage, "key", lambda _: "f" * 64)  # not in the cache
         monkeypatch.setattr(stage, "function", functools.wraps(stage.function)(_fail))
     else:
-        place = {"assemble_bundle": tasks.assemble, "connect": tasks.publish}.get(step, module)
+        place = {"assemble_bundle": tasks.assemble, "publish_release": tasks.publish}.get(step, module)
         monkeypatch.setattr(place, step, _fail)
 
     finished = command_line(workplace.release)
@@ -309,15 +310,15 @@ def test_failing_step_fails_the_run_and_publishes_nothing(
     assert finished.out == ""
     assert "error: RuntimeError: no such luck" in finished.err
     workplace.require_unpublished()
-    assert workplace.bundle.exists() is (step == "connect")
+    assert workplace.bundle.exists() is (step == "publish_release")
 
 
 def test_failed_look_at_the_published_release_fails_the_run(
     workplace: Workplace, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import tasks.publish
+    import aethernet.hub.publishing as module
 
-    monkeypatch.setattr(tasks.publish, "verify_bundle", _fail_second(tasks.publish.verify_bundle))
+    monkeypatch.setattr(module, "verify_bundle", _fail_second(module.verify_bundle))
 
     assert command_line(workplace.release).code == 1
 

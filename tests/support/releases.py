@@ -12,7 +12,7 @@ import pytest
 
 from aethernet.bundle import Bundle, assemble_bundle, open_bundle
 from aethernet.checkpoint import save_safetensors
-from aethernet.manifest import BuildRecord, Manifest
+from aethernet.manifest import BuildRecord, Manifest, identity_of
 from aethernet.network import AetherNet
 from aethernet.precision import Precision
 from aethernet.spec import ReleaseSpec
@@ -25,6 +25,7 @@ __all__ = [
     "make_release",
     "reassemble",
     "rewrite",
+    "slim_release",
     "small_pictures",
     "snapshot",
     "tiny_checkpoint",
@@ -132,3 +133,27 @@ def finished_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def release(finished_release: Path, tmp_path: Path) -> Path:
     """A copy of a whole release folder, to be spoilt."""
     return Path(shutil.copytree(finished_release, tmp_path / NAME))
+
+
+@pytest.fixture
+def slim_release(release: Path) -> Path:
+    """A release of as few files as there can be, two of them large ones: for what is done to it a hundred times."""
+    manifest, build = open_bundle(release).manifest, open_bundle(release).build
+    kept = [f"{NAME}_fp32.onnx", f"{NAME}_notfused.safetensors", "config.json"]
+    for entry in manifest.files:
+        if entry.path not in kept:
+            (release / entry.path).unlink()
+    (release / "images").rmdir()
+    files = tuple(entry for entry in manifest.files if entry.path in kept)
+    slim = manifest.model_copy(
+        update={
+            "files": files,
+            "identity": identity_of(files),
+            "forms": tuple(form for form in manifest.forms if form.precision is Precision.FP32),
+            "measurements": tuple(item for item in manifest.measurements if item.form.file in kept),
+            "quality": tuple(item for item in manifest.quality if item.precision is Precision.FP32),
+            "limits": {Precision.FP32: manifest.limits[Precision.FP32]},
+        }
+    )
+    rewrite(release, slim, build.model_copy(update={"identity": slim.identity}))
+    return release

@@ -195,7 +195,7 @@ CODE_CHANGES: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
 }
 """What is changed -> file, how, and the task modules whose stages must run again (cheap ones may run, too)."""
 
-CHEAP = {"card", "assemble", "publish", "fetch"}
+CHEAP = {"card", "assemble", "publish", "sign", "fetch"}
 
 _DIGESTS = """
 import json, pathlib, sys

@@ -11,27 +11,7 @@ import pytest
 import torch
 
 import aethernet
-from aethernet.cli import main as cli
 from tests.support.releases import flip_byte, tiny_checkpoint
-
-
-class Called:
-    """What a command left behind."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def run(*arguments: object) -> Called:
-        monkeypatch.setattr(sys, "argv", ["aethernet", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return Called(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ import pytest
 from aethernet.bundle import open_bundle, verify_bundle
 from aethernet.errors import AlreadyPublishedError, HubError, UsageError
 from aethernet.hub import Address, connect
+from aethernet.hub.download import download
 from aethernet.hub.folder import FolderHub
 from tests.support.releases import NAME, rewrite, snapshot
 
@@ -26,7 +27,7 @@ def test_what_is_published_comes_back_byte_for_byte(finished_release: Path, tmp_
     hub = connect(f"file://{tmp_path}/hub")
 
     publication = hub.publish(open_bundle(finished_release), NAME)
-    hub.fetch(NAME, "1.0.0", tmp_path / "copy")
+    download(Address.parse(publication.address), tmp_path / "copy")
 
     assert not publication.already_there
     assert publication.address == f"file://{tmp_path}/hub/{NAME}@1.0.0"
@@ -113,7 +114,7 @@ def test_a_missing_version_is_told_with_those_that_exist(finished_release: Path,
     hub.publish(open_bundle(finished_release), NAME)
 
     with pytest.raises(HubError, match=r"found versions: 1\.0\.0"):
-        hub.fetch(NAME, "2.0.0", tmp_path / "copy")
+        download(Address(place=hub.place, name=NAME, version="2.0.0"), tmp_path / "copy")
 
     assert not (tmp_path / "copy").exists()
 
@@ -142,13 +143,16 @@ def test_names_that_are_paths_are_refused(tmp_path: Path, name: str) -> None:
         ("file:///hub/net@1.0.0", "file:///hub", "net", "1.0.0"),
         ("file:///hub/net", "file:///hub", "net", None),
         ("hf://org/net@2.0.0", "hf://org", "net", "2.0.0"),
+        ("hf://org/net@v2.0.0", "hf://org", "net", "2.0.0"),
+        ("hf+https://hub.example.com/org/net@v2.0.0-rc.1", "hf+https://hub.example.com/org", "net", "2.0.0-rc.1"),
+        ("file:///hub/net@vector", "file:///hub", "net", "vector"),
     ],
 )
 def test_addresses_are_taken_apart(text: str, place: str, name: str, version: str | None) -> None:
     assert Address.parse(text) == Address(place=place, name=name, version=version)
 
 
-@pytest.mark.parametrize("text", ["net", "/hub/net", "file:///hub/", "file:///hub/net@", ""])
+@pytest.mark.parametrize("text", ["net", "/hub/net", "file:///hub/", "file:///hub/net@", "hf://net", ""])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected an address"):
         Address.parse(text)
