@@ -118,6 +118,8 @@ def translated(what: str) -> Iterator[None]:
             raise UnreachableError(f"could not {what}: {_words(cause)}", final=_retried(request)) from None
         if isinstance(cause, OSError):
             raise HubError(f"could not {what}: {cause.strerror or printable(redacted(str(cause)))}") from None
+        if isinstance(cause, json.JSONDecodeError):
+            raise HubError(f"could not {what}: the hub's answer makes no sense") from None
         if isinstance(cause, ValueError | KeyError | TypeError):
             raise HubError(f"could not {what}: {printable(redacted(str(cause)))}") from None
         raise
