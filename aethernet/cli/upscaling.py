@@ -121,12 +121,10 @@ def run(request: Request) -> dict[str, Any]:
 
 
 def _bundle_folder(address: str) -> Path:
-    """A folder as it is; a hub address is fetched into the user's cache first."""
-    if "://" not in address:
-        return Path(address)
-    raise UsageError(
-        f"expected a release folder, found the address {address}", hint=f"aethernet download {address} --to DIR"
-    )
+    """A folder as it is; a hub address is fetched into the user's cache first, and verified."""
+    from aethernet.hub.download import fetch_bundle
+
+    return fetch_bundle(address, tell=say)
 
 
 def _choice(request: Request, films: Sequence[Job]) -> tuple[str, str]:

@@ -67,8 +67,8 @@ def open_runtime(path: Path | str, *, name: str | None = None, threads: int = 0)
 
     Args:
         path: The file.
-        name: One of :data:`RUNTIMES`; None takes TensorRT for ``.engine`` and the CPU for all else, with ONNX Runtime
-            for ``.onnx`` and PyTorch for checkpoints.
+        name: One of :data:`RUNTIMES`; None takes the CPU, with ONNX Runtime for ``.onnx`` and PyTorch for checkpoints.
+            An ``.engine`` file knows its own.
         threads: CPU threads; 0 lets the runtime choose.
 
     Raises:
@@ -94,9 +94,7 @@ def open_runtime(path: Path | str, *, name: str | None = None, threads: int = 0)
 
             return OpenVinoRuntime(path, threads=threads)
         case "tensorrt":
-            from aethernet.runtimes.tensorrt import TensorRtRuntime
-
-            return TensorRtRuntime(path, rtx=device == "rtx")
+            raise UsageError(f"expected an .engine file for {name}, found {Path(path).name}")
         case _:
             from aethernet.runtimes.pytorch import TorchRuntime
 

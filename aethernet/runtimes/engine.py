@@ -15,6 +15,7 @@ from aethernet.engine.identity import check_engine
 from aethernet.engine.process import end_process, run_worker, start_worker
 from aethernet.engine.worker import receive, send
 from aethernet.errors import BuilderError, EngineError
+from aethernet.runtimes import ShapeLimits
 
 if TYPE_CHECKING:
     from aethernet.pictures import Picture
@@ -33,6 +34,12 @@ class EngineRuntime:
         self.name = f"{self.record.identity.backend.value}-gpu"
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
+
+    @property
+    def limits(self) -> ShapeLimits:
+        """Sizes of the profile that takes the largest input."""
+        largest = max(self.record.identity.profiles, key=lambda one: one.maximum[1] * one.maximum[2])
+        return ShapeLimits(smallest=largest.minimum[1:], largest=largest.maximum[1:])
 
     def __enter__(self) -> Self:
         _require_gpu()

@@ -97,15 +97,24 @@ def _fitting(bundle: Bundle, usable: list[str], runtime: str, precision: str) ->
             continue  # PyTorch on a CPU: ONNX Runtime is always there, and faster
         wanted = _AUTOMATIC.get(name, (Precision.FP32,)) if precision == "auto" else (Precision(precision),)
         for one in wanted:
-            if (entry := _file(bundle, name, one)) is not None:
-                yield Candidate(name, one, entry)
+            yield from (Candidate(name, one, entry) for entry in _files(bundle, name, one))
 
 
-def _file(bundle: Bundle, runtime: str, precision: Precision) -> FileEntry | None:
+def _files(bundle: Bundle, runtime: str, precision: Precision) -> list[FileEntry]:
+    manifest = bundle.manifest
+    if runtime.startswith("tensorrt"):
+        # Several, for different cards; one that does not fit here is refused when it is opened.
+        made = {
+            one.file
+            for one in manifest.engines
+            if (one.backend.extra, one.precision) == (runtime, precision) and one.status != "skipped"
+        }
+        return [entry for entry in manifest.files if entry.path in made]
     if runtime.startswith("pytorch"):
-        return bundle.manifest.file("weights", precision, ".safetensors")
-    spelling = "_int8_trt.onnx" if runtime.startswith("tensorrt") else "_int8.onnx"
-    return bundle.manifest.file("onnx", precision, spelling if precision is Precision.INT8 else ".onnx")
+        entry = manifest.file("weights", precision, ".safetensors")
+    else:
+        entry = manifest.file("onnx", precision, "_int8.onnx" if precision is Precision.INT8 else ".onnx")
+    return [] if entry is None else [entry]
 
 
 def choose(bundle: Bundle, runtime: str = "auto", precision: str = "auto", *, threads: int = 0) -> Choice:
