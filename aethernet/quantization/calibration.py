@@ -80,7 +80,10 @@ class Choice:
 
 
 def watch(
-    network: nn.Module, points: Mapping[str, nn.Module], pictures: Iterable[Picture]
+    network: nn.Module,
+    points: Mapping[str, nn.Module],
+    pictures: Iterable[Picture],
+    gates: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, TensorHistogram]:
     """Histograms of what goes into each of ``points`` while ``network`` runs over the pictures, twice.
 
@@ -88,6 +91,8 @@ def watch(
         network: In evaluation mode.
         points: Name -> module whose input is watched.
         pictures: [N, C, H, W] float32 in [0, 1]; iterated twice, one at a time.
+        gates: Name of a point -> module, run before, by the sigmoid of whose output the watched values are multiplied
+            later. Values count by the square of that sigmoid, as their rounding errors do.
 
     Raises:
         CalibrationError: There are no pictures, or a value is not finite.
@@ -107,11 +112,27 @@ def watch(
         raise CalibrationError(f"expected finite activations, found NaN or infinity in {', '.join(broken[:3])}")
     counts = {name: torch.zeros(_BINS, dtype=torch.float64) for name in points}
 
+    gates = gates or {}
+    weights: dict[str, Tensor] = {}
+
     def count(name: str, values: Tensor) -> None:
         low, high = extremes[name]
-        counts[name] += torch.histc(values.float(), _BINS, low, high if high > low else low + 1).double()
+        high = high if high > low else low + 1
+        if name in weights:
+            bins = ((values.float() - low) * (_BINS / (high - low))).long().clamp(0, _BINS - 1)
+            counts[name] += torch.bincount(bins.flatten(), weights[name].flatten().double(), _BINS)
+        else:
+            counts[name] += torch.histc(values.float(), _BINS, low, high).double()
 
-    _run(network, points, pictures, count)
+    def weigh(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        return lambda _module, _inputs, output: weights.update({name: torch.sigmoid(output) ** 2})
+
+    handles = [gate.register_forward_hook(weigh(name)) for name, gate in gates.items() if name in points]
+    try:
+        _run(network, points, pictures, count)
+    finally:
+        for handle in handles:
+            handle.remove()
     return {
         name: TensorHistogram(low=low, high=high if high > low else low + 1, counts=counts[name].numpy())
         for name, (low, high) in extremes.items()

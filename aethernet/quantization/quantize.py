@@ -25,7 +25,7 @@ from aethernet.quantization.calibration import (
 )
 from aethernet.quantization.correction import correct_biases
 from aethernet.quantization.equalization import equalize_gates, equalize_tail
-from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_mode
+from aethernet.quantization.modules import Mode, QuantizedConv, QuantizedGate, Quantizer, set_mode
 from aethernet.quantization.records import Range, recorded_ranges, usable_records
 from aethernet.quantization.scheme import ACTIVATION_MAX, activation_scale
 from aethernet.quantization.sensitivity import out_of_proportion
@@ -177,7 +177,12 @@ def calibrate(
         for name, one in quantizers.items()
         if not name.endswith(".sigmoid") and (pictures or name not in known)
     }
-    seen = watch(network, watched, crops) if watched else {}
+    gates = {
+        f"{name}.crossed": module.conv_gate
+        for name, module in network.named_modules()
+        if isinstance(module, QuantizedGate)
+    }
+    seen = watch(network, watched, crops, gates) if watched else {}
     tensors = []
     for name, quantizer in quantizers.items():
         scale, source = _decide(known.get(name), seen.get(name), method)

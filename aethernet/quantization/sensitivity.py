@@ -37,7 +37,7 @@ __all__ = [
     "sensitivity_chart",
 ]
 
-OUT_OF_PROPORTION = 4.0
+OUT_OF_PROPORTION = 5.0
 """A part stays float where its share of the error is more than this many times its share of the multiplications."""
 
 _GLANCE = 2
@@ -181,18 +181,14 @@ def measure_sensitivity(
 def out_of_proportion(calibrated: Calibrated) -> tuple[str, ...]:
     """Parts that cost far more quality than they gain time; few networks have any, and then one or two.
 
-    On a real network the convolution before the upsampler and the first of 16 gates make half of the error with a tenth
-    of the work. Shares are looked at twice, because one bad part hides the next. Switches the network's quantisers;
-    :func:`~aethernet.quantization.modules.set_mode` switches them back.
+    On a real network the convolution before the upsampler makes a third of the error with a twentieth of the work.
+    Switches the network's quantisers; :func:`~aethernet.quantization.modules.set_mode` switches them back.
     """
     switches = _Switches(calibrated, _GLANCE)
     unquantized = switches.pictures(())
     noise = {unit: _cost(switches.pictures({unit}), unquantized).noise for unit in switches.units}
-    rest = list(noise)
-    for _ in range(2):
-        whole, work = sum(noise[unit] for unit in rest), sum(switches.work[unit] for unit in rest)
-        rest = [unit for unit in rest if noise[unit] * work <= OUT_OF_PROPORTION * whole * switches.work[unit]]
-    return tuple(unit for unit in noise if unit not in rest)
+    whole, work = sum(noise.values()), sum(switches.work.values())
+    return tuple(unit for unit in noise if noise[unit] * work > OUT_OF_PROPORTION * whole * switches.work[unit])
 
 
 def sensitivity_chart(measured: Sensitivity, times: UnitTimes | None = None) -> Image:

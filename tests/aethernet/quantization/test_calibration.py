@@ -192,3 +192,25 @@ def test_small_pictures_are_taken_once_and_whole(height: int, width: int, number
     crops = crops_of([natural_picture(height, width).numpy()], 16, 4)
 
     assert [crop.shape for crop in crops] == [(1, 3, min(height, 16), min(width, 16))] * number
+
+
+def test_values_count_by_the_square_of_the_sigmoid_they_are_multiplied_by() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate, self.point = nn.Identity(), nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            gate = self.gate(x)
+            y: torch.Tensor = self.point(x) * torch.sigmoid(gate)
+            return y
+
+    network, picture = Gated(), np.array([-8.0, -1.0, 1.0, 8.0], np.float32).reshape(1, 1, 2, 2)
+
+    plain = watch(network, {"point": network.point}, [picture])["point"]
+    weighted = watch(network, {"point": network.point}, [picture], {"point": network.gate})["point"]
+
+    assert plain.counts[plain.counts > 0].tolist() == [1, 1, 1, 1]
+    wanted = 1 / (1 + np.exp(-picture.ravel().astype(np.float64))) ** 2
+    np.testing.assert_allclose(weighted.counts[weighted.counts > 0], wanted, rtol=1e-5)
+    assert choose_range(weighted, Method.ERROR).scale <= choose_range(plain, Method.ERROR).scale
