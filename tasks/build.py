@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
 from aethernet.comparison import Limits
-from aethernet.engine import Backend, BuildConfig, EngineRecord, Gpu, builder, find_gpu, installed_version, trial
-from aethernet.engine.builder import plan_builds
+from aethernet.engine import Backend, EngineRecord, Gpu, builder, find_gpu, installed_version, trial
+from aethernet.engine.builder import BuildConfig, plan_builds
 from aethernet.engine.identity import SIDECAR, engine_name
 from aethernet.engine.trial import Trial, runs_here
 from aethernet.errors import AethernetError, EngineError, MissingDependencyError, UsageError

@@ -60,7 +60,7 @@ def sensitivity(
             method=Method(spec.method),
             seed=spec.seed,
         )
-        measured = measure_sensitivity(calibrated, keep_float=spec.keep_float, budget_db=spec.budget_db)
+        measured = measure_sensitivity(calibrated, keep_float=spec.keep_float or (), budget_db=spec.budget_db)
     except QuantizationError as error:
         return Choice(spec=spec, reason=f"{error} ({error.hint})" if error.hint else str(error))
     case = build_cases(low or own, channels, static=(_SIDE, _SIDE))[0]

@@ -30,8 +30,9 @@ def build_engines(
     Returns:
         Facts of every engine, and a line for each that could not be built.
     """
-    from aethernet.engine import Backend, build_engine, parse_profile, plan_builds
+    from aethernet.engine import Backend, parse_profile
     from aethernet.engine.backends import parse_capabilities
+    from aethernet.engine.builder import build_engine, plan_builds
     from aethernet.engine.identity import engine_name
 
     if backend not in list(Backend):

@@ -3,27 +3,24 @@
 Two backends share one builder: TensorRT-RTX, which compiles for named GPU generations on a machine without any GPU, and
 TensorRT, which tunes an engine on the GPU it is for. Both build strongly typed: precision is what the ONNX file says,
 never a builder flag. Everything that touches their libraries runs in a child process (:mod:`aethernet.engine.worker`).
+
+Building is :mod:`aethernet.engine.builder`, not imported here: manifests hold identities and need no exporter for that.
 """
 
 from aethernet.engine.backends import Backend, Gpu, find_gpu, installed_version
-from aethernet.engine.builder import BuildConfig, Built, build_engine, plan_builds
 from aethernet.engine.identity import EngineIdentity, EngineRecord, check_engine, read_record
 from aethernet.engine.profiles import PRESETS, Profile, parse_profile
 
 __all__ = [
     "PRESETS",
     "Backend",
-    "BuildConfig",
-    "Built",
     "EngineIdentity",
     "EngineRecord",
     "Gpu",
     "Profile",
-    "build_engine",
     "check_engine",
     "find_gpu",
     "installed_version",
     "parse_profile",
-    "plan_builds",
     "read_record",
 ]

@@ -25,6 +25,7 @@ from aethernet.engine.process import gpu_lock, run_worker
 from aethernet.engine.profiles import Profile, check_profiles
 from aethernet.engine.rewriting import loosen, products_to_convolutions
 from aethernet.errors import EngineError
+from aethernet.export.contract import describe_onnx
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def build_engine(source: Path | str, destination: Path | str, config: BuildConfi
         model = onnx.load(str(source))
     except (OSError, google.protobuf.message.DecodeError) as error:
         raise EngineError(f"expected an ONNX file at {source}, found none that can be read: {error}") from error
-    check_profiles(model, config.profiles)
+    check_profiles(describe_onnx(model), config.profiles)
     _require_signed(model, source)
     precision = precision_of(model)
     memory = {profile.name: estimate_memory(model, profile) for profile in config.profiles}

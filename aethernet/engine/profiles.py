@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from aethernet.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
-    import onnx
+    from aethernet.export.contract import OnnxDescription
 
 __all__ = ["PRESETS", "Profile", "check_profiles", "parse_profile"]
 
@@ -98,20 +98,17 @@ def _is_shape(text: str) -> bool:
     return re.fullmatch(r"\d{1,6}x\d{1,6}x\d{1,6}", text) is not None
 
 
-def check_profiles(model: onnx.ModelProto, profiles: Sequence[Profile]) -> None:
-    """Hold profiles against what an ONNX file takes.
+def check_profiles(described: OnnxDescription, profiles: Sequence[Profile]) -> None:
+    """Hold profiles against what an ONNX file takes, by :func:`aethernet.export.describe_onnx`.
 
     Raises:
         EngineError: The file is not one of ours by its contract, or it takes one shape only and a profile asks for
             others.
     """
-    from aethernet.export.contract import describe_onnx
-
     if not profiles:
         raise UsageError(f"expected at least one profile ({', '.join(PRESETS)})")
     if len({profile.name for profile in profiles}) != len(profiles):
         raise UsageError("expected every profile once")
-    described = describe_onnx(model)
     shape = described.inputs.get("input", ("", ()))[1]
     channels = shape[1] if len(shape) == 4 else None
     if list(described.inputs) != ["input"] or list(described.outputs) != ["output"] or channels not in (1, 3):

@@ -36,7 +36,7 @@ Lint = Callable[..., LintReport]
 def quantised(generation: int) -> AetherNet:
     """Calibrated on noise, every weight random: what matters here is how it is written down."""
     depths = (1,) if generation == 1 else (1, 1)
-    network = restructure(fuse(tiny_network(generation, depths=depths, embed_dim=8, hidden_channels=8)))
+    network = restructure(fuse(tiny_network(generation, scale=4, depths=depths, embed_dim=8, hidden_channels=8)))
     picture = np.random.default_rng(0).random((1, 3, 16, 16), dtype=np.float32)
     quantizers = quantizers_of(network)
     seen = watch(network, quantizers, [picture])
@@ -254,7 +254,7 @@ def test_a_good_file_has_no_errors(exported, generation: int, form: Form) -> Non
 def test_the_census_counts_layers_and_nodes(exported) -> None:
     unsigned, signed = (lint_onnx(exported(2, form), run=False) for form in (Form.UNSIGNED, Form.SIGNED))
     gates, shares, rest = 2, 2, 4  # two blocks of three layers; stages; fusion, body, before upsampling, upsampling
-    plain = 2 + 2  # two depthwise kernels, the first and the last layer
+    plain = 2 + 2 + 8  # two depthwise kernels, the first and the last layer, two on each edge of the picture
 
     assert unsigned.layers == {"Conv": (gates * 2 + shares + rest, plain), "MatMul": (gates, 0)}
     assert signed.layers == {"Conv": (gates * 3 + shares + rest, plain)}

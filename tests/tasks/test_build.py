@@ -9,7 +9,8 @@ import pytest
 
 from aethernet.artifact import Artifact
 from aethernet.comparison import Limits
-from aethernet.engine import Backend, BuildConfig, Gpu, parse_profile
+from aethernet.engine import Backend, Gpu, parse_profile
+from aethernet.engine.builder import BuildConfig
 from aethernet.errors import MissingDependencyError
 from aethernet.precision import Precision
 from aethernet.spec import EngineSpec

@@ -171,7 +171,18 @@ def test_stage_outside_a_run_is_a_mistake() -> None:
 # --- the code a stage reaches ----------------------------------------------------------------------------------------
 
 
-NETWORK_STAGES = {"load", "fuse", "export", "quantize", "compare", "benchmark", "describe", "draw"}
+NETWORK_STAGES = {
+    "load",
+    "fuse",
+    "export",
+    "quantize",
+    "sensitivity",
+    "compare",
+    "build",
+    "benchmark",
+    "describe",
+    "draw",
+}
 UNTOUCHED = "untouched"
 
 
@@ -185,7 +196,7 @@ CODE_CHANGES: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
     "layout": ("tasks/fuse.py", lambda text: text.replace("\n\n\n", "\n\n\n\n\n"), set()),
     "card's template": ("aethernet/card/template.md.jinja", lambda text: text + "\nThe end.\n", {"card"}),
     "helper": ("aethernet/sheet.py", lambda text: text.replace("_GAP, _CAPTION = 8", "_GAP, _CAPTION = 9"), {"draw"}),
-    "exporter": ("aethernet/export/half.py", _append, {"export", "quantize"}),
+    "exporter": ("aethernet/export/half.py", _append, {"export", "quantize", "sensitivity", "build"}),
     "another stage's helper": ("tasks/load.py", lambda text: text.replace('"notfused"', '"raw"'), {"load", "describe"}),
     "helper of a helper": ("aethernet/network/blocks.py", _append, NETWORK_STAGES),
     "command line": ("aethernet/cli/steps.py", _append, set()),

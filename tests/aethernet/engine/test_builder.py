@@ -10,16 +10,8 @@ from pathlib import Path
 import pytest
 
 from aethernet.artifact import file_digest
-from aethernet.engine import (
-    Backend,
-    BuildConfig,
-    Built,
-    build_engine,
-    check_engine,
-    find_gpu,
-    parse_profile,
-    plan_builds,
-)
+from aethernet.engine import Backend, check_engine, find_gpu, parse_profile
+from aethernet.engine.builder import BuildConfig, Built, build_engine, plan_builds
 from aethernet.engine.process import run_worker
 from aethernet.errors import BuilderError, EngineError, UsageError
 from aethernet.export import ExportConfig, export_fp32

@@ -10,6 +10,7 @@ import pytest
 from aethernet.engine import PRESETS, Profile, parse_profile
 from aethernet.engine.profiles import check_profiles
 from aethernet.errors import EngineError, UsageError
+from aethernet.export import describe_onnx
 from tests.support.engines import small_model
 
 
@@ -47,7 +48,7 @@ def test_a_profile_knows_what_it_holds() -> None:
 
 
 def test_a_file_with_free_axes_takes_every_profile(tmp_path: Path) -> None:
-    check_profiles(onnx.load(small_model(tmp_path / "net.onnx")), list(PRESETS.values()))
+    check_profiles(describe_onnx(onnx.load(small_model(tmp_path / "net.onnx"))), list(PRESETS.values()))
 
 
 def test_a_file_of_one_size_takes_that_size_only(tmp_path: Path) -> None:
@@ -55,9 +56,9 @@ def test_a_file_of_one_size_takes_that_size_only(tmp_path: Path) -> None:
     for axis, size in zip((0, 2, 3), (1, 720, 1280), strict=True):
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = size
 
-    check_profiles(model, [PRESETS["video_720p"]])
+    check_profiles(describe_onnx(model), [PRESETS["video_720p"]])
     with pytest.raises(EngineError, match=r"one size that the ONNX file takes \(H = 720\), found tile with H from 16"):
-        check_profiles(model, [PRESETS["tile"]])
+        check_profiles(describe_onnx(model), [PRESETS["tile"]])
 
 
 def test_a_file_that_is_not_ours_is_refused_by_its_contract(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_a_file_that_is_not_ours_is_refused_by_its_contract(tmp_path: Path) -> N
     model.graph.input[0].name = "x"
 
     with pytest.raises(EngineError, match="one input 'input'"):
-        check_profiles(model, [PRESETS["tile"]])
+        check_profiles(describe_onnx(model), [PRESETS["tile"]])
 
 
 def test_no_profile_or_one_twice_is_misuse(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ def test_no_profile_or_one_twice_is_misuse(tmp_path: Path) -> None:
 
     for profiles in ([], [PRESETS["tile"], PRESETS["tile"]]):
         with pytest.raises(UsageError):
-            check_profiles(model, profiles)
+            check_profiles(describe_onnx(model), profiles)
 
 
 def test_sides_must_grow() -> None:
