@@ -271,7 +271,7 @@ STAGES = (
     "record_build",
     "card",
 )
-INT8_STAGES = ("quantize", "export_quantized", "race")
+INT8_STAGES = ("sensitivity", "quantize", "export_quantized", "race")
 """These do not run here, see tests/flows/test_int8.py."""
 PLAIN = ("fetch_checkpoint", "fetch_pictures")
 LATE = ("assemble_bundle", "publish_release")
