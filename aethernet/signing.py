@@ -162,6 +162,7 @@ def check_signature(path: Path, digests: Mapping[str, str], trust: Trust) -> str
         raise SignatureError(f"{SIGNATURE}: expected a signature by {trust}, found none: the release is not signed")
     if path.stat().st_size > _LARGEST_SIGNATURE:
         raise SignatureError(f"{SIGNATURE}: expected a signature by {trust}, found a file larger than any")
+    look_at_signature(path, digests)  # says in words what the library below says in bytes
     _require()
     from model_signing import verifying
 

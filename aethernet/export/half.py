@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.artifact import atomic_path
 from aethernet.errors import ExportError
-from aethernet.export.contract import OnnxDescription, require_contract
-from aethernet.export.onnx import ExportConfig, finish_model, replace_nodes
+from aethernet.export.contract import OnnxDescription
+from aethernet.export.onnx import ExportConfig, replace_nodes, write_model
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
@@ -72,19 +71,10 @@ def export_fp16(
     ranges = activation_ranges(source, pictures)
     kept = _unsafe_nodes(source, ranges)
     proto = convert_to_half(source, kept)
-    finish_model(proto, config, Precision.FP16, scale, metadata)
-    with atomic_path(destination) as temporary:
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
-        description = require_contract(
-            temporary,
-            precision=Precision.FP16,
-            channels=channels,
-            scale=scale,
-            opset=config.opset,
-            static=config.static,
-            name=Path(destination).name,
-        )
-        _require_typed(proto, kept)
+    _require_typed(proto, kept)
+    description = write_model(
+        proto, destination, config, metadata, precision=Precision.FP16, channels=channels, scale=scale
+    )
     return HalfExport(
         description=description, kept_fp32=tuple(kept), largest_activation=max(ranges.values(), default=0.0)
     )

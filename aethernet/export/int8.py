@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.artifact import atomic_path
 from aethernet.errors import ExportError
-from aethernet.export.contract import OnnxDescription, require_contract
+from aethernet.export.contract import OnnxDescription
 from aethernet.export.half import convert_to_half
 from aethernet.export.onnx import (
     ExportConfig,
     drop_unused_initializers,
-    finish_model,
     replace_nodes,
     trace_to_onnx,
+    write_model,
 )
 from aethernet.precision import Precision
 from aethernet.quantization.scheme import UNSIGNED_ZERO_POINT
@@ -61,19 +60,16 @@ def export_int8(
         proto = convert_to_half(proto, ())
     else:
         respell_unsigned(proto)
-    finish_model(proto, config, Precision.INT8, network.config.scale, metadata)
-    with atomic_path(destination) as temporary:
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
-        return require_contract(
-            temporary,
-            precision=Precision.INT8,
-            element="float16" if tensorrt else "float",
-            channels=network.config.in_channels,
-            scale=network.config.scale,
-            opset=config.opset,
-            static=config.static,
-            name=Path(destination).name,
-        )
+    return write_model(
+        proto,
+        destination,
+        config,
+        metadata,
+        precision=Precision.INT8,
+        element="float16" if tensorrt else "float",
+        channels=network.config.in_channels,
+        scale=network.config.scale,
+    )
 
 
 def trace_int8(network: AetherNet, config: ExportConfig) -> onnx.ModelProto:

@@ -31,6 +31,7 @@ __all__ = [
     "finish_model",
     "replace_nodes",
     "trace_to_onnx",
+    "write_model",
 ]
 
 TRACED_SHAPE = (2, 24, 20)
@@ -93,18 +94,15 @@ def export_fp32(
     from aethernet.merging import merge_tail
 
     proto = trace_to_onnx(merge_tail(model), config)
-    finish_model(proto, config, Precision.FP32, model.config.scale, metadata)
-    with atomic_path(destination) as temporary:
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
-        return require_contract(
-            temporary,
-            precision=Precision.FP32,
-            channels=model.config.in_channels,
-            scale=model.config.scale,
-            opset=config.opset,
-            static=config.static,
-            name=Path(destination).name,
-        )
+    return write_model(
+        proto,
+        destination,
+        config,
+        metadata,
+        precision=Precision.FP32,
+        channels=model.config.in_channels,
+        scale=model.config.scale,
+    )
 
 
 def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
@@ -224,6 +222,40 @@ def drop_unused_initializers(proto: onnx.ModelProto) -> None:
     used = {name for node in proto.graph.node for name in node.input}
     for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
         proto.graph.initializer.remove(tensor)
+
+
+def write_model(
+    proto: onnx.ModelProto,
+    destination: Path | str,
+    config: ExportConfig,
+    metadata: Mapping[str, str],
+    *,
+    precision: Precision,
+    channels: int,
+    scale: int,
+    element: str | None = None,
+) -> OnnxDescription:
+    """Finish a model, write it in one step, and check what was written.
+
+    Args:
+        element: Type of the picture where it does not follow from ``precision``.
+
+    Raises:
+        ExportError: The file breaks the contract; nothing is left of it then.
+    """
+    finish_model(proto, config, precision, scale, metadata)
+    with atomic_path(destination) as temporary:
+        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        return require_contract(
+            temporary,
+            precision=precision,
+            element=element,
+            channels=channels,
+            scale=scale,
+            opset=config.opset,
+            static=config.static,
+            name=Path(destination).name,
+        )
 
 
 def finish_model(

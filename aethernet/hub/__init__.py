@@ -35,6 +35,14 @@ class Publication:
     already_there: bool
     """Whether the same release had been published before, so that nothing was done."""
 
+    @classmethod
+    def of(cls, bundle: Bundle, place: str, name: str, *, already_there: bool) -> Publication:
+        """A release published at ``place`` as ``name``."""
+        manifest = bundle.manifest
+        return cls(
+            place=place, name=name, version=manifest.version, identity=manifest.identity, already_there=already_there
+        )
+
     @property
     def address(self) -> str:
         """``place/name@version``."""

@@ -58,7 +58,7 @@ class FolderHub:
             ) from error
         finally:
             shutil.rmtree(part, ignore_errors=True)
-        return self._publication(bundle, name, already_there=False)
+        return Publication.of(bundle, self.place, name, already_there=False)
 
     def _already(self, target: Path, bundle: Bundle, name: str) -> Publication:
         try:
@@ -70,16 +70,7 @@ class FolderHub:
                 f"{name} {bundle.manifest.version} is published with identity {found[:12]}, "
                 f"this release has {bundle.manifest.identity[:12]}"
             )
-        return self._publication(bundle, name, already_there=True)
-
-    def _publication(self, bundle: Bundle, name: str, *, already_there: bool) -> Publication:
-        return Publication(
-            place=self.place,
-            name=name,
-            version=bundle.manifest.version,
-            identity=bundle.manifest.identity,
-            already_there=already_there,
-        )
+        return Publication.of(bundle, self.place, name, already_there=True)
 
     def retract(self, publication: Publication) -> None:
         """See :class:`aethernet.hub.Hub`."""

@@ -169,7 +169,7 @@ class HuggingFaceHub:
             tagged = refs.tags[tag]
         if tagged != commit:
             return self._already(bundle, name, tagged)
-        return self._publication(bundle, name, already_there=False)
+        return Publication.of(bundle, self.place, name, already_there=False)
 
     def _already(self, bundle: Bundle, name: str, commit: str) -> Publication:
         address = f"{self._repository(name)} {bundle.manifest.version}"
@@ -183,16 +183,7 @@ class HuggingFaceHub:
                 f"{address} is published with identity {printable(found[:12])}, "
                 f"this release has {bundle.manifest.identity[:12]}"
             )
-        return self._publication(bundle, name, already_there=True)
-
-    def _publication(self, bundle: Bundle, name: str, *, already_there: bool) -> Publication:
-        return Publication(
-            place=self.place,
-            name=name,
-            version=bundle.manifest.version,
-            identity=bundle.manifest.identity,
-            already_there=already_there,
-        )
+        return Publication.of(bundle, self.place, name, already_there=True)
 
     def retract(self, publication: Publication) -> None:
         """See :class:`aethernet.hub.Hub`; the commit stays, and no version points to it any more."""

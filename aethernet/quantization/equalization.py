@@ -39,7 +39,7 @@ def equalize_gates(fused: AetherNet, crops: Sequence[Picture]) -> None:
 
     Args:
         fused: In fused form; computes the same picture afterwards.
-        crops: Each [N, C, H, W] float32 in [0, 1].
+        crops: At least one, each [N, C, H, W] float32 in [0, 1].
     """
     gates: list[tuple[Any, Any]] = []  # what is multiplied with the gate, and what reads the product
     for module in fused.modules():
@@ -47,8 +47,7 @@ def equalize_gates(fused: AetherNet, crops: Sequence[Picture]) -> None:
             gates.append((module.fc1_main, module.fc2))
         elif isinstance(module, GatedFeedForward):
             gates.append((module.conv_main, module.conv_out))
-    maxima = _channel_maxima(fused, [after for _, after in gates], crops, of_input=True) if crops else []
-    gates = gates if crops else []
+    maxima = _channel_maxima(fused, [after for _, after in gates], crops, of_input=True)
     for (before, after), seen in zip(gates, maxima, strict=True):
         largest = seen.clamp(min=1e-6)
         factor = (largest / largest.median()).sqrt().clamp(_SMALLEST, _LARGEST)

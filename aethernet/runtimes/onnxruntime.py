@@ -81,9 +81,12 @@ class OnnxRuntime:
 
 def _has_half_precision_grid(path: Path) -> bool:
     """Whether a file quantises with fp16 scales."""
+    content = path.read_bytes()
+    if b"QuantizeLinear" not in content:
+        return False  # most files: no second parse, and onnx need not be imported
     import onnx
 
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = onnx.load_from_string(content).graph
     scales = {node.input[1] for node in graph.node if node.op_type == "QuantizeLinear"}
     half = onnx.TensorProto.FLOAT16
     return any(tensor.name in scales and tensor.data_type == half for tensor in graph.initializer)

@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from aethernet.cli import main as cli
 from aethernet.precision import Precision
+from tests.support.commands import Call
 from tests.support.engines import RTX_VERSION, install, needs_rtx, no_gpu, paper_engine, small_model
 
 
-class Called:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
 @pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def call(call: Call, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """On a machine without a GPU."""
     no_gpu(monkeypatch)
-
-    def run(*arguments: object) -> Called:
-        monkeypatch.setattr(sys, "argv", ["aethernet", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return Called(int(ended.value.code or 0), captured.out, captured.err)
-
-    return run
+    return call
 
 
 @pytest.fixture

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from aethernet.checkpoint import load
-from aethernet.cli import main as cli
 from aethernet.fusion import fuse
 from aethernet.quantization import units_of
 from tests.support.releases import small_pictures, tiny_checkpoint
-
-Answer = tuple[int, str, str]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def run(*arguments: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["aethernet", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -5,32 +5,18 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from aethernet.cli import main as cli
 from aethernet.cli.progress import Bar
 from aethernet.cli.upscaling import parse_bytes
 from aethernet.errors import UsageError
+from tests.support.commands import Call, Called
 from tests.support.films import contents, make_film
 from tests.support.upscaling import smoothing_bundle
-
-
-@dataclass(frozen=True)
-class Called:
-    """What the command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Called]
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +25,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def call(bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+def call(call: Call, bundle: Path) -> Call:
+    """``aethernet upscale`` with the bundle."""
+
     def run(*arguments: object, runtime: str = "onnxruntime") -> Called:
-        more = ["--bundle", bundle, "--runtime", runtime]
-        monkeypatch.setattr(sys, "argv", ["aethernet", "upscale", *map(str, [*arguments, *more])])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return Called(int(ended.value.code or 0), captured.out, captured.err)
+        return call("upscale", *arguments, "--bundle", bundle, "--runtime", runtime)
 
     return run
 
