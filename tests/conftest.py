@@ -23,6 +23,12 @@ os.environ.update(
     NO_PROXY="127.0.0.1",
 )
 
+from tests.support.hub_server import hub_server  # noqa: E402
+from tests.support.keys import keys  # noqa: E402
+from tests.support.releases import finished_release, release, slim_release  # noqa: E402
+
+__all__ = ["finished_release", "hub_server", "keys", "release", "slim_release"]
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

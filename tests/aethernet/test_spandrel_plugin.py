@@ -34,12 +34,13 @@ spandrel = pytest.importorskip(
     "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet[spandrel]'", exc_type=ImportError
 )
 
-QUICK = {(1, "small", 2), (2, "tiny", 2), (3, "mobile", 1), (3, "mobile", 3), (3, "tiny", 2), (3, "tiny", 4)}
-EVERY_PRESET_AND_SCALE = [
-    pytest.param(generation, name, scale, marks=[] if (generation, name, scale) in QUICK else [pytest.mark.slow])
+QUICK = {(1, "small"), (2, "tiny"), (3, "mobile"), (3, "tiny")}
+EVERY_PRESET_AT_SOME_SCALE = [
+    pytest.param(generation, name, scale, marks=[] if (generation, name) in QUICK else [pytest.mark.slow])
     for generation, presets in PRESETS.items()
-    for name, scale in itertools.product(presets, (1, 2, 3, 4))
+    for name, scale in zip(presets, itertools.cycle((2, 4, 1, 3)), strict=False)
 ]
+"""The scale decides one part of the network, whichever the preset."""
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,7 @@ def assert_same_picture(path: Path, picture: torch.Tensor) -> Any:
     return descriptor
 
 
-@pytest.mark.parametrize(("generation", "name", "scale"), EVERY_PRESET_AND_SCALE)
+@pytest.mark.parametrize(("generation", "name", "scale"), EVERY_PRESET_AT_SOME_SCALE)
 def test_every_preset_loads_as_in_our_own_loader(tmp_path: Path, generation: int, name: str, scale: int) -> None:
     network = randomised(build_network(preset_config(generation, name, scale)))
     fused = fuse(network)

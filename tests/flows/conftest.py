@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from tests.support.engine import engine
-from tests.support.hub_server import hub_server
 from tests.support.workplace import command_line, first_release, prefect_home, workplace
 
-__all__ = ["command_line", "engine", "first_release", "hub_server", "prefect_home", "workplace"]
+__all__ = ["command_line", "engine", "first_release", "prefect_home", "workplace"]

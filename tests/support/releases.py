@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from aethernet.bundle import Bundle, assemble_bundle, open_bundle
 from aethernet.checkpoint import save_safetensors
@@ -22,6 +24,7 @@ from tests.support.networks import tiny_network
 __all__ = [
     "NAME",
     "flip_byte",
+    "made_once",
     "make_release",
     "reassemble",
     "rewrite",
@@ -105,9 +108,24 @@ def first_release(folder: Path) -> Path:
         images=small_pictures(folder / "low"),
         hr=small_pictures(folder / "high", scale=2),
         limits={Precision.FP16: {"max_level": 3}},
+        leave_out=(Precision.INT8,),  # it takes longer than all else; tests/flows/test_int8.py has it
         engines={"backends": ()},  # seconds for each; tests/tasks/test_build.py has them
     )
     return make_release(spec, folder)
+
+
+@contextmanager
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder that all of pytest's processes share, and whether one of them filled it; the others wait meanwhile."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, done = root / name, root / f"{name}.done"
+    with FileLock(root / f"{name}.lock"):
+        if not (made := done.exists()):
+            shutil.rmtree(folder, ignore_errors=True)  # whoever began it did not end it
+            folder.mkdir()
+        yield folder, made
+        done.touch()
 
 
 def small_pictures(folder: Path, scale: int = 1) -> Path:
@@ -125,8 +143,11 @@ def small_pictures(folder: Path, scale: int = 1) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A whole release folder; look, don't touch."""
-    return first_release(tmp_path_factory.mktemp("release"))
+    """A whole release folder, made once for all of pytest's processes; look, don't touch."""
+    with made_once(tmp_path_factory, "release") as (folder, made):
+        if not made:
+            first_release(folder)
+    return folder / "out" / NAME
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 
 from aethernet.artifact import file_digest
 from aethernet.bundle import open_bundle
-from tests.support.releases import NAME, small_pictures, snapshot, tiny_checkpoint
+from tests.support.releases import NAME, made_once, small_pictures, snapshot, tiny_checkpoint
 
 __all__ = ["CommandLine", "Finished", "Workplace", "command_line", "first_release", "prefect_home", "workplace"]
 
@@ -125,8 +125,7 @@ class Workplace:
         assert snapshot(self.hub) == {}
 
 
-def _new_workplace(root: Path) -> Workplace:
-    place = Workplace(root)
+def _prepare(place: Workplace) -> None:
     place.spec.parent.mkdir(parents=True)
     tiny_checkpoint(place.spec.parent)
     small_pictures(place.spec.parent / "low")
@@ -138,7 +137,6 @@ def _new_workplace(root: Path) -> Workplace:
         # Engines are added by the tests that look at them.
         "engines.backends = []\n"
     )
-    return place
 
 
 @pytest.fixture(scope="session")
@@ -150,10 +148,14 @@ def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def first_release(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> tuple[Workplace, Finished]:
     """A release made by the command, and how that went; look, don't touch."""
-    place = _new_workplace(tmp_path_factory.mktemp("first"))
-    finished = place.run(place.release, prefect_home)
-    assert finished.code == 0, finished.err
-    return place, finished
+    with made_once(tmp_path_factory, "first-release") as (folder, made):
+        place, told = Workplace(folder / "place"), folder / "finished.json"
+        if not made:
+            _prepare(place)
+            finished = place.run(place.release, prefect_home)
+            assert finished.code == 0, finished.err
+            told.write_text(json.dumps(asdict(finished)))
+    return place, Finished(**json.loads(told.read_text()))
 
 
 @pytest.fixture

@@ -60,11 +60,6 @@ def injected(hub: HubServer, fault: Fault) -> Iterator[None]:
     hub.faults = []
 
 
-def slow(value: str) -> object:
-    """A parameter of the slow tests."""
-    return pytest.param(value, marks=pytest.mark.slow)
-
-
 def publish_with(fault: Fault, bundle: Path, hub: HubServer) -> str:
     """Publish to an empty hub with one fault; what came of it, having checked that it is all or nothing."""
     hub.repositories.clear()
@@ -121,7 +116,7 @@ def download_with(fault: Fault, bundle: Path, hub: HubServer, folder: Path) -> s
 
 
 @pytest.mark.parametrize("kind", sorted(WHILE_PUBLISHING))
-@pytest.mark.parametrize("request_", ["POST .*/commit/", *map(slow, ["POST .*/tag/", "PUT /upload/"])])
+@pytest.mark.parametrize("request_", ["POST .*/commit/"])
 def test_fault_while_publishing_leaves_a_whole_release_or_none(
     slim_release: Path, hub_server: HubServer, request_: str, kind: str
 ) -> None:
@@ -135,7 +130,7 @@ def test_fault_while_publishing_leaves_a_whole_release_or_none(
 
 
 @pytest.mark.parametrize("kind", sorted(WHILE_DOWNLOADING))
-@pytest.mark.parametrize("request_", ["GET /object/", *map(slow, ["GET .*/tree/", r"GET .*/release\.json"])])
+@pytest.mark.parametrize("request_", ["GET /object/"])
 def test_fault_while_downloading_leaves_verified_files_or_none(
     slim_release: Path, hub_server: HubServer, tmp_path: Path, request_: str, kind: str
 ) -> None:
