@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aethernet.artifact import atomic_path
 from aethernet.errors import AethernetError, UsageError
+from aethernet.upscale.memory import return_freed_memory
 from aethernet.upscale.reading import Still, read_still
 from aethernet.upscale.upscaler import Tally
 from aethernet.upscale.writing import FORMATS, format_of, require_fit, write_picture
@@ -53,6 +54,9 @@ FILM_SUFFIXES = (
     ".ogv",
     ".nut",
 )
+
+_LARGE = 64 * 2**20
+"""Bytes of a picture from which on it pays to tidy up after reading."""
 
 Item = TypeVar("Item")
 
@@ -182,7 +186,7 @@ def upscale_file(
     if not target.cmyk:
         still = still.as_rgb()
     tally = Tally()
-    with ahead(upscaler.bands(still, tally)) as bands, atomic_path(destination) as temporary:
+    with ahead(upscaler.bands(still, tally), depth=1) as bands, atomic_path(destination) as temporary:
         notes = [*still.notes, *write_picture(temporary, target, still, bands, (width, height), quality)]
     if tally.tiles > 1 + (still.plane is not None) and not upscaler.exact_tiles:
         notes.append(
@@ -250,7 +254,10 @@ def upscale_files(
 
 def _timed_read(path: Path) -> tuple[Still, float]:
     start = time.perf_counter()
-    return read_still(path), time.perf_counter() - start
+    still = read_still(path)
+    if still.colour.nbytes > _LARGE:
+        return_freed_memory()
+    return still, time.perf_counter() - start
 
 
 class ahead(Iterator[Item]):  # noqa: N801 (used like the functions of itertools)
