@@ -86,6 +86,8 @@ def run(request: Request) -> dict[str, Any]:
         tile=request.tile,
         memory=request.memory,
         threads=request.threads,
+        frame=_frame(request.runtime, films, pictures),
+        tell=say,
     ) as upscaler:
         told = upscaler.describe()
         say(_choice_in_words(told))
@@ -135,6 +137,16 @@ def _choice(request: Request, films: Sequence[Job]) -> tuple[str, str]:
     if request.film.get("resume") and len(films) == 1 and (before := remembered_choice(films[0].destination)):
         asked = tuple(old if new == "auto" else new for new, old in zip(asked, before, strict=True))  # type: ignore[assignment]
     return asked
+
+
+def _frame(runtime: str, films: Sequence[Job], pictures: Sequence[Job]) -> tuple[int, int] | None:
+    """Height and width of everything there is to do, where that is one film and an engine may be built for it."""
+    from aethernet.upscale.film.source import look_at
+
+    if len(films) != 1 or pictures or not runtime.startswith("tensorrt"):
+        return None
+    facts = look_at(films[0].source)
+    return facts.height, facts.width
 
 
 def _film_options(request: Request) -> FilmOptions:

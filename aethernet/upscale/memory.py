@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 __all__ = ["bytes_per_pixel", "free_gpu_memory", "free_memory", "return_freed_memory"]
 
 _ALLOCATOR = 1.3
-"""Memory a runtime holds over what its tensors need at one time (measured: ONNX Runtime 1.05 and 1.23, OpenVINO 1.30 and
-1.09, for the generation 2 sample and generation 1 small)."""
+"""Memory a runtime holds over what its tensors need at one time. Measured with generation 2's sample and generation 1
+small: ONNX Runtime 1.05 and 1.23, OpenVINO 1.30 and 1.09."""
 
 
 def free_memory() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +69,9 @@ class Upscaler:
         tile: Largest side of a tile in input pixels; None sizes tiles by memory.
         memory: Bytes the network may take; None takes up to half of what is free, and at most 3 GiB on a CPU.
         threads: CPU threads; 0 lets the runtime choose.
+        frame: Height and width that all pictures have, if they are known; a TensorRT engine is built for exactly these.
+        tell: Told when an engine is built, which happens where TensorRT is asked for by name, the release has none for
+            the card in this machine, and none was built before. It may take minutes.
 
     Raises:
         BundleError: Not a release.
@@ -84,6 +87,8 @@ class Upscaler:
         tile: int | None = None,
         memory: int | None = None,
         threads: int = 0,
+        frame: tuple[int, int] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.config = NetworkConfig.from_json(self.bundle.manifest.network.config)
@@ -98,7 +103,9 @@ class Upscaler:
         self._tile, self._memory, self._threads = tile, memory, threads
         self._lock = threading.Lock()
         self._spare: Runtime | None = None
-        self._choice = choose(self.bundle, runtime, precision, threads=threads)
+        self._choice = choose(
+            self.bundle, runtime, precision, threads=threads, floor=self.cut.floor, frame=frame, tell=tell
+        )
         self._runtime: Runtime | None = self._choice.runtime
 
     # --- what it is --------------------------------------------------------------------------------------------------
@@ -128,7 +135,7 @@ class Upscaler:
         return {
             "release": f"{self.bundle.manifest.name}@{self.bundle.manifest.version}",
             "identity": self.bundle.manifest.identity,
-            "file": self._choice.candidate.entry.path,
+            "file": self._choice.candidate.path.name,
             "runtime": self.runtime,
             "precision": self.precision.value,
             "scale": self.scale,
@@ -276,7 +283,7 @@ class Upscaler:
                         raise UpscaleError("the network's output is not finite, not even in fp32")
             finally:
                 tally.network_seconds += time.perf_counter() - start
-        tally.tiles += 1
+            tally.tiles += 1
         return output
 
     def _fp32(self) -> Runtime:
@@ -286,8 +293,7 @@ class Upscaler:
             # Where fp32 itself failed, only another runtime can do better.
             runtime = "onnxruntime-cpu" if chosen.precision is Precision.FP32 else chosen.runtime
             found = candidates(self.bundle, runtime, Precision.FP32)[0]
-            path = self.bundle.path(found.entry)
-            self._spare = open_runtime(path, name=found.runtime, threads=self._threads).__enter__()
+            self._spare = open_runtime(found.path, name=found.runtime, threads=self._threads).__enter__()
         return self._spare
 
     def close(self) -> None:
