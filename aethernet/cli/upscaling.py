@@ -157,8 +157,8 @@ def _film_options(request: Request) -> FilmOptions:
 
 def _choice_in_words(told: dict[str, Any]) -> str:
     measured = ", ".join(f"{name} {taken:g} ms" for name, taken in told["measured_ms"].items())
-    return f"{told['release']} {told['precision']} in {told['runtime']}" + (
-        f" (measured: {measured})" if measured else ""
+    return f"{told['scale']}x with {told['release']}: {told['precision']} in {told['runtime']}" + (
+        f" (measured on 96x96 pixels: {measured})" if measured else ""
     )
 
 

@@ -187,7 +187,9 @@ def upscale_file(
         still = still.as_rgb()
     tally = Tally()
     with ahead(upscaler.bands(still, tally), depth=1) as bands, atomic_path(destination) as temporary:
-        notes = [*still.notes, *write_picture(temporary, target, still, bands, (width, height), quality)]
+        began, waits = time.perf_counter(), list[float]()
+        notes = [*still.notes, *write_picture(temporary, target, still, _timed(bands, waits), (width, height), quality)]
+        write_seconds = time.perf_counter() - began - sum(waits)
     if tally.tiles > 1 + (still.plane is not None) and not upscaler.exact_tiles:
         notes.append(
             f"this network pools over the whole picture, which did not fit into memory: {tally.tiles} tiles were faded "
@@ -206,10 +208,24 @@ def upscale_file(
         "seconds": {
             "read": round(read_seconds, 4),
             "network": round(tally.network_seconds, 4),
+            "write": round(write_seconds, 4),
             "total": round(time.perf_counter() - start + read_ahead, 4),
         },
         "notes": notes,
     }
+
+
+def _timed(items: Iterator[Item], waits: list[float]) -> Iterator[Item]:
+    """The same items; ``waits`` gets the seconds each took to come."""
+    while True:
+        asked = time.perf_counter()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        finally:
+            waits.append(time.perf_counter() - asked)
+        yield item
 
 
 def upscale_files(

@@ -29,6 +29,9 @@ __all__ = ["Cut", "Span", "TileSize", "out_of_memory", "rows", "size_tiles", "sp
 FEATHER = 16
 """Input pixels over which neighbours are faded into each other on each side of a cut, for networks that pool."""
 
+_LEAST_WINDOW = 256**2
+"""Pixels of a window below which starting the network costs more than overlapping saves."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileSize:
@@ -115,7 +118,8 @@ def size_tiles(height: int, width: int, pixels: int, cut: Cut, overlap_cost: flo
     if height * width <= pixels:
         return TileSize(height=height, width=width)
     if cut.margin and math.isfinite(overlap_cost):
-        pixels = min(pixels, math.ceil(2 * cut.margin / (1 - overlap_cost**-0.5)) ** 2)
+        worthwhile = math.ceil(2 * cut.margin / (1 - overlap_cost**-0.5)) ** 2
+        pixels = min(pixels, max(worthwhile, _LEAST_WINDOW))
     pixels = max(pixels, cut.floor**2)
     found: list[tuple[int, TileSize]] = []
     for columns in range(1, width + 1):
