@@ -107,7 +107,7 @@ def run(request: Request) -> dict[str, Any]:
                     upscaler, pictures, quality=request.quality, skip_existing=request.skip_existing, on_done=on_done
                 )
         for job in films:
-            results.append(_film(upscaler, job, options, skip_existing=request.skip_existing))  # type: ignore[arg-type]
+            results.append(_film(upscaler, job, options, request.skip_existing, alone=len(jobs) == 1))  # type: ignore[arg-type]
         if request.compare is not None:
             _write_sheet(request.compare, results, partners, upscaler.scale)
             say(f"wrote {request.compare}")
@@ -174,7 +174,7 @@ def _in_words(result: dict[str, Any]) -> str:
     return "\n".join([words, *(f"  {note}" for note in result["notes"])])
 
 
-def _film(upscaler: Upscaler, job: Job, options: FilmOptions, *, skip_existing: bool) -> dict[str, Any]:
+def _film(upscaler: Upscaler, job: Job, options: FilmOptions, skip_existing: bool, *, alone: bool) -> dict[str, Any]:
     from aethernet.upscale.film import is_finished, upscale_film
 
     if (skip_existing or options.resume) and is_finished(job.destination):
@@ -197,7 +197,7 @@ def _film(upscaler: Upscaler, job: Job, options: FilmOptions, *, skip_existing: 
         try:
             result = upscale_film(upscaler, job.source, job.destination, options, on_frame=on_frame)
         except AethernetError as error:
-            if isinstance(error, UsageError):
+            if isinstance(error, UsageError) and alone:
                 raise
             result = {"source": str(job.source), "destination": str(job.destination), "error": str(error)}
         bar.tell(_in_words(result))

@@ -79,7 +79,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
 
     One file and an output with a known ending make that file; everything else goes into the folder ``output``, a
     folder's content under the same relative paths. A picture keeps its format where that can be written, and becomes
-    PNG where not; a film that is not named becomes ``.mkv``.
+    PNG where not; a film that is not named stays MP4 or QuickTime and becomes Matroska otherwise.
 
     Raises:
         UsageError: A missing input, two inputs for one output, or an output that is its own input.
@@ -136,7 +136,8 @@ def _files(given: Path, output: Path) -> Iterator[tuple[Path, Path]]:
 
 def _ending(source: Path, form: str | None) -> str:
     if is_film(source):
-        return ".mkv"
+        # Matroska holds everything but what is made for MP4 and its kin, such as their subtitles.
+        return source.suffix if source.suffix.lower() in (".mp4", ".m4v", ".mov") else ".mkv"
     if form is not None:
         return FORMATS[form].suffixes[0]
     try:

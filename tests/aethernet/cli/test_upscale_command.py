@@ -115,6 +115,18 @@ def test_a_film(call: Call, tmp_path: Path) -> None:
     assert "14 frames" in called.err
 
 
+def test_a_film_that_cannot_be_made_does_not_stop_the_others(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    make_film(tmp_path / "films" / "a.mov")
+    make_film(tmp_path / "films" / "b.mkv")
+
+    called = call(tmp_path / "films", "-o", tmp_path / "out", "--preset", "ffv1")
+
+    assert called.code == 1
+    assert "a.mov" in called.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.mkv"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -419,6 +419,18 @@ def test_results_inside_the_input_folder_are_not_taken_for_inputs(
     assert {job.source.name for job in plan_jobs([tree], tree / "larger")} == {"a.png", "b.jpg", "c.bmp"}
 
 
+@pytest.mark.parametrize(
+    ("given", "made"), [("a.mp4", "a.mp4"), ("b.MOV", "b.MOV"), ("c.avi", "c.mkv"), ("d.webm", "d.mkv")]
+)
+def test_films_in_a_folder_stay_in_a_container_that_holds_their_streams(tmp_path: Path, given: str, made: str) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / given).touch()
+
+    (job,) = plan_jobs([tmp_path / "films"], tmp_path / "out")
+
+    assert job.destination == tmp_path / "out" / made
+
+
 def test_one_file_takes_the_name_it_is_given(tree: Path, tmp_path: Path) -> None:
     (job,) = plan_jobs([tree / "a.png"], tmp_path / "mine.webp")
 
