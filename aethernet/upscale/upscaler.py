@@ -216,31 +216,33 @@ class Upscaler:
 
     def tile_size(self, height: int, width: int) -> TileSize:
         """The window that pictures of this size are cut into."""
-        limits = self._limits
+        if self._limits is not None:
+            return self._tile_of_engine(height, width, self._limits)
         if self._tile is not None:
-            size = TileSize(height=min(height, self._tile), width=min(width, self._tile))
-        else:
-            half = self.precision is Precision.FP16
-            on_cpu = self.runtime.endswith("-cpu")
-            budget = self._memory
-            cost = float("inf")
-            if budget is None:
-                budget = max(_LEAST_MEMORY, (free_memory() if on_cpu else free_gpu_memory() or 2**32) // 2)
-                # A network that pools is given the whole picture if at all possible.
-                if on_cpu and self.exact_tiles:
-                    budget = min(budget, _MOST_MEMORY)
-                    cost = _OVERLAP_COST if height * width <= _HUGE else _OVERLAP_COST_OF_HUGE
-            size = size_tiles(height, width, budget // bytes_per_pixel(self.config, half=half), self.cut, cost)
-        if limits is not None:
-            (tallest, widest), reach = limits.largest, self.config.receptive_radius
-            if (height > tallest or width > widest) and min(limits.largest) < self.cut.floor:
-                raise UpscaleError(
-                    f"expected an engine for inputs of at least {self.cut.floor} pixels a side, because this network "
-                    f"sees {reach} pixels in every direction, found one for at most {widest}x{tallest}",
-                    hint="build an engine with a larger profile, or choose another --runtime",
-                )
-            size = TileSize(height=min(size.height, tallest), width=min(size.width, widest))
-        return size
+            return TileSize(height=min(height, self._tile), width=min(width, self._tile))
+        half = self.precision is Precision.FP16
+        on_cpu = self.runtime.endswith("-cpu")
+        budget = self._memory
+        cost = float("inf")
+        if budget is None:
+            budget = max(_LEAST_MEMORY, (free_memory() if on_cpu else free_gpu_memory() or 2**32) // 2)
+            # A network that pools is given the whole picture if at all possible.
+            if on_cpu and self.exact_tiles:
+                budget = min(budget, _MOST_MEMORY)
+                cost = _OVERLAP_COST if height * width <= _HUGE else _OVERLAP_COST_OF_HUGE
+        return size_tiles(height, width, budget // bytes_per_pixel(self.config, half=half), self.cut, cost)
+
+    def _tile_of_engine(self, height: int, width: int, limits: ShapeLimits) -> TileSize:
+        """As large as the engine takes; the memory for that is its own already."""
+        (tallest, widest), reach = limits.largest, self.config.receptive_radius
+        if (height > tallest or width > widest) and min(limits.largest) < self.cut.floor:
+            raise UpscaleError(
+                f"expected an engine for inputs of at least {self.cut.floor} pixels a side, because this network "
+                f"sees {reach} pixels in every direction, found one for at most {widest}x{tallest}",
+                hint="build an engine with a larger profile, or choose another --runtime",
+            )
+        side = self._tile or max(height, width)
+        return TileSize(height=min(height, tallest, side), width=min(width, widest, side))
 
     @property
     def _limits(self) -> ShapeLimits | None:

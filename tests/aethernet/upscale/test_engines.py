@@ -17,6 +17,7 @@ from aethernet.runtimes.onnxruntime import OnnxRuntime
 from aethernet.upscale import Upscaler
 from aethernet.upscale.choice import candidates
 from aethernet.upscale.engines import engine_for, profile_for
+from aethernet.upscale.tiles import TileSize
 from tests.support.engines import needs_rtx, no_gpu
 
 ADA = Gpu(name="NVIDIA GeForce RTX 4090", capability="8.9", driver="580.1", memory=24 * 2**30)
@@ -150,10 +151,10 @@ class Bounded(OnnxRuntime):
 def bounded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Upscaler]:
     """An upscaler whose runtime takes such sizes only."""
 
-    def make(smallest: tuple[int, int], largest: tuple[int, int]) -> Upscaler:
+    def make(smallest: tuple[int, int], largest: tuple[int, int], **options: int) -> Upscaler:
         monkeypatch.setattr(Bounded, "limits", ShapeLimits(smallest=smallest, largest=largest))
         monkeypatch.setattr("aethernet.upscale.choice.open_runtime", lambda path, **_: Bounded(path, threads=1))
-        return Upscaler(bundle, "fp32", "onnxruntime-cpu")
+        return Upscaler(bundle, "fp32", "onnxruntime-cpu", **options)
 
     return make
 
@@ -173,6 +174,14 @@ def test_pictures_are_cut_and_filled_up_to_what_the_engine_takes(
 
     with bounded(smallest, largest) as engine:
         assert np.array_equal(engine.upscale(picture), upscaler.upscale(picture))
+
+
+def test_an_engine_is_given_the_largest_it_takes_because_it_holds_the_memory_already(
+    bounded: Callable[..., Upscaler],
+) -> None:
+    with bounded((360, 640), (360, 640), memory=2**20) as engine:
+        assert engine.tile_size(360, 640) == TileSize(height=360, width=640)
+        assert engine.tile_size(720, 1280) == TileSize(height=360, width=640)
 
 
 def test_an_engine_too_small_for_the_network_is_refused(bounded: Callable[..., Upscaler]) -> None:
