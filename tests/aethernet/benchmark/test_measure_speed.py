@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from aethernet.benchmark import measure_speed
+from aethernet.benchmark import measure_speed, race
 from aethernet.precision import Precision
 from tests.support.runtimes import FunctionRuntime
 
@@ -70,6 +70,28 @@ def test_ratio_is_times_faster_than_the_first(clock: list[float]) -> None:
         ("faster", Precision.FP16, 4),
         ("slower", Precision.FP32, 0.5),
     ]
+
+
+def test_a_race_is_decided_by_processor_time_in_turns_without_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "thread_time", lambda: now[0])
+    baseline, challenger = runtime_that_takes(now, 1, 6, 8, 90), runtime_that_takes(now, 100, 2, 4, 2)
+
+    assert race(baseline, challenger, PICTURE, runs=3) == 4
+
+
+def test_sleeping_takes_no_processor_time() -> None:
+    def compute(picture: np.ndarray) -> np.ndarray:
+        end = time.thread_time() + 0.002
+        while time.thread_time() < end:
+            pass
+        return picture
+
+    def compute_and_wait(picture: np.ndarray) -> np.ndarray:
+        time.sleep(0.05)
+        return compute(picture)
+
+    assert race(FunctionRuntime(compute), FunctionRuntime(compute_and_wait), PICTURE) > 0.2  # by the wall's clock 0.04
 
 
 def test_conditions_are_recorded_with_the_speeds() -> None:
