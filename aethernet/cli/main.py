@@ -419,6 +419,40 @@ def benchmark(
 
 
 @app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Release folder.")],
+    hr: Annotated[
+        Path, typer.Option(help="Folder of originals, a set such as Set5 with HR and LR in it, or a folder of sets.")
+    ],
+    lr: Annotated[Path | None, typer.Option(help="Their low-resolution partners (default: the set's own).")] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(help="Without partners: matlab-bicubic (default), bicubic, box, dpid. With: how they were made."),
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(min=0, help="Pixels cut off every side for Y (default: the scale); never for RGB.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Forms, such as fp32,int8; all without.")] = "",
+    chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every form against high-resolution pictures: PSNR and SSIM, RGB and Y, per picture and mean."""
+    from aethernet.cli import evaluate as command
+
+    require_png(chart)
+    facts = command.evaluate_bundle(bundle, hr=hr, lr=lr, kernel=kernel, crop=crop, only=only, chart=chart)
+    if as_json:
+        emit_json(facts)
+    else:
+        for table in command.evaluation_tables(facts):
+            print_table(table)
+    for line in command.evaluation_words(facts):
+        say(line)
+    if facts["failed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def upscale(
     inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Pictures, films, or folders of them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for one input; otherwise a folder.")],
