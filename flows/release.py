@@ -8,7 +8,7 @@ from prefect import flow
 from pydantic import BaseModel
 
 from aethernet.hub import Publication
-from aethernet.manifest import Manifest
+from aethernet.manifest import CARD, Manifest
 from aethernet.precision import Precision
 from aethernet.signing import Signer
 from aethernet.spec import ReleaseSpec
@@ -138,8 +138,13 @@ def release(
     manifest = bill(facts)
     record = record_build(manifest.identity, speed, choice.speeds, engine_speeds(engines))
     readme = card(manifest, record)
+    rendered = {CARD: readme}
     bundle = assemble(
-        output / spec.name, manifest, record, readme, {entry.path: artifact_of(entry) for entry in manifest.files}
+        output / spec.name,
+        manifest,
+        record,
+        rendered,
+        {entry.path: artifact_of(entry) for entry in manifest.files},
     )
     report_release(manifest, readme)
 
