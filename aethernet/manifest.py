@@ -222,8 +222,16 @@ class Conditions(_Record):
     peak: float = 1.0
     quality_channels: str = "RGB without border crop, and BT.601 Y with the border cropped by the scale; 8-bit rounded"
     baseline: str = "Pillow bicubic"
+    kernel: str = Field(default="", description="How the pictures were made from their originals, by the author's word")
     pictures: tuple[PictureFacts, ...]
     host: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over names and contents of the pictures and their originals."""
+        lines = [f"{one.sha256}  lr {one.name}\n" for one in self.pictures]
+        lines += [f"{one.hr_sha256}  hr {one.name}\n" for one in self.pictures if one.hr_sha256]
+        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 class Manifest(_Record):
@@ -235,6 +243,7 @@ class Manifest(_Record):
     description: str
     authors: tuple[str, ...]
     license: str
+    data_license: str = Field(default="", description="Licence of the training data, by the author's word")
     trained_on: str
     identity: str = Field(description="sha256 over path and digest of weights, ONNX files and config.json")
     network: NetworkFacts

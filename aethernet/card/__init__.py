@@ -10,10 +10,18 @@ from typing import Any
 
 from aethernet.engine.commands import build_commands
 from aethernet.errors import BundleError
-from aethernet.manifest import BuildRecord, Manifest
+from aethernet.manifest import BuildRecord, FileEntry, Manifest
 from aethernet.precision import Precision
 
-__all__ = ["render_card"]
+__all__ = ["file_use", "mean_quality", "quality_rows", "readable_size", "render_card", "worst_measurements"]
+
+_HUB_LICENSES = (
+    *("apache-2.0", "mit", "isc", "zlib", "unlicense", "wtfpl", "bsd-2-clause", "bsd-3-clause", "mpl-2.0", "osl-3.0"),
+    *("agpl-3.0", "gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "openrail", "cc0-1.0", "cc-by-2.0", "cc-by-3.0"),
+    *("cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0"),
+    *("cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
+)
+"""What the Hub takes for a licence without further words, as far as networks have them."""
 
 _USES = {
     ("onnx", Precision.FP32): "ONNX Runtime, chaiNNer, vs-mlrt, anything that reads ONNX; the exact form",
@@ -45,17 +53,21 @@ def render_card(manifest: Manifest, build: BuildRecord) -> str:
         autoescape=False,
     )
     environment.filters.update(
-        bytes=_bytes,
+        bytes=readable_size,
         commands=_commands,
         number=_number,
         plain=_plain,
-        use=_use,
-        finite=lambda values: [v for v in values if v is not None],
+        use=file_use,
     )
     template = (resources.files(__name__) / "template.md.jinja").read_text(encoding="utf-8")
     try:
         body = environment.from_string(template).render(
-            release=_shown(manifest), build=build, summary=_summary(manifest)
+            release=_shown(manifest),
+            build=build,
+            summary=worst_measurements(manifest),
+            rows=quality_rows(_shown(manifest)),
+            means=mean_quality(manifest),
+            onnx=_onnx_files(manifest),
         )
     except jinja2.UndefinedError as error:
         raise BundleError(f"the card's template asks for something the release does not record: {error}") from error
@@ -90,8 +102,8 @@ def _metadata(manifest: Manifest) -> str:
         if value is not None
     ]
     data = ModelCardData(
-        # The Hub spells SPDX identifiers in lower case.
-        license=manifest.license.lower() if manifest.license != "unknown" else None,
+        license=_license(manifest.license),
+        license_name=_plain(manifest.license) if _license(manifest.license) == "other" else None,
         library_name="aethernet",
         pipeline_tag="image-to-image",
         tags=["super-resolution", "image-upscaling", "onnx", manifest.network.family.lower()],
@@ -101,7 +113,60 @@ def _metadata(manifest: Manifest) -> str:
     return str(data.to_yaml()).rstrip("\n") + "\n"
 
 
-def _summary(manifest: Manifest) -> list[dict[str, Any]]:
+def _license(name: str) -> str:
+    """The Hub spells SPDX identifiers in lower case; what it does not list is ``other`` and has a name beside."""
+    plain = re.sub(r"-(only|or-later)$", "", name.lower())
+    return plain if plain in (*_HUB_LICENSES, "unknown") else "other"
+
+
+def quality_rows(manifest: Manifest) -> list[dict[str, Any]]:
+    """Every picture's values, form by form; files whose values are equal as far as they are shown share a row.
+
+    A row has ``picture``, ``forms`` (names), ``label`` (for people) and ``quality`` (the values).
+    """
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for one in manifest.quality:
+        values = tuple(map(_shown_digits, (one.psnr_rgb, one.ssim_rgb, one.psnr_y, one.ssim_y), (2, 4, 2, 4)))
+        key = (one.picture, one.precision, *(values if one.precision else (one.form,)))
+        row = rows.setdefault(key, {"picture": one.picture, "forms": [], "quality": one})
+        row["forms"].append(one.form)
+    for row in rows.values():
+        row["label"] = _label(manifest.name, row["quality"].precision, row["forms"])
+    order = list(dict.fromkeys(one.picture for one in manifest.quality))
+    return sorted(rows.values(), key=lambda row: order.index(row["picture"]))
+
+
+def mean_quality(manifest: Manifest) -> dict[str, dict[str, float]]:
+    """Form -> measure -> mean over the pictures it has a value for."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for one in manifest.quality:
+        for measure in ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y"):
+            value = getattr(one, measure)
+            if value is not None:
+                found.setdefault(one.form, {}).setdefault(measure, []).append(value)
+    return {
+        form: {measure: sum(each) / len(each) for measure, each in measures.items()} for form, measures in found.items()
+    }
+
+
+def _label(name: str, precision: Precision | None, forms: list[str]) -> str:
+    """``int8 (.onnx, _trt.onnx)``: which files of one precision."""
+    if precision is None:
+        return "trained network" if forms == ["reference"] else ", ".join(forms)
+    return f"{precision.value} ({', '.join(form.removeprefix(f'{name}_{precision.value}') for form in forms)})"
+
+
+def _shown_digits(value: float | None, digits: int) -> float | None:
+    return None if value is None else round(value, digits)
+
+
+def _onnx_files(manifest: Manifest) -> dict[str, FileEntry]:
+    """Precision -> the ONNX file that people run as it is."""
+    found = {one: manifest.file("onnx", one, "_int8.onnx" if one is Precision.INT8 else ".onnx") for one in Precision}
+    return {precision.value: entry for precision, entry in found.items() if entry is not None}
+
+
+def worst_measurements(manifest: Manifest) -> list[dict[str, Any]]:
     """Per released file: the worst value of each measure over all inputs."""
     rows = []
     for entry in manifest.files:
@@ -124,9 +189,14 @@ def _summary(manifest: Manifest) -> list[dict[str, Any]]:
     return rows
 
 
-def _use(path: str, precision: Precision | None) -> str:
-    kind = "trt.onnx" if path.endswith("_trt.onnx") else path.rpartition(".")[2]
-    return _USES.get((kind, precision), "") if precision else ""
+def file_use(entry: FileEntry) -> str:
+    """Who should take a file."""
+    if entry.form in ("training", "merged"):
+        return "the trained weights before folding: the reference, for fine-tuning"
+    if entry.role == "engine":
+        return "NVIDIA cards it was built for; `aethernet engine check` says whether it fits yours"
+    kind = "trt.onnx" if entry.path.endswith("_trt.onnx") else entry.path.rpartition(".")[2]
+    return _USES.get((kind, entry.precision), "") if entry.precision else ""
 
 
 def _commands(manifest: Manifest) -> dict[str, dict[str, str]]:
@@ -135,7 +205,8 @@ def _commands(manifest: Manifest) -> dict[str, dict[str, str]]:
     return {one.onnx: build_commands(one.onnx, one.precision, one.profiles, one.channels) for one in identities}
 
 
-def _bytes(size: int) -> str:
+def readable_size(size: int) -> str:
+    """Bytes in words."""
     return f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
