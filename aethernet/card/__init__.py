@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import re
 from importlib import resources
-from typing import Any
 
 from aethernet.engine.commands import build_commands
 from aethernet.errors import BundleError
 from aethernet.manifest import BuildRecord, FileEntry, Manifest
 from aethernet.precision import Precision
+from aethernet.summary import file_use, mean_quality, quality_rows, readable_size, worst_measurements
 
-__all__ = ["file_use", "mean_quality", "quality_rows", "readable_size", "render_card", "worst_measurements"]
+__all__ = ["render_card"]
 
 _HUB_LICENSES = (
     *("apache-2.0", "mit", "isc", "zlib", "unlicense", "wtfpl", "bsd-2-clause", "bsd-3-clause", "mpl-2.0", "osl-3.0"),
@@ -22,19 +22,6 @@ _HUB_LICENSES = (
     *("cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
 )
 """What the Hub takes for a licence without further words, as far as networks have them."""
-
-_USES = {
-    ("onnx", Precision.FP32): "ONNX Runtime, chaiNNer, vs-mlrt, anything that reads ONNX; the exact form",
-    ("onnx", Precision.FP16): "GPUs: TensorRT, CUDA and DirectML; half the size, not faster on a CPU",
-    ("safetensors", Precision.FP32): "PyTorch, spandrel with our plugin",
-    ("safetensors", Precision.FP16): "PyTorch on a GPU",
-    ("onnx", Precision.INT8): "CPUs: ONNX Runtime, OpenVINO; DirectML. The fast form",
-    ("trt.onnx", Precision.INT8): "building TensorRT engines: the same numbers as TensorRT wants them",
-    ("safetensors", Precision.INT8): "the int8 network in PyTorch, through `aethernet.load`; the smallest file",
-    ("pth", Precision.INT8): "tools that only take .pth, through `aethernet.load`",
-    ("pth", Precision.FP32): "tools that only take .pth",
-    ("pth", Precision.FP16): "tools that only take .pth, on a GPU",
-}
 
 
 def render_card(manifest: Manifest, build: BuildRecord) -> str:
@@ -119,95 +106,16 @@ def _license(name: str) -> str:
     return plain if plain in (*_HUB_LICENSES, "unknown") else "other"
 
 
-def quality_rows(manifest: Manifest) -> list[dict[str, Any]]:
-    """Every picture's values, form by form; files whose values are equal as far as they are shown share a row.
-
-    A row has ``picture``, ``forms`` (names), ``label`` (for people) and ``quality`` (the values).
-    """
-    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for one in manifest.quality:
-        values = tuple(map(_shown_digits, (one.psnr_rgb, one.ssim_rgb, one.psnr_y, one.ssim_y), (2, 4, 2, 4)))
-        key = (one.picture, one.precision, *(values if one.precision else (one.form,)))
-        row = rows.setdefault(key, {"picture": one.picture, "forms": [], "quality": one})
-        row["forms"].append(one.form)
-    for row in rows.values():
-        row["label"] = _label(manifest.name, row["quality"].precision, row["forms"])
-    order = list(dict.fromkeys(one.picture for one in manifest.quality))
-    return sorted(rows.values(), key=lambda row: order.index(row["picture"]))
-
-
-def mean_quality(manifest: Manifest) -> dict[str, dict[str, float]]:
-    """Form -> measure -> mean over the pictures it has a value for."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for one in manifest.quality:
-        for measure in ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y"):
-            value = getattr(one, measure)
-            if value is not None:
-                found.setdefault(one.form, {}).setdefault(measure, []).append(value)
-    return {
-        form: {measure: sum(each) / len(each) for measure, each in measures.items()} for form, measures in found.items()
-    }
-
-
-def _label(name: str, precision: Precision | None, forms: list[str]) -> str:
-    """``int8 (.onnx, _trt.onnx)``: which files of one precision."""
-    if precision is None:
-        return "trained network" if forms == ["reference"] else ", ".join(forms)
-    return f"{precision.value} ({', '.join(form.removeprefix(f'{name}_{precision.value}') for form in forms)})"
-
-
-def _shown_digits(value: float | None, digits: int) -> float | None:
-    return None if value is None else round(value, digits)
-
-
 def _onnx_files(manifest: Manifest) -> dict[str, FileEntry]:
     """Precision -> the ONNX file that people run as it is."""
     found = {one: manifest.file("onnx", one, "_int8.onnx" if one is Precision.INT8 else ".onnx") for one in Precision}
     return {precision.value: entry for precision, entry in found.items() if entry is not None}
 
 
-def worst_measurements(manifest: Manifest) -> list[dict[str, Any]]:
-    """Per released file: the worst value of each measure over all inputs."""
-    rows = []
-    for entry in manifest.files:
-        measured = [item for item in manifest.measurements if item.form.file == entry.path]
-        if not measured:
-            continue
-        rows.append(
-            {
-                "file": entry.path,
-                "runtime": measured[0].form.runtime,
-                "inputs": len(measured),
-                "psnr": min((item.psnr for item in measured if item.psnr is not None), default=None),
-                "max_abs": max((item.max_abs for item in measured if item.max_abs is not None), default=None),
-                "level": max((item.levels_largest or 0 for item in measured), default=0),
-                "shift": max(
-                    (abs(v) * 255 for item in measured for v in item.signed_mean if v is not None), default=None
-                ),
-            }
-        )
-    return rows
-
-
-def file_use(entry: FileEntry) -> str:
-    """Who should take a file."""
-    if entry.form in ("training", "merged"):
-        return "the trained weights before folding: the reference, for fine-tuning"
-    if entry.role == "engine":
-        return "NVIDIA cards it was built for; `aethernet engine check` says whether it fits yours"
-    kind = "trt.onnx" if entry.path.endswith("_trt.onnx") else entry.path.rpartition(".")[2]
-    return _USES.get((kind, entry.precision), "") if entry.precision else ""
-
-
 def _commands(manifest: Manifest) -> dict[str, dict[str, str]]:
     """ONNX file -> tool -> command, for every file that an engine was built from."""
     identities = [entry.record.identity for entry in manifest.engines if entry.record is not None]
     return {one.onnx: build_commands(one.onnx, one.precision, one.profiles, one.channels) for one in identities}
-
-
-def readable_size(size: int) -> str:
-    """Bytes in words."""
-    return f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def _number(value: float | None, form: str, missing: str = "–") -> str:

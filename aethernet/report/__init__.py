@@ -14,9 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aethernet.card import file_use, mean_quality, quality_rows, readable_size, worst_measurements
 from aethernet.errors import BundleError
 from aethernet.report.charts import Point, bars, scatter
+from aethernet.summary import file_use, mean_quality, quality_rows, readable_size, worst_measurements
 
 if TYPE_CHECKING:
     from aethernet.manifest import BuildRecord, Manifest

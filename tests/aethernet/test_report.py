@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -43,7 +44,10 @@ def test_it_asks_for_nothing_from_outside(page: str) -> None:
 def test_its_figures_are_the_manifests(page: str, finished_release: Path) -> None:
     bundle = open_bundle(finished_release)
 
+    released = [form.precision for form in bundle.manifest.forms if form.status == "released"]
     for entry in bundle.manifest.quality:
+        if entry.precision not in (None, *released):
+            continue
         assert f"<td>{entry.psnr_rgb:.2f}</td><td>{entry.ssim_rgb:.4f}</td>" in page
     for speed in bundle.build.speed.speeds:
         assert f"<td>{speed.median_ms:.1f}</td>" in page
@@ -67,7 +71,9 @@ def test_pictures_are_kept_without_loss(finished_release: Path, tmp_path: Path) 
     bundle = open_bundle(finished_release)
     save_picture(natural_picture(33, 47).numpy(), tmp_path / "picture.png")
 
-    page = render_report(bundle.manifest, bundle.build, [Piece(name="a", versions=[("fp32", tmp_path / "picture.png")])])
+    page = render_report(
+        bundle.manifest, bundle.build, [Piece(name="a", versions=[("fp32", tmp_path / "picture.png")])]
+    )
 
     ((version,),) = (piece["versions"] for piece in pieces_of(page))
     data = base64.b64decode(version["data"].partition(",")[2])
@@ -148,7 +154,7 @@ def test_labels_do_not_cover_each_other() -> None:
     heights = [float(y) for y in re.findall(r'r="5"/><text x="[\d.]+" y="([\d.]+)"', drawn)]
 
     assert len(heights) == 9
-    assert all(after - before >= 16.9 for before, after in zip(heights, heights[1:], strict=False))
+    assert all(after - before >= 16.9 for before, after in itertools.pairwise(heights))
     assert min(heights) > 0
 
 
