@@ -397,6 +397,9 @@ def benchmark(
         list[str] | None,
         typer.Option(metavar="A/B=R", help="Exit 1 unless A is R times as fast as B, as in int8/fp32=1.5; repeatable."),
     ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Time for all of it: fewer runs, then without the slowest forms; 0: no limit.")
+    ] = 120,
     chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -405,7 +408,14 @@ def benchmark(
 
     require_png(chart)
     facts = command.benchmark_bundle(
-        bundle, sizes=sizes, threads=threads, runs=runs, against=against or (), floors=floor or (), chart=chart
+        bundle,
+        sizes=sizes,
+        threads=threads,
+        runs=runs,
+        against=against or (),
+        floors=floor or (),
+        seconds=seconds,
+        chart=chart,
     )
     if as_json:
         emit_json(facts)
