@@ -17,7 +17,7 @@ from tasks.benchmark import Contender
 from tasks.compare import Reference
 from tasks.fetch import Picture
 
-__all__ = ["SHEET", "Drawn", "Showpiece", "draw"]
+__all__ = ["SHEET", "Drawn", "draw"]
 
 SHEET = "images/comparison.png"
 _ROWS, _SIDE = 2, 72
@@ -27,21 +27,14 @@ _CAPTIONS = {Precision.FP32: "fp32", Precision.INT8: "int8"}
 """What is shown; fp16 looks like fp32."""
 
 
-class Showpiece(BaseModel):
-    """A window of one picture in several versions, all of one size."""
-
-    name: str
-    versions: list[tuple[str, Artifact]]
-    """Caption -> PNG: nearest, bicubic, fp32, int8 where it is released, original where there is one."""
-
-
 class Drawn(BaseModel):
     """Pictures of a release."""
 
     images: dict[str, Artifact]
     """Path in the release -> picture: the check pair and a sheet."""
-    pieces: list[Showpiece]
-    """For the report."""
+    pieces: dict[str, dict[str, Artifact]]
+    """For the report: picture -> caption -> PNG of the same window, nearest, bicubic, fp32, int8 where it is released,
+    original where there is one."""
 
 
 @stage()
@@ -77,13 +70,12 @@ def draw(reference: Reference, pictures: list[Picture], released: list[Contender
         save_picture(outputs[check.name][:1], folder / "check_output.png")
         with atomic_path(folder / "comparison.png") as temporary:
             comparison_sheet(versions(_SIDE)[:_ROWS], zoom=max(1, 4 // scale)).save(temporary, format="PNG")
-        pieces = []
+        pieces: dict[str, dict[str, Artifact]] = {}
         for number, (case, row) in enumerate(zip(shown, versions(_PIECE_SIDE // scale), strict=True)):
-            files = []
+            files = pieces.setdefault(case.picture, {})
             for caption, picture in row:
                 save_picture(picture, folder / f"{number}_{caption}.png")
-                files.append((caption, store.put(folder / f"{number}_{caption}.png")))
-            pieces.append(Showpiece(name=case.picture, versions=files))
+                files[caption] = store.put(folder / f"{number}_{caption}.png")
         return Drawn(
             images={
                 CHECK_INPUT: store.put(folder / "check_input.png"),

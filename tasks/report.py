@@ -6,17 +6,17 @@ from aethernet.artifact import Artifact
 from aethernet.manifest import REPORT, BuildRecord, Manifest
 from aethernet.report import Piece, render_report
 from tasks._caching import current_store, stage
-from tasks.draw import Showpiece
 
 __all__ = ["report"]
 
 
 @stage()
-def report(manifest: Manifest, build: BuildRecord, pieces: list[Showpiece]) -> Artifact:
-    """``report.html``."""
+def report(manifest: Manifest, build: BuildRecord, pieces: dict[str, dict[str, Artifact]]) -> Artifact:
+    """``report.html``, with windows of pictures: name -> caption -> file."""
     store = current_store()
     shown = [
-        Piece(name=one.name, versions=[(caption, store.get(file)) for caption, file in one.versions]) for one in pieces
+        Piece(name=name, versions=[(caption, store.get(file)) for caption, file in versions.items()])
+        for name, versions in pieces.items()
     ]
     with store.scratch() as folder:
         (folder / REPORT).write_text(render_report(manifest, build, shown), encoding="utf-8", newline="\n")

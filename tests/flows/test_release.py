@@ -274,6 +274,8 @@ STAGES = (
     "bill",
     "record_build",
     "card",
+    "report",
+    "openmodeldb",
 )
 INT8_STAGES = ("sensitivity", "quantize", "export_quantized", "race")
 """These do not run here, see tests/flows/test_int8.py."""
