@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.releases import finished_release, release, small_pictures
+from tests.support.releases import small_pictures
 from tests.support.snippets import Block, code_blocks, commands_of, run_block, run_command
 
-__all__ = ["finished_release", "release"]
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
     "README.md",
