@@ -37,7 +37,7 @@ class Drawn(BaseModel):
     original where there is one."""
 
 
-@stage()
+@stage(host_matters=True)
 def draw(reference: Reference, pictures: list[Picture], released: list[Contender]) -> Drawn:
     """The sheet and the report's pictures show what released files really make of validation pictures."""
     from safetensors.numpy import load_file

@@ -16,6 +16,7 @@ from PIL import Image
 import aethernet.report
 from aethernet.bundle import open_bundle
 from aethernet.errors import BundleError
+from aethernet.manifest import PartFacts, PartSpeed, QuantizationFacts, SensitivityFacts
 from aethernet.pictures import save_picture
 from aethernet.report import Piece, render_report
 from aethernet.report.charts import Point, bars, scatter
@@ -104,6 +105,32 @@ def test_a_release_without_pictures_and_quality_has_a_page_too(finished_release:
     assert "<script" not in page
     assert 'id="quality"' not in page
     assert "not stated" in page
+
+
+def test_sensitivity_is_drawn_where_it_was_measured(finished_release: Path) -> None:
+    bundle = open_bundle(finished_release)
+    costs = {"body": (50.0, False), "head": (47.0, True), "tail": (None, False)}
+    parts = tuple(
+        PartFacts(name=name, psnr=psnr, snr=psnr, tint=0.0, work=0.3, kept_float=kept)
+        for name, (psnr, kept) in costs.items()
+    )
+    facts = SensitivityFacts(budget=48.0, expected_psnr=49.0, parts=parts)
+    quantization = QuantizationFacts(
+        origin="pictures", method="best", pictures=("a",), keep_float=("head",), tensors=(), sensitivity=facts
+    )
+    manifest = bundle.manifest.model_copy(update={"quantization": quantization})
+    build = bundle.build.model_copy(update={"parts": (PartSpeed(name="body", fp32_ms=3.0, int8_ms=1.0),)})
+
+    page = render_report(manifest, build, [])
+
+    section = page.partition('id="sensitivity"')[2].partition("</section>")[0]
+    body, head, tail = (float(width) for width in re.findall(r'width="([\d.]+)" height="14"', section))
+    assert head == pytest.approx(body * 10**0.3, rel=1e-2)
+    assert tail == 1
+    assert "50.0 dB, +2.0 ms saved<" in section
+    assert "47.0 dB (stays float)" in section
+    assert "keeps 48.0 dB" in section
+    assert 'id="sensitivity"' not in render_report(bundle.manifest, build, [])
 
 
 def test_rendering_again_gives_the_same_page(finished_release: Path, tmp_path: Path) -> None:
