@@ -18,7 +18,7 @@ from aethernet.bundle import Bundle, open_bundle, require_accepted, verify_bundl
 from aethernet.checkpoint import load, save_safetensors
 from aethernet.errors import BundleError, GateError, StoreError
 from aethernet.fusion import fuse, merge_kernels
-from aethernet.manifest import Manifest, identity_of
+from aethernet.manifest import Manifest, canonical_json, identity_of, seal_of
 from aethernet.precision import Precision
 from aethernet.spec import ReleaseSpec
 from tests.support.networks import tiny_network
@@ -167,6 +167,25 @@ def test_empty_extra_folder_is_found(release: Path, path: str) -> None:
     (release / path).mkdir()
 
     assert f"{path}/: is not part of the release" in _problems(release)
+
+
+def test_release_made_before_there_was_a_report_is_whole_and_takes_none(release: Path) -> None:
+    for name in ("report.html", "openmodeldb.json"):
+        (release / name).unlink()
+    rewrite(release)
+    assert verify_bundle(release, run=False).ok
+
+    (release / "report.html").write_text("<p>Not ours.</p>")
+
+    assert "report.html: is not part of the release" in _problems(release)
+
+
+def test_digest_of_something_that_is_no_record_is_found(release: Path) -> None:
+    build = open_bundle(release).build
+    strange = build.model_copy(update={"digests": {**build.digests, "extra.html": "0" * 64}})
+    (release / "build.json").write_bytes(canonical_json(strange.model_copy(update={"seal": seal_of(strange)})))
+
+    assert "extra.html: is not part of the release" in _problems(release)
 
 
 def test_every_problem_is_told_at_once(release: Path) -> None:
