@@ -201,14 +201,14 @@ def hold_contest(
         pictures: [N, C, H, W] float32 in [0, 1], one per size.
         runs: Counted runs of each at each size, after one that is not counted.
         threads: CPU threads of each; 0: as many as there are processors for this process.
-        seconds: For everything, about: a run that has begun is not cut off; None takes as long as it takes.
+        seconds: For everything after loading, about: a run that has begun is not cut off; None takes as long as it
+            takes.
         progress: Told what happens, in words.
 
     Raises:
         BenchmarkError: A required entry cannot run, or a form fails in the middle.
     """
     threads = threads or available_threads()
-    deadline = None if seconds is None else time.monotonic() + seconds
     skipped: list[tuple[str, str]] = []
     opened: list[tuple[Entry, FormProcess]] = []
     sizes = []
@@ -217,6 +217,10 @@ def hold_contest(
             progress(f"loading {entry.name}")
             with _unless_required(entry, skipped):
                 opened.append((entry, stack.enter_context(_process_for(entry, threads))))
+        place = {entry.name: index for index, entry in enumerate(entries)}
+        deadline = None if seconds is None else time.monotonic() + seconds
+        if deadline is not None:  # whoever may have to be left out comes last
+            opened.sort(key=lambda one: (not _kept(one[0]), one[0].engine is Engine.PYTORCH))
         for number, picture in enumerate(pictures):
             batch, _, height, width = picture.shape
             label = f"{height}x{width}"
@@ -230,6 +234,7 @@ def hold_contest(
                     process.show(picture)
                     first[entry.name] = process.run()
             ready = [(entry, process) for entry, process in opened if entry.name in first]
+            ready.sort(key=lambda one: place[one[0].name])
             left = None if deadline is None else (deadline - time.monotonic()) / (len(pictures) - number)
             here, slow = _affordable([entry for entry, _ in ready], first, runs, left)
             for entry in slow:

@@ -398,7 +398,7 @@ def benchmark(
         typer.Option(metavar="A/B=R", help="Exit 1 unless A is R times as fast as B, as in int8/fp32=1.5; repeatable."),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0, help="Time for all of it: fewer runs, then without the slowest forms; 0: no limit.")
+        float, typer.Option(min=0, help="Time after loading: fewer runs, then without the slowest forms; 0: no limit.")
     ] = 120,
     chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
     as_json: AsJson = False,
