@@ -43,8 +43,8 @@ lint: $(STAMP) ## Check style
 types: $(STAMP) ## Check types
 	$(BIN)/mypy
 
-benchmark: $(STAMP) ## Time and memory of whole releases, as JSON
-	$(BIN)/python benchmarks/release.py --json
+benchmark: $(STAMP) ## The tables of docs/benchmarks.md for this machine, as Markdown (ten minutes)
+	$(BIN)/python benchmarks/tables.py
 
 clean: ## Remove what releases and tests made here (not .venv, not the store)
 	rm -rf out hub .pytest_cache .mypy_cache .ruff_cache

@@ -19,6 +19,7 @@ from aethernet.manifest import (
     BUILD,
     CARD,
     MANIFEST,
+    RENDERED,
     BuildRecord,
     FileEntry,
     Manifest,
@@ -93,7 +94,11 @@ class Verification:
 
 
 def assemble_bundle(
-    destination: Path, manifest: Manifest, build: BuildRecord, card: bytes, files: Mapping[str, Path]
+    destination: Path,
+    manifest: Manifest,
+    build: BuildRecord,
+    rendered: Mapping[str, bytes],
+    files: Mapping[str, Path],
 ) -> bool:
     """Put a release folder in place in one step, replacing an older build of the same name.
 
@@ -101,7 +106,7 @@ def assemble_bundle(
         destination: The release folder.
         manifest: Must list exactly ``files``.
         build: Without digests and seal; they are made here.
-        card: ``README.md``.
+        rendered: The card, and what else of :data:`~aethernet.manifest.RENDERED` there is.
         files: Path in the release -> file to copy.
 
     Returns:
@@ -113,7 +118,7 @@ def assemble_bundle(
     """
     if {entry.path for entry in manifest.files} != set(files):
         raise BundleError("the manifest and the files to assemble disagree")
-    small = {MANIFEST: canonical_json(manifest), CARD: card}
+    small = {MANIFEST: canonical_json(manifest), **rendered}
     small[BUILD] = canonical_json(sealed(build, small))
     if _holds(destination, manifest, small):
         return False
@@ -146,10 +151,10 @@ def assemble_bundle(
 
 
 def sealed(build: BuildRecord, small: Mapping[str, bytes]) -> BuildRecord:
-    """The build record with the digests of the other two records and its own seal."""
+    """The build record with the digests of the other small files and its own seal."""
     import hashlib
 
-    digests = {path: hashlib.sha256(small[path]).hexdigest() for path in (CARD, MANIFEST)}
+    digests = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(small.items())}
     complete = build.model_copy(update={"digests": digests})
     return complete.model_copy(update={"seal": seal_of(complete)})
 
@@ -167,7 +172,7 @@ def foreign_files(folder: Path, manifest: Manifest) -> list[str]:
     """What lies where a release is to be put and belongs neither to it nor to the release it replaces."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         return [folder.name]
-    known = {MANIFEST, BUILD, CARD, SIGNATURE, *(entry.path for entry in manifest.files)}
+    known = {MANIFEST, BUILD, *RENDERED, SIGNATURE, *(entry.path for entry in manifest.files)}
     with suppress(BundleError):
         known.update(entry.path for entry in open_bundle(folder).manifest.files)
     found = ((Path(root) / name).relative_to(folder) for root, _, names in os.walk(folder) for name in names)
@@ -202,7 +207,9 @@ def open_bundle(path: Path | str) -> Bundle:
     folded = [unicodedata.normalize("NFC", entry.path).casefold() for entry in manifest.files]
     if unsafe:
         raise BundleError(f"{MANIFEST} names unsafe paths: {', '.join(map(repr, unsafe[:5]))}")
-    if len(set(folded)) != len(folded) or {MANIFEST, BUILD, CARD.casefold(), SIGNATURE} & set(folded):
+    if len(set(folded)) != len(folded) or {name.casefold() for name in (MANIFEST, BUILD, *RENDERED, SIGNATURE)} & set(
+        folded
+    ):
         raise BundleError(f"{MANIFEST} names a path twice, or two that only case tells apart")
     return Bundle(root=root, manifest=manifest, build=build)
 
@@ -251,7 +258,7 @@ def verify_bundle(
         problems += [failure] if failure else []
     return Verification(
         root=root,
-        files=len(manifest.files) + 3 - len(missing),
+        files=len(manifest.files) + len(build.digests) + 1 - len(missing),
         problems=tuple(problems),
         identity=manifest.identity,
         picture=picture,
@@ -266,7 +273,7 @@ def stated_digests(bundle: Bundle) -> dict[str, str]:
     The large files' are those the manifest states; they need not be there.
     """
     records = {
-        name: file_digest(bundle.root / name) for name in (MANIFEST, BUILD, CARD) if (bundle.root / name).is_file()
+        name: file_digest(bundle.root / name) for name in (MANIFEST, BUILD, *RENDERED) if (bundle.root / name).is_file()
     }
     return {entry.path: entry.sha256 for entry in bundle.manifest.files} | records
 
@@ -289,7 +296,7 @@ def _signature(bundle: Bundle, trust: Trust | None) -> tuple[str, list[str]]:
 
 def _file_problems(root: Path, manifest: Manifest, *, signature: bool, missing: tuple[str, ...] = ()) -> list[str]:
     expected = {entry.path: entry for entry in manifest.files}
-    known = {MANIFEST, BUILD, CARD} | ({SIGNATURE} if signature else set())
+    known = {MANIFEST, BUILD, *RENDERED} | ({SIGNATURE} if signature else set())
     problems, seen = [], set()
     for folder, folders, names in os.walk(root):
         for name in sorted(folders + names):
@@ -317,12 +324,16 @@ def _file_problems(root: Path, manifest: Manifest, *, signature: bool, missing: 
 
 
 def record_problems(root: Path, manifest: Manifest, build: BuildRecord) -> list[str]:
-    """What does not fit between ``release.json``, ``build.json`` and the card; the other files are not looked at."""
+    """What does not fit between the records and what is rendered from them; the other files are not looked at."""
     problems = []
     if seal_of(build) != build.seal or _read_record(root, BUILD) != canonical_json(build):
         problems.append(f"{BUILD}: content has changed (its seal is broken)")
-    for name in (MANIFEST, CARD):
+    problems += [f"{name}: is not part of the release" for name in sorted({*build.digests} - {MANIFEST, *RENDERED})]
+    for name in (MANIFEST, *RENDERED):
         place = root / name
+        if name not in build.digests and name not in (MANIFEST, CARD):
+            problems += [f"{name}: is not part of the release"] if os.path.lexists(place) else []
+            continue
         if place.is_symlink() or not place.is_file():
             problems.append(f"{name}: is missing")
         elif file_digest(place) != build.digests.get(name):

@@ -1,9 +1,9 @@
 """The manifest of a release (``release.json``) and the record of its build (``build.json``).
 
 ``release.json`` holds everything that is the same whenever the same release is built on the same machine.
-``build.json``
-holds what is not (times, speeds, run identity), the digests of ``release.json`` and ``README.md``, and a seal over
-itself; so a change to any byte of a release is found without a file having to contain its own digest.
+``build.json`` holds what is not (times, speeds, run identity), the digests of ``release.json`` and of what is rendered
+from the two, and a seal over itself; so a change to any byte of a release is found without a file having to contain its
+own digest.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ __all__ = [
     "BUILD",
     "CARD",
     "MANIFEST",
+    "OPENMODELDB",
+    "RENDERED",
+    "REPORT",
     "SCHEMA_VERSION",
     "BuildRecord",
     "EngineEntry",
@@ -45,6 +48,10 @@ __all__ = [
 
 SCHEMA_VERSION = 1
 MANIFEST, BUILD, CARD = "release.json", "build.json", "README.md"
+REPORT, OPENMODELDB = "report.html", "openmodeldb.json"
+RENDERED = (CARD, REPORT, OPENMODELDB)
+"""Made from the two records, speeds and dates included, so ``build.json`` holds their digests. Releases made before
+there were a report and an entry lack those two."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -215,8 +222,16 @@ class Conditions(_Record):
     peak: float = 1.0
     quality_channels: str = "RGB without border crop, and BT.601 Y with the border cropped by the scale; 8-bit rounded"
     baseline: str = "Pillow bicubic"
+    kernel: str = Field(default="", description="How the pictures were made from their originals, by the author's word")
     pictures: tuple[PictureFacts, ...]
     host: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """sha256 over names and contents of the pictures and their originals."""
+        lines = [f"{one.sha256}  lr {one.name}\n" for one in self.pictures]
+        lines += [f"{one.hr_sha256}  hr {one.name}\n" for one in self.pictures if one.hr_sha256]
+        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 class Manifest(_Record):
@@ -228,12 +243,15 @@ class Manifest(_Record):
     description: str
     authors: tuple[str, ...]
     license: str
+    data_license: str = Field(default="", description="Licence of the training data, by the author's word")
     trained_on: str
     identity: str = Field(description="sha256 over path and digest of weights, ONNX files and config.json")
     network: NetworkFacts
     checkpoint: CheckpointFacts
     toolchain: dict[str, str] = Field(description="Package -> version")
-    files: tuple[FileEntry, ...] = Field(description="Every file but release.json, build.json, README.md and model.sig")
+    files: tuple[FileEntry, ...] = Field(
+        description="Every file but those whose digests build.json holds, build.json itself and model.sig"
+    )
     forms: tuple[FormStatus, ...]
     engines: tuple[EngineEntry, ...] = Field(default=(), description="TensorRT engines, also those that were not built")
     quantization: QuantizationFacts | None = Field(default=None, description="Of the int8 form, where it was made")
@@ -308,7 +326,9 @@ class BuildRecord(_Record):
         description="Engine -> how fast it ran, where there was a GPU",
         exclude_if=lambda speeds: not speeds,
     )
-    digests: dict[str, str] = Field(default_factory=dict, description="sha256 of release.json and README.md")
+    digests: dict[str, str] = Field(
+        default_factory=dict, description="sha256 of release.json, README.md, report.html and openmodeldb.json"
+    )
     seal: str = Field(default="", description="sha256 of this file's canonical JSON with an empty seal")
 
 

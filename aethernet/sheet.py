@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from aethernet.pictures import Picture
 
-__all__ = ["comparison_sheet", "liveliest_window"]
+__all__ = ["comparison_sheet", "liveliest_window", "versions_of"]
 
 _GAP, _CAPTION = 8, 22
 
@@ -30,6 +30,31 @@ def liveliest_window(picture: Picture, side: int) -> tuple[int, int, int, int]:
     windows = sums[height:, width:] - sums[:-height, width:] - sums[height:, :-width] + sums[:-height, :-width]
     top, left = np.unravel_index(int(windows.argmax()), windows.shape)
     return int(top), int(left), height, width
+
+
+def versions_of(
+    low: Picture, made: Mapping[str, Picture], truth: Picture | None, scale: int, side: int
+) -> list[tuple[str, Picture]]:
+    """One window of a picture, as everybody enlarges it, as forms do, and as it was: all of one size.
+
+    Args:
+        low: [1, C, H, W].
+        made: Caption -> [1, C, s*H, s*W].
+        truth: The original, [1, C, s*H, s*W], where there is one.
+        scale: s.
+        side: Largest side of the window in pixels of ``low``; it lies where the detail is.
+
+    Returns:
+        (caption, [1, C, s*h, s*w]): nearest, bicubic, what was made, original.
+    """
+    from aethernet.comparison import bicubic
+
+    top, left, height, width = liveliest_window(low, side)
+    window = np.s_[:, :, top * scale : (top + height) * scale, left * scale : (left + width) * scale]
+    versions = {"nearest": low.repeat(scale, axis=2).repeat(scale, axis=3), "bicubic": bicubic(low, scale), **made}
+    if truth is not None:
+        versions["original"] = truth
+    return [(caption, picture[window]) for caption, picture in versions.items()]
 
 
 def comparison_sheet(rows: Sequence[Sequence[tuple[str, Picture]]], zoom: int = 1) -> Image:

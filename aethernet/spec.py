@@ -17,7 +17,7 @@ from aethernet.engine.profiles import PRESETS, Profile, parse_profile
 from aethernet.errors import SpecError, UsageError
 from aethernet.precision import Precision
 
-__all__ = ["EngineSpec", "ExportSpec", "QuantizationSpec", "ReleaseSpec", "read_spec"]
+__all__ = ["EngineSpec", "ExportSpec", "OpenModelDbSpec", "QuantizationSpec", "ReleaseSpec", "read_spec"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?", re.ASCII)
@@ -106,6 +106,23 @@ class EngineSpec(_Part):
         return tuple(parse_profile(text) for text in self.profiles)
 
 
+class OpenModelDbSpec(_Part):
+    """What the OpenModelDB entry says beside what the release knows of itself."""
+
+    name: str | None = Field(default=None, description="The model's name there; by default the release's")
+    tags: tuple[str, ...] = Field(
+        default=("general-upscaler",), min_length=1, description="Subjects and purposes among the database's tags"
+    )
+    authors: tuple[str, ...] = Field(
+        default=(), description="Ids of the authors in the database; by default made of the spec's authors"
+    )
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https://[^\s]+$",
+        description="Address of the folder the files are published in; by default addresses are relative to it",
+    )
+
+
 class ReleaseSpec(_Part):
     """One release. Paths are absolute once read; a TOML file states them relative to itself."""
 
@@ -117,7 +134,9 @@ class ReleaseSpec(_Part):
     description: str = ""
     authors: tuple[str, ...] = ()
     license: str = Field(default="unknown", description="SPDX identifier of the weights' licence")
+    data_license: str = Field(default="", description="Licence of the training data, SPDX identifiers or words")
     trained_on: str = Field(default="", description="What the network was trained on, with credit; Markdown")
+    kernel: str = Field(default="", description="How the validation pictures (LR) were made from their HR partners")
     images: Path | None = Field(default=None, description="Folder of validation pictures (LR)")
     hr: Path | None = Field(default=None, description="Folder of their HR partners, paired by file stem")
     calibration: Path | None = Field(
@@ -133,6 +152,7 @@ class ReleaseSpec(_Part):
     export: ExportSpec = ExportSpec()
     quantization: QuantizationSpec = QuantizationSpec()
     engines: EngineSpec = EngineSpec()
+    openmodeldb: OpenModelDbSpec = OpenModelDbSpec()
     limits: dict[Precision, Limits] = Field(default_factory=dict, description="Overrides of the default limits")
 
     @field_validator("name")
@@ -223,6 +243,8 @@ def _explain(problem: Any) -> str:
             fields = QuantizationSpec.model_fields
         elif problem["loc"][0] == "engines":
             fields = EngineSpec.model_fields
+        elif problem["loc"][0] == "openmodeldb":
+            fields = OpenModelDbSpec.model_fields
         elif problem["loc"][0] == "limits":
             fields = Limits.model_fields
         near = difflib.get_close_matches(str(problem["loc"][-1]), list(fields), n=1)

@@ -1,4 +1,4 @@
-"""Time and memory of whole releases: cold, then unchanged. Run with ``make benchmark``; prints JSON.
+"""Time and memory of whole releases: cold, then unchanged. Part of ``make benchmark``; prints JSON.
 
 Each release is a process of its own with a store of its own. Memory is the largest single process, by the kernel's own
 account. On a shared machine, compare figures of one run only.

@@ -8,7 +8,7 @@ from prefect import flow
 from pydantic import BaseModel
 
 from aethernet.hub import Publication
-from aethernet.manifest import Manifest
+from aethernet.manifest import CARD, OPENMODELDB, REPORT, Manifest
 from aethernet.precision import Precision
 from aethernet.signing import Signer
 from aethernet.spec import ReleaseSpec
@@ -36,8 +36,10 @@ from tasks.export import count_unfused_nodes, export, export_half
 from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_pictures
 from tasks.fuse import fuse
 from tasks.load import load
+from tasks.openmodeldb import openmodeldb
 from tasks.publish import Verified, publish, verify_published
 from tasks.quantize import Int8, export_quantized, quantize
+from tasks.report import report
 from tasks.sensitivity import CHART, Choice, sensitivity
 from tasks.sign import sign
 
@@ -116,7 +118,8 @@ def release(
     network = describe_network(
         reference.weights, weights[Precision.FP32].parameters, nodes, models[Precision.FP32].description.nodes
     )
-    images = draw(truth, pictures)
+    drawn = draw(truth, pictures, contenders)
+    images = dict(drawn.images)
     if choice.chart is not None and Precision.INT8 in accepted.accepted:
         images[CHART] = choice.chart
     files = file_entries(reference, released, write_config(network), images, engines)
@@ -138,8 +141,17 @@ def release(
     manifest = bill(facts)
     record = record_build(manifest.identity, speed, choice.speeds, engine_speeds(engines))
     readme = card(manifest, record)
+    rendered = {
+        CARD: readme,
+        REPORT: report(manifest, record, drawn.pieces),
+        OPENMODELDB: openmodeldb(manifest, record, spec.openmodeldb),
+    }
     bundle = assemble(
-        output / spec.name, manifest, record, readme, {entry.path: artifact_of(entry) for entry in manifest.files}
+        output / spec.name,
+        manifest,
+        record,
+        rendered,
+        {entry.path: artifact_of(entry) for entry in manifest.files},
     )
     report_release(manifest, readme)
 

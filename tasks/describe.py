@@ -86,6 +86,7 @@ def describe(
         description=spec["description"],
         authors=authors,
         license=spec["license"],
+        data_license=spec["data_license"],
         trained_on=spec["trained_on"],
         identity=identity_of(entries),
         network=network,
@@ -107,6 +108,7 @@ def describe(
                 for picture in pictures
             ),
             host=describe_host(),
+            kernel=spec["kernel"],
         ),
         measurements=tuple(item for one in compared for item in one.measurements),
         quality=(*baselines, *(item for one in compared for item in one.quality)),
@@ -135,7 +137,7 @@ def record_build(
 
 def released_facts(spec: ReleaseSpec) -> dict[str, str]:
     """What of a spec goes into the manifest as it is."""
-    fields = ("name", "version", "description", "license", "trained_on", "origin")
+    fields = ("name", "version", "description", "license", "data_license", "trained_on", "kernel", "origin")
     return {field: getattr(spec, field) for field in fields}
 
 

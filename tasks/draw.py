@@ -2,56 +2,85 @@
 
 from __future__ import annotations
 
+import numpy as np
+from pydantic import BaseModel
+
 from aethernet.artifact import Artifact, atomic_path
 from aethernet.bundle import CHECK_INPUT, CHECK_OUTPUT
-from aethernet.comparison import bicubic, build_cases
+from aethernet.comparison import build_cases, outputs_of
 from aethernet.pictures import load_picture, save_picture
-from aethernet.sheet import comparison_sheet, liveliest_window
+from aethernet.precision import Precision
+from aethernet.runtimes import open_runtime
+from aethernet.sheet import comparison_sheet, versions_of
 from tasks._caching import current_store, stage
+from tasks.benchmark import Contender
 from tasks.compare import Reference
 from tasks.fetch import Picture
 
-__all__ = ["SHEET", "draw"]
+__all__ = ["SHEET", "Drawn", "draw"]
 
 SHEET = "images/comparison.png"
 _ROWS, _SIDE = 2, 72
+_PIECES, _PIECE_SIDE = 4, 320
+"""Pictures in the report, and the largest side of each in pixels of the output."""
+_CAPTIONS = {Precision.FP32: "fp32", Precision.INT8: "int8"}
+"""What is shown; fp16 looks like fp32."""
 
 
-@stage()
-def draw(reference: Reference, pictures: list[Picture]) -> dict[str, Artifact]:
-    """Path in the release -> picture: the check pair, and a sheet of nearest, bicubic, the network, and HR where
-    given.
-    """
-    import numpy as np
+class Drawn(BaseModel):
+    """Pictures of a release."""
+
+    images: dict[str, Artifact]
+    """Path in the release -> picture: the check pair and a sheet."""
+    pieces: dict[str, dict[str, Artifact]]
+    """For the report: picture -> caption -> PNG of the same window, nearest, bicubic, fp32, int8 where it is released,
+    original where there is one."""
+
+
+@stage(host_matters=True)
+def draw(reference: Reference, pictures: list[Picture], released: list[Contender]) -> Drawn:
+    """The sheet and the report's pictures show what released files really make of validation pictures."""
     from safetensors.numpy import load_file
 
     store, scale = current_store(), reference.scale
     outputs = load_file(store.get(reference.outputs))
     cases = build_cases({picture.name: store.get(picture.low) for picture in pictures}, reference.channels)
     check = next(case for case in cases if case.name.startswith("batch of 2"))
-    high = {picture.name: picture.high for picture in pictures if picture.high is not None}
-    rows = []
-    for case in [case for case in cases if case.window is not None][:_ROWS]:
-        top, left, height, width = liveliest_window(case.input, _SIDE)
-        window = np.s_[:, :, top * scale : (top + height) * scale, left * scale : (left + width) * scale]
-        low = case.input[:, :, top : top + height, left : left + width]
-        versions = [
-            ("nearest", low.repeat(scale, axis=2).repeat(scale, axis=3)),
-            ("bicubic", bicubic(case.input, scale)[window]),
-            ("this network", outputs[case.name][window]),
-        ]
-        if case.picture in high and case.window is not None:
-            y, x = case.window[0] * scale, case.window[1] * scale
-            truth = load_picture(store.get(high[case.picture]), reference.channels)
-            versions.append(("original (HR)", truth[:, :, y:, x:][window]))
-        rows.append(versions)
+    high = {picture.name: store.get(picture.high) for picture in pictures if picture.high is not None}
+    shown = [case for case in cases if case.window is not None][:_PIECES]
+    made = {
+        _CAPTIONS[one.precision]: outputs_of(open_runtime(store.get(one.file)), shown)
+        for one in released
+        if one.precision in _CAPTIONS
+    }
+
+    def versions(side: int) -> list[list[tuple[str, np.ndarray]]]:
+        rows = []
+        for case in shown:
+            truth = None
+            if case.picture in high and case.window is not None:
+                y, x, height, width = (number * scale for number in case.window)
+                truth = load_picture(high[case.picture], reference.channels)[:, :, y : y + height, x : x + width]
+            ours = {caption: found[case.name] for caption, found in made.items()}
+            rows.append(versions_of(case.input, ours, truth, scale, side))
+        return rows
+
     with store.scratch() as folder:
         save_picture(check.input[:1], folder / "check_input.png")
         save_picture(outputs[check.name][:1], folder / "check_output.png")
         with atomic_path(folder / "comparison.png") as temporary:
-            comparison_sheet(rows, zoom=max(1, 4 // scale)).save(temporary, format="PNG")
-        return {
-            CHECK_INPUT: store.put(folder / "check_input.png"),
-            CHECK_OUTPUT: store.put(folder / "check_output.png"),
-            SHEET: store.put(folder / "comparison.png"),
-        }
+            comparison_sheet(versions(_SIDE)[:_ROWS], zoom=max(1, 4 // scale)).save(temporary, format="PNG")
+        pieces: dict[str, dict[str, Artifact]] = {}
+        for number, (case, row) in enumerate(zip(shown, versions(_PIECE_SIDE // scale), strict=True)):
+            files = pieces.setdefault(case.picture, {})
+            for caption, picture in row:
+                save_picture(picture, folder / f"{number}_{caption}.png")
+                files[caption] = store.put(folder / f"{number}_{caption}.png")
+        return Drawn(
+            images={
+                CHECK_INPUT: store.put(folder / "check_input.png"),
+                CHECK_OUTPUT: store.put(folder / "check_output.png"),
+                SHEET: store.put(folder / "comparison.png"),
+            },
+            pieces=pieces,
+        )

@@ -34,9 +34,20 @@ def run_once(runtime: Runtime, picture: Picture) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def take_turns(timers: Sequence[Callable[[], float]], runs: int) -> list[list[float]]:
-    """Let each run once, ``runs`` times over, so that the machine's mood hits all alike; times of each."""
-    turns = [[timer() for timer in timers] for _ in range(runs)]
+def take_turns(
+    timers: Sequence[Callable[[], float]], runs: int, after: Callable[[int], None] = lambda _: None
+) -> list[list[float]]:
+    """Let each run once, ``runs`` times over, so that the machine's mood hits all alike; times of each.
+
+    Args:
+        timers: Each runs once and returns milliseconds.
+        runs: How many times over.
+        after: Told the number of finished turns after each.
+    """
+    turns = []
+    for turn in range(runs):
+        turns.append([timer() for timer in timers])
+        after(turn + 1)
     return [list(times) for times in zip(*turns, strict=True)]
 
 

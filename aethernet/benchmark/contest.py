@@ -6,7 +6,8 @@ import importlib.util
 import os
 import re
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Contest", "Entry", "Floor", "Result", "available_threads", "entries_of", "foreign_entry", "hold_contest"]
 
 _IN_PYTORCH = {Precision.FP32: "torch-fused", Precision.INT8: "torch-int8"}
+_LEAST_RUNS, _LONG_TURN = 3, 5.0
+"""Runs that a median and a spread need; seconds of a turn after which one is told what is left."""
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 
 
@@ -50,6 +53,8 @@ class Result:
     file: str
     precision: Precision | None
     runtime: str
+    runs: int
+    """Counted runs."""
     median_ms: float
     fastest_ms: float
     slowest_ms: float
@@ -80,7 +85,9 @@ class Contest:
     skipped: tuple[tuple[str, str], ...]
     """Name -> why it did not run."""
     runs: int
+    """Asked for; where time is short there were fewer."""
     threads: int
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,15 +188,21 @@ def hold_contest(
     *,
     runs: int = 7,
     threads: int = 0,
+    seconds: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Contest:
     """Run all entries in turn on each picture.
+
+    Where ``seconds`` are not enough, there are fewer runs, down to three; then the slowest are left out, never fp32 nor
+    what is required.
 
     Args:
         entries: Loaded at once, each in its own process.
         pictures: [N, C, H, W] float32 in [0, 1], one per size.
         runs: Counted runs of each at each size, after one that is not counted.
         threads: CPU threads of each; 0: as many as there are processors for this process.
+        seconds: For everything after loading, about: a run that has begun is not cut off; None takes as long as it
+            takes.
         progress: Told what happens, in words.
 
     Raises:
@@ -204,25 +217,78 @@ def hold_contest(
             progress(f"loading {entry.name}")
             with _unless_required(entry, skipped):
                 opened.append((entry, stack.enter_context(_process_for(entry, threads))))
-        for picture in pictures:
+        place = {entry.name: index for index, entry in enumerate(entries)}
+        deadline = None if seconds is None else time.monotonic() + seconds
+        if deadline is not None:  # whoever may have to be left out comes last
+            opened.sort(key=lambda one: (not _kept(one[0]), one[0].engine is Engine.PYTORCH))
+        for number, picture in enumerate(pictures):
             batch, _, height, width = picture.shape
             label = f"{height}x{width}"
             progress(f"warming up at {label}")
             first: dict[str, float] = {}
             for entry, process in opened:
+                if not _kept(entry) and deadline is not None and time.monotonic() > deadline:
+                    skipped.append((entry.name, f"was left out at {label}: the time is over"))
+                    continue
                 with _unless_required(entry, skipped, at=f" at {label}"):
                     process.show(picture)
                     first[entry.name] = process.run()
             ready = [(entry, process) for entry, process in opened if entry.name in first]
-            progress(f"{runs} runs of each at {label}")
-            times = take_turns([process.run for _, process in ready], runs)
+            ready.sort(key=lambda one: place[one[0].name])
+            left = None if deadline is None else (deadline - time.monotonic()) / (len(pictures) - number)
+            here, slow = _affordable([entry for entry, _ in ready], first, runs, left)
+            for entry in slow:
+                taken = f"one run takes {first[entry.name] / 1000:.1f} s, too long for {min(runs, _LEAST_RUNS)} of all"
+                skipped.append((entry.name, f"was left out at {label}: {taken} in the time given"))
+            ready = [(entry, process) for entry, process in ready if entry not in slow]
+            turn = sum(first[entry.name] for entry, _ in ready) / 1000
+            progress(f"{here} runs of each at {label}, about {here * turn:.0f} s")
+            tell = progress if turn > _LONG_TURN else _silent
+            times = take_turns([process.run for _, process in ready], here, _remaining(tell, here, turn))
             megapixels = batch * height * width / 1e6
             results = tuple(
                 _result(entry, process, taken, first[entry.name], megapixels)
                 for (entry, process), taken in zip(ready, times, strict=True)
             )
             sizes.append((picture.shape, results))
-    return Contest(sizes=tuple(sizes), skipped=tuple(skipped), runs=runs, threads=threads)
+    return Contest(sizes=tuple(sizes), skipped=tuple(skipped), runs=runs, threads=threads, seconds=seconds)
+
+
+def _kept(entry: Entry) -> bool:
+    """What everything else is compared with, and what was asked for, is never left out."""
+    return entry.required or entry.name == Precision.FP32.value
+
+
+def _affordable(
+    entries: Sequence[Entry], first: Mapping[str, float], runs: int, seconds: float | None
+) -> tuple[int, list[Entry]]:
+    """How many runs of each fit into the time, and which entries are too slow for any."""
+    kept: list[Entry] = list(entries)
+    slow: list[Entry] = []
+    while seconds is not None:
+        turn = sum(first[entry.name] for entry in kept) / 1000
+        fitting = min(runs, int(seconds / turn)) if turn else runs
+        candidates = [entry for entry in kept if not _kept(entry)]
+        if fitting >= min(runs, _LEAST_RUNS) or not candidates:
+            return max(1, min(runs, _LEAST_RUNS), fitting), slow
+        slowest = max(candidates, key=lambda entry: first[entry.name])
+        kept.remove(slowest)
+        slow.append(slowest)
+    return runs, slow
+
+
+def _remaining(tell: Callable[[str], None], runs: int, turn: float) -> Callable[[int], None]:
+    """What says after each turn how long the others will take."""
+
+    def after(done: int) -> None:
+        if done < runs:
+            tell(f"{done} of {runs} done, about {(runs - done) * turn:.0f} s left")
+
+    return after
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 @contextmanager
@@ -249,6 +315,7 @@ def _result(entry: Entry, process: FormProcess, times: list[float], first: float
         file=entry.path.name,
         precision=entry.precision,
         runtime=process.loaded.runtime,
+        runs=len(times),
         median_ms=median,
         fastest_ms=min(times),
         slowest_ms=max(times),

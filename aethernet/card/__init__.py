@@ -6,27 +6,22 @@ from __future__ import annotations
 
 import re
 from importlib import resources
-from typing import Any
 
 from aethernet.engine.commands import build_commands
 from aethernet.errors import BundleError
-from aethernet.manifest import BuildRecord, Manifest
+from aethernet.manifest import BuildRecord, FileEntry, Manifest
 from aethernet.precision import Precision
+from aethernet.summary import file_use, mean_quality, quality_rows, readable_size, worst_measurements
 
 __all__ = ["render_card"]
 
-_USES = {
-    ("onnx", Precision.FP32): "ONNX Runtime, chaiNNer, vs-mlrt, anything that reads ONNX; the exact form",
-    ("onnx", Precision.FP16): "GPUs: TensorRT, CUDA and DirectML; half the size, not faster on a CPU",
-    ("safetensors", Precision.FP32): "PyTorch, spandrel with our plugin",
-    ("safetensors", Precision.FP16): "PyTorch on a GPU",
-    ("onnx", Precision.INT8): "CPUs: ONNX Runtime, OpenVINO; DirectML. The fast form",
-    ("trt.onnx", Precision.INT8): "building TensorRT engines: the same numbers as TensorRT wants them",
-    ("safetensors", Precision.INT8): "the int8 network in PyTorch, through `aethernet.load`; the smallest file",
-    ("pth", Precision.INT8): "tools that only take .pth, through `aethernet.load`",
-    ("pth", Precision.FP32): "tools that only take .pth",
-    ("pth", Precision.FP16): "tools that only take .pth, on a GPU",
-}
+_HUB_LICENSES = (
+    *("apache-2.0", "mit", "isc", "zlib", "unlicense", "wtfpl", "bsd-2-clause", "bsd-3-clause", "mpl-2.0", "osl-3.0"),
+    *("agpl-3.0", "gpl-2.0", "gpl-3.0", "lgpl-2.1", "lgpl-3.0", "openrail", "cc0-1.0", "cc-by-2.0", "cc-by-3.0"),
+    *("cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0"),
+    *("cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"),
+)
+"""What the Hub takes for a licence without further words, as far as networks have them."""
 
 
 def render_card(manifest: Manifest, build: BuildRecord) -> str:
@@ -45,17 +40,21 @@ def render_card(manifest: Manifest, build: BuildRecord) -> str:
         autoescape=False,
     )
     environment.filters.update(
-        bytes=_bytes,
+        bytes=readable_size,
         commands=_commands,
         number=_number,
         plain=_plain,
-        use=_use,
-        finite=lambda values: [v for v in values if v is not None],
+        use=file_use,
     )
     template = (resources.files(__name__) / "template.md.jinja").read_text(encoding="utf-8")
     try:
         body = environment.from_string(template).render(
-            release=_shown(manifest), build=build, summary=_summary(manifest)
+            release=_shown(manifest),
+            build=build,
+            summary=worst_measurements(manifest),
+            rows=quality_rows(_shown(manifest)),
+            means=mean_quality(manifest),
+            onnx=_onnx_files(manifest),
         )
     except jinja2.UndefinedError as error:
         raise BundleError(f"the card's template asks for something the release does not record: {error}") from error
@@ -90,8 +89,8 @@ def _metadata(manifest: Manifest) -> str:
         if value is not None
     ]
     data = ModelCardData(
-        # The Hub spells SPDX identifiers in lower case.
-        license=manifest.license.lower() if manifest.license != "unknown" else None,
+        license=_license(manifest.license),
+        license_name=_plain(manifest.license) if _license(manifest.license) == "other" else None,
         library_name="aethernet",
         pipeline_tag="image-to-image",
         tags=["super-resolution", "image-upscaling", "onnx", manifest.network.family.lower()],
@@ -101,42 +100,22 @@ def _metadata(manifest: Manifest) -> str:
     return str(data.to_yaml()).rstrip("\n") + "\n"
 
 
-def _summary(manifest: Manifest) -> list[dict[str, Any]]:
-    """Per released file: the worst value of each measure over all inputs."""
-    rows = []
-    for entry in manifest.files:
-        measured = [item for item in manifest.measurements if item.form.file == entry.path]
-        if not measured:
-            continue
-        rows.append(
-            {
-                "file": entry.path,
-                "runtime": measured[0].form.runtime,
-                "inputs": len(measured),
-                "psnr": min((item.psnr for item in measured if item.psnr is not None), default=None),
-                "max_abs": max((item.max_abs for item in measured if item.max_abs is not None), default=None),
-                "level": max((item.levels_largest or 0 for item in measured), default=0),
-                "shift": max(
-                    (abs(v) * 255 for item in measured for v in item.signed_mean if v is not None), default=None
-                ),
-            }
-        )
-    return rows
+def _license(name: str) -> str:
+    """The Hub spells SPDX identifiers in lower case; what it does not list is ``other`` and has a name beside."""
+    plain = re.sub(r"-(only|or-later)$", "", name.lower())
+    return plain if plain in (*_HUB_LICENSES, "unknown") else "other"
 
 
-def _use(path: str, precision: Precision | None) -> str:
-    kind = "trt.onnx" if path.endswith("_trt.onnx") else path.rpartition(".")[2]
-    return _USES.get((kind, precision), "") if precision else ""
+def _onnx_files(manifest: Manifest) -> dict[str, FileEntry]:
+    """Precision -> the ONNX file that people run as it is."""
+    found = {one: manifest.file("onnx", one, "_int8.onnx" if one is Precision.INT8 else ".onnx") for one in Precision}
+    return {precision.value: entry for precision, entry in found.items() if entry is not None}
 
 
 def _commands(manifest: Manifest) -> dict[str, dict[str, str]]:
     """ONNX file -> tool -> command, for every file that an engine was built from."""
     identities = [entry.record.identity for entry in manifest.engines if entry.record is not None]
     return {one.onnx: build_commands(one.onnx, one.precision, one.profiles, one.channels) for one in identities}
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
 
 
 def _number(value: float | None, form: str, missing: str = "–") -> str:

@@ -24,6 +24,7 @@ def benchmark_bundle(
     runs: int,
     against: Sequence[Path],
     floors: Sequence[str],
+    seconds: float,
     chart: Path | None,
 ) -> dict[str, Any]:
     """Hold the contest; JSON values, described in ``docs/benchmarks.md``.
@@ -42,7 +43,7 @@ def benchmark_bundle(
     asked = [Floor.parse(text, [entry.name for entry in entries]) for text in floors]
     own = pictures_of(None)
     shown = [case_of_size(own, manifest.network.config["in_channels"], size) for size in wanted]
-    contest = hold_contest(entries, shown, runs=runs, threads=threads, progress=say)
+    contest = hold_contest(entries, shown, runs=runs, threads=threads, seconds=seconds or None, progress=say)
     labels = [f"{height}x{width}" for height, width in wanted]
     facts = {
         "schema_version": 1,
@@ -52,6 +53,7 @@ def benchmark_bundle(
         "toolchain": toolchain() | _openvino(),
         "threads": contest.threads,
         "runs": contest.runs,
+        "seconds": contest.seconds,
         "sizes": [
             {"size": label, "shape": list(shape), "results": _with_ratios([one.to_json() for one in results])}
             for label, (shape, results) in zip(labels, contest.sizes, strict=True)
@@ -99,7 +101,8 @@ def benchmark_tables(facts: dict[str, Any]) -> Iterator[Table]:
 
     for size in facts["sizes"]:
         first = size["results"][0]["name"] if size["results"] else "first"
-        title = f"{facts['release']['name']}, {size['size']}, {facts['threads']} threads, {facts['runs']} runs"
+        runs = size["results"][0]["runs"] if size["results"] else 0
+        title = f"{facts['release']['name']}, {size['size']}, {facts['threads']} threads, {runs} runs"
         table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
         table.add_column("form", overflow="fold")
         for name in ("median ms", "spread", "MP/s", f"x {first.removeprefix('torch-')}", "x fp32", "MB", "load ms"):

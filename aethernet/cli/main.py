@@ -397,6 +397,9 @@ def benchmark(
         list[str] | None,
         typer.Option(metavar="A/B=R", help="Exit 1 unless A is R times as fast as B, as in int8/fp32=1.5; repeatable."),
     ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Time after loading: fewer runs, then without the slowest forms; 0: no limit.")
+    ] = 120,
     chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -405,7 +408,14 @@ def benchmark(
 
     require_png(chart)
     facts = command.benchmark_bundle(
-        bundle, sizes=sizes, threads=threads, runs=runs, against=against or (), floors=floor or (), chart=chart
+        bundle,
+        sizes=sizes,
+        threads=threads,
+        runs=runs,
+        against=against or (),
+        floors=floor or (),
+        seconds=seconds,
+        chart=chart,
     )
     if as_json:
         emit_json(facts)
@@ -415,6 +425,40 @@ def benchmark(
     for line in command.benchmark_words(facts):
         say(line)
     if not all(one["holds"] for one in facts["floors"]):
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Release folder.")],
+    hr: Annotated[
+        Path, typer.Option(help="Folder of originals, a set such as Set5 with HR and LR in it, or a folder of sets.")
+    ],
+    lr: Annotated[Path | None, typer.Option(help="Their low-resolution partners (default: the set's own).")] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(help="Without partners: matlab-bicubic (default), bicubic, box, dpid. With: how they were made."),
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(min=0, help="Pixels cut off every side for Y (default: the scale); never for RGB.")
+    ] = None,
+    only: Annotated[str, typer.Option(help="Forms, such as fp32,int8; all without.")] = "",
+    chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every form against high-resolution pictures: PSNR and SSIM, RGB and Y, per picture and mean."""
+    from aethernet.cli import evaluate as command
+
+    require_png(chart)
+    facts = command.evaluate_bundle(bundle, hr=hr, lr=lr, kernel=kernel, crop=crop, only=only, chart=chart)
+    if as_json:
+        emit_json(facts)
+    else:
+        for table in command.evaluation_tables(facts):
+            print_table(table)
+    for line in command.evaluation_words(facts):
+        say(line)
+    if facts["failed"]:
         raise typer.Exit(1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aethernet.comparison.cases import Case, build_cases
-from aethernet.comparison.compare import bicubic, compare_form, measure_quality, outputs_of, with_agreement
+from aethernet.comparison.compare import bicubic, compare_form, measure_quality, outputs_of, quality_of, with_agreement
 from aethernet.comparison.gate import DEFAULT_LIMITS, TRAINED_INT8_LIMITS, Acceptance, Limits, judge, measurement_table
 from aethernet.comparison.measurement import FormId, Measurement, Quality
 
@@ -23,5 +23,6 @@ __all__ = [
     "measure_quality",
     "measurement_table",
     "outputs_of",
+    "quality_of",
     "with_agreement",
 ]

@@ -23,7 +23,7 @@ from aethernet.runtimes import Runtime
 if TYPE_CHECKING:
     from aethernet.pictures import Picture
 
-__all__ = ["bicubic", "compare_form", "measure", "measure_quality", "outputs_of", "with_agreement"]
+__all__ = ["bicubic", "compare_form", "measure", "measure_quality", "outputs_of", "quality_of", "with_agreement"]
 
 _OUTPUT = "output"
 
@@ -165,21 +165,33 @@ def measure_quality(
         output = outputs[case.name]
         if output.shape != truth.shape or not np.isfinite(output).all():
             continue  # measured as a problem against the reference already
-        shown = (to_levels(output) / 255.0).astype(np.float32)
-        y, truth_y = crop_border(luma(shown), scale), crop_border(luma(truth), scale)
-        found.append(
-            Quality(
-                form=form,
-                precision=precision,
-                picture=case.picture,
-                psnr_rgb=significant(psnr(shown, truth)),
-                ssim_rgb=significant(ssim(shown, truth)),
-                psnr_y=significant(psnr(y, truth_y)),
-                ssim_y=significant(ssim(y, truth_y)),
-                border=scale,
-            )
-        )
+        found.append(quality_of(form, precision, case.picture, output, truth, scale))
     return found
+
+
+def quality_of(form: str, precision: Any, picture: str, output: Picture, truth: Picture, border: int) -> Quality:
+    """One output against its original, both [1, C, H, W]; the output is clipped and rounded to 8 bits first.
+
+    Args:
+        form: Name to list it under.
+        precision: The form's precision, None for baselines.
+        picture: Name of the picture.
+        output: Finite.
+        truth: Of the same shape.
+        border: Pixels cut off every side for Y.
+    """
+    shown = (to_levels(output) / 255.0).astype(np.float32)
+    y, truth_y = crop_border(luma(shown), border), crop_border(luma(truth), border)
+    return Quality(
+        form=form,
+        precision=precision,
+        picture=picture,
+        psnr_rgb=significant(psnr(shown, truth)),
+        ssim_rgb=significant(ssim(shown, truth)),
+        psnr_y=significant(psnr(y, truth_y)),
+        ssim_y=significant(ssim(y, truth_y)),
+        border=border,
+    )
 
 
 def _high_window(path: Path, case: Case, scale: int) -> Picture:

@@ -34,7 +34,7 @@ from aethernet.bundle import (
 from aethernet.errors import AethernetError, BundleError, HubError, StoreError, UnreachableError, UsageError
 from aethernet.hub import Address, Hub, Snapshot, connect, is_address, newest_version, printable
 from aethernet.hub.patience import Patience
-from aethernet.manifest import BUILD, CARD, MANIFEST, FileEntry, Manifest, is_safe_path
+from aethernet.manifest import BUILD, CARD, MANIFEST, RENDERED, FileEntry, Manifest, is_safe_path
 from aethernet.precision import Precision
 from aethernet.signing import Trust, check_signature, look_at_signature, read_trust
 
@@ -55,6 +55,8 @@ RUNTIMES = {
 
 _MOST_FILES = 10_000
 _RECORDS = (MANIFEST, BUILD, CARD)
+_SMALL = (MANIFEST, BUILD, *RENDERED, SIGNATURE)
+"""Fetched and judged first; those that are no records need not be there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +244,7 @@ def _summary(bundle: Bundle, address: str, trust: Trust | None, *, received: int
         identity=bundle.manifest.identity,
         version=bundle.manifest.version,
         signature=_judge_signature(bundle, trust),
-        files=len(there) + len(_RECORDS),
+        files=len(there) + len(bundle.build.digests) + 1,
         left_out=tuple(entry.path for entry in bundle.manifest.files if entry not in there),
         received=received,
         already_there=already_there,
@@ -318,7 +320,7 @@ def _require_sane(snapshot: Snapshot) -> None:
         raise BundleError(f"{where} holds paths that only case tells apart: {_listed(twins)}")
     if missing := [name for name in _RECORDS if name not in paths]:
         raise BundleError(f"{where} is no release: {', '.join(missing)} is missing")
-    for name in (*_RECORDS, SIGNATURE):
+    for name in _SMALL:
         if snapshot.files.get(name, 0) > LARGEST_RECORD:
             raise BundleError(f"{where}: {name} is larger than {LARGEST_RECORD >> 20} MiB")
 
@@ -373,7 +375,7 @@ class _Run:
 
     def _records(self, trust: Trust | None) -> Bundle:
         """Fetch and judge everything but the large files; once more, from the source, should it not fit together."""
-        names = [*_RECORDS, *([SIGNATURE] if SIGNATURE in self.snapshot.files else [])]
+        names = [name for name in _SMALL if name in self.snapshot.files]
         for fresh in (False, True):
             self.root.mkdir(parents=True, exist_ok=True)
             for name in names:
@@ -396,7 +398,7 @@ class _Run:
         """The manifest must be of the version asked for, and name what the hub has, no more, no less."""
         if manifest.version != self.snapshot.version:
             raise BundleError(f"expected version {self.snapshot.version}, found {printable(manifest.version)}")
-        listed = {path: size for path, size in self.snapshot.files.items() if path not in (*_RECORDS, SIGNATURE)}
+        listed = {path: size for path, size in self.snapshot.files.items() if path not in _SMALL}
         stated = {entry.path: entry.size for entry in manifest.files}
         if extra := [path for path in listed if path not in stated]:
             raise BundleError(f"{self._where} holds files that are not part of the release: {_listed(extra)}")
@@ -411,8 +413,7 @@ class _Run:
 
     def _kept(self, bundle: Bundle) -> dict[str, FileEntry]:
         """Files of this very release that lie unchanged at the destination."""
-        records = (*_RECORDS, SIGNATURE)
-        if any(_content(self.destination / name) != _content(self.root / name) for name in records):
+        if any(_content(self.destination / name) != _content(self.root / name) for name in _SMALL):
             return {}
         return {entry.path: entry for entry in bundle.manifest.files if _intact(self.destination / entry.path, entry)}
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.repocard_data import eval_results_to_model_index, model_index_to_eval_results
+from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
 import aethernet.card
@@ -18,7 +21,10 @@ from aethernet.engine import Backend, read_record
 from aethernet.errors import BundleError
 from aethernet.manifest import EngineEntry
 from aethernet.precision import Precision
+from aethernet.summary import mean_quality, quality_rows
 from tests.support.engines import paper_engine
+from tests.support.releases import flip_byte
+from tests.support.snippets import Block, code_blocks, run_block
 
 
 def test_the_hub_reads_its_metadata(finished_release: Path) -> None:
@@ -26,6 +32,7 @@ def test_the_hub_reads_its_metadata(finished_release: Path) -> None:
 
     assert card.data.pipeline_tag == "image-to-image"
     assert card.data.license == "cc0-1.0"
+    assert "license_name" not in card.data.to_dict()
     assert {result.metric_type for result in card.data.eval_results} == {"psnr", "ssim"}
     assert yaml.safe_load(card.data.to_yaml())["model-index"][0]["name"] == "tiny_2x"
 
@@ -34,8 +41,20 @@ def test_its_figures_are_the_manifests(finished_release: Path) -> None:
     bundle = open_bundle(finished_release)
     text = (finished_release / "README.md").read_text(encoding="utf-8")
 
+    released = [form.precision for form in bundle.manifest.forms if form.status == "released"]
     for entry in bundle.manifest.quality:
-        assert f"| {entry.form} | {entry.picture} | {entry.psnr_rgb:.2f} dB | {entry.ssim_rgb:.4f} |" in text
+        if entry.precision not in (None, *released):
+            continue
+        assert f"| {entry.picture} | {entry.psnr_rgb:.2f} dB | {entry.ssim_rgb:.4f} |" in text
+    for row in quality_rows(bundle.manifest):
+        assert f"| {row['label']} | {row['picture']} | {row['quality'].psnr_rgb:.2f} dB |" in text
+    for form, means in mean_quality(bundle.manifest).items():
+        name = {"reference": "trained network", "bicubic": "bicubic"}.get(form, f"`{form}`")
+        runtimes = [item.form.runtime for item in bundle.manifest.measurements if item.form.file == form]
+        line = f"| {means['psnr_rgb']:.2f} dB | {means['ssim_rgb']:.4f} | {means['psnr_y']:.2f} dB |"
+        assert form.endswith(".pth") or any(
+            f"| {name} | {runtime} {line}" in text for runtime in (*runtimes, "Pillow", "pytorch-cpu")
+        )
     for speed in bundle.build.speed.speeds:
         assert f"| {speed.median_ms:.1f} ms |" in text
 
@@ -60,8 +79,8 @@ def test_names_from_outside_cannot_break_a_table(finished_release: Path) -> None
     text = render_card(manifest, bundle.build)
 
     assert "| licence of the weights | MIT \\| or not |" in text
-    assert text.count("| a\\|b c |") == len(quality)
-    assert ModelCard(text).data.license == "mit |\nor not"
+    assert text.count("| a\\|b c |") == len(quality_rows(manifest))
+    assert (ModelCard(text).data.license, ModelCard(text).data.license_name) == ("other", "MIT \\| or not")
 
 
 def test_every_file_it_names_exists(finished_release: Path) -> None:
@@ -99,14 +118,70 @@ def test_a_template_that_asks_for_more_than_is_recorded_is_an_error(
         render_card(bundle.manifest, bundle.build)
 
 
-def test_its_python_snippet_upscales_the_check_picture(release: Path) -> None:
+@pytest.mark.parametrize(
+    ("license_name", "stated"),
+    [("Apache-2.0", "apache-2.0"), ("GPL-3.0-only", "gpl-3.0"), ("unknown", "unknown"), ("LicenseRef-Mine", "other")],
+)
+def test_licences_are_spelled_as_the_hub_does(finished_release: Path, license_name: str, stated: str) -> None:
+    bundle = open_bundle(finished_release)
+
+    card = ModelCard(render_card(bundle.manifest.model_copy(update={"license": license_name}), bundle.build))
+
+    assert card.data.license == stated
+    assert card.data.to_dict().get("license_name") == ("LicenseRef-Mine" if stated == "other" else None)
+
+
+def test_the_hubs_own_rules_for_a_card_hold(finished_release: Path) -> None:
+    """What its client checks before it sends anything, and that nothing is lost on the way there and back."""
+    card = ModelCard((finished_release / "README.md").read_text(encoding="utf-8"))
+    data = card.data.to_dict()
+
+    validate_repo_id(f"somebody/{data['model-index'][0]['name']}")
+    name, results = model_index_to_eval_results(data["model-index"])
+    assert name == card.data.model_name
+    assert len(results) == len(card.data.eval_results)
+    assert eval_results_to_model_index(name, results) == data["model-index"]
+    assert data["library_name"] == "aethernet"
+    assert {"super-resolution", "onnx"} <= set(data["tags"])
+    with pytest.raises(HFValidationError):
+        validate_repo_id("somebody/not--a--name")
+
+
+def test_every_snippet_runs_as_it_stands(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(release)
     text = (release / "README.md").read_text(encoding="utf-8")
-    snippet = text.split("```python\n")[1].split("```")[0]
+    blocks = [block for block in code_blocks(text) if not block.text.startswith("# ")]  # those of other tools
 
-    subprocess.run([sys.executable, "-c", snippet], cwd=release, check=True)
+    # From the last to the first: verified while nothing else lies in the folder.
+    _, _, torch, upscaler, _, onnx = (run_block(block) for block in reversed(blocks))
 
-    with Image.open(release / "upscaled.png") as made, Image.open(release / "images" / "check_output.png") as wanted:
+    assert [block.language for block in blocks] == ["python", "sh", "python", "python", "sh", "python"]
+    assert torch["output"].shape == (1, 3, 128, 128)
+    assert onnx["levels"].shape == upscaler["larger"].shape
+    assert np.abs(onnx["levels"].astype(int) - upscaler["larger"]).max() <= 1
+    with Image.open("upscaled.png") as made, Image.open("images/check_output.png") as wanted:
         assert made.size == wanted.size
+
+
+def test_a_snippet_that_fails_is_noticed(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(release)
+    *_, digests = code_blocks((release / "README.md").read_text(encoding="utf-8"))
+    flip_byte(release / "tiny_2x_fp16.onnx")
+
+    with pytest.raises(AssertionError, match=r"tiny_2x_fp16\.onnx"):
+        run_block(digests)
+    with pytest.raises(AssertionError, match="exit code 1"):
+        run_block(Block(language="sh", text="aethernet verify ."))
+
+
+def test_its_guide_names_files_that_there_are(finished_release: Path) -> None:
+    text = (finished_release / "README.md").read_text(encoding="utf-8")
+    guide = text.partition("| you have | take |")[2].partition("All files:")[0]
+
+    named = re.findall(r"`([^`]+\.[a-z0-9]+)`", guide)
+
+    assert len(named) >= 4
+    assert all((finished_release / name).is_file() for name in named)
 
 
 def test_engines_are_listed_with_what_was_counted_and_how_to_build_them(finished_release: Path, tmp_path: Path) -> None:

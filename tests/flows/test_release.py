@@ -106,6 +106,8 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "picture is a folder": ("images/comparison.png", _replace_by_folder, "draw"),
     "config emptied": ("config.json", functools.partial(os.truncate, length=0), "write_config"),
     "card deleted": ("README.md", Path.unlink, "card"),
+    "report flipped": ("report.html", flip_byte, "report"),
+    "database entry deleted": ("openmodeldb.json", Path.unlink, "openmodeldb"),
 }
 
 
@@ -126,7 +128,7 @@ def test_spoilt_object_runs_exactly_its_stage_again(
     assert (snapshot(assembled.bundle), snapshot(assembled.hub)) == before
 
 
-@pytest.mark.parametrize("path", ["config.json", f"{NAME}_fp32.onnx", "README.md", "release.json", "build.json"])
+@pytest.mark.parametrize("path", ["config.json", f"{NAME}_fp32.onnx", "README.md", "report.html", "build.json"])
 def test_spoilt_release_folder_is_put_right_from_the_store(
     assembled: Workplace, command_line: CommandLine, path: str
 ) -> None:
@@ -272,6 +274,8 @@ STAGES = (
     "bill",
     "record_build",
     "card",
+    "report",
+    "openmodeldb",
 )
 INT8_STAGES = ("sensitivity", "quantize", "export_quantized", "race")
 """These do not run here, see tests/flows/test_int8.py."""

@@ -145,7 +145,9 @@ def test_bomb_does_not_go_off(name: str) -> None:
 @st.composite
 def trees(draw: st.DrawFn) -> dict[str, bytes | str]:
     """Path -> content, or the target of a link."""
-    names = st.sampled_from(["release.json", "build.json", "README.md", "model.sig", "a", "b/c", "CON", "d.onnx", "b"])
+    names = st.sampled_from(
+        ["release.json", "build.json", "README.md", "report.html", "model.sig", "a", "b/c", "CON", "d.onnx", "b"]
+    )
     content = st.binary(max_size=60) | st.sampled_from(["/etc/passwd", "..", "release.json", "/nowhere"])
     return draw(st.dictionaries(names, content, max_size=6))
 

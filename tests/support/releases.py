@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from aethernet.bundle import Bundle, assemble_bundle, open_bundle
 from aethernet.checkpoint import save_safetensors
-from aethernet.manifest import BuildRecord, Manifest, identity_of
+from aethernet.manifest import RENDERED, BuildRecord, Manifest, identity_of
 from aethernet.network import AetherNet
 from aethernet.precision import Precision
 from aethernet.spec import ReleaseSpec
@@ -27,6 +27,7 @@ __all__ = [
     "made_once",
     "make_release",
     "reassemble",
+    "rendered_files",
     "rewrite",
     "slim_release",
     "small_pictures",
@@ -80,10 +81,10 @@ def flip_byte(path: Path, position: float = 0.5) -> None:
 def rewrite(bundle: Path, manifest: Manifest | None = None, build: BuildRecord | None = None) -> Bundle:
     """Change a release's records and make their digests and seals fit, as a forger without a signing key would."""
     from aethernet.bundle import sealed
-    from aethernet.manifest import BUILD, CARD, MANIFEST, canonical_json
+    from aethernet.manifest import BUILD, MANIFEST, canonical_json
 
     opened = open_bundle(bundle)
-    small = {MANIFEST: canonical_json(manifest or opened.manifest), CARD: (bundle / CARD).read_bytes()}
+    small = {MANIFEST: canonical_json(manifest or opened.manifest), **rendered_files(bundle)}
     (bundle / MANIFEST).write_bytes(small[MANIFEST])
     (bundle / BUILD).write_bytes(canonical_json(sealed(build or opened.build, small)))
     return open_bundle(bundle)
@@ -92,8 +93,13 @@ def rewrite(bundle: Path, manifest: Manifest | None = None, build: BuildRecord |
 def reassemble(bundle: Bundle, destination: Path, files: Mapping[str, Path] | None = None) -> bool:
     """Assemble the same release somewhere else."""
     own = {entry.path: bundle.path(entry) for entry in bundle.manifest.files}
-    card = (bundle.root / "README.md").read_bytes()
-    return assemble_bundle(destination, bundle.manifest, bundle.build, card, {**own, **(files or {})})
+    rendered = rendered_files(bundle.root)
+    return assemble_bundle(destination, bundle.manifest, bundle.build, rendered, {**own, **(files or {})})
+
+
+def rendered_files(bundle: Path) -> dict[str, bytes]:
+    """The card and what else is rendered from the records."""
+    return {name: (bundle / name).read_bytes() for name in RENDERED if (bundle / name).is_file()}
 
 
 def first_release(folder: Path) -> Path:

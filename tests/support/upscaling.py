@@ -161,6 +161,10 @@ def smoothing_bundle(
     build = BuildRecord(identity=manifest.identity, created="2026-11-21T00:00:00Z", host={}, run={}, speed=speed)
     bundle = folder / "smoothing_2x"
     assemble_bundle(
-        bundle, manifest, build, b"# A network for tests\n", {name: path for name, (path, _) in files.items()}
+        bundle,
+        manifest,
+        build,
+        {"README.md": b"# A network for tests\n"},
+        {name: path for name, (path, _) in files.items()},
     )
     return bundle

@@ -195,6 +195,7 @@ CODE_CHANGES: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
     "comment": ("aethernet/fusion.py", lambda text: text + "\n# A remark.\n", set()),
     "layout": ("tasks/fuse.py", lambda text: text.replace("\n\n\n", "\n\n\n\n\n"), set()),
     "card's template": ("aethernet/card/template.md.jinja", lambda text: text + "\nThe end.\n", {"card"}),
+    "report's template": ("aethernet/report/page.html.jinja", lambda text: text + "\n<!-- The end. -->\n", {"report"}),
     "helper": ("aethernet/sheet.py", lambda text: text.replace("_GAP, _CAPTION = 8", "_GAP, _CAPTION = 9"), {"draw"}),
     "exporter": ("aethernet/export/half.py", _append, {"export", "quantize", "sensitivity", "build"}),
     "another stage's helper": ("tasks/load.py", lambda text: text.replace('"notfused"', '"raw"'), {"load", "describe"}),
@@ -206,7 +207,7 @@ CODE_CHANGES: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
 }
 """What is changed -> file, how, and the task modules whose stages must run again (cheap ones may run, too)."""
 
-CHEAP = {"card", "assemble", "publish", "sign", "fetch"}
+CHEAP = {"card", "report", "openmodeldb", "assemble", "publish", "sign", "fetch"}
 
 _DIGESTS = """
 import json, pathlib, sys

@@ -17,6 +17,7 @@ from aethernet.benchmark.contest import (
     Entry,
     Floor,
     Result,
+    _affordable,
     entries_of,
     foreign_entry,
     hold_contest,
@@ -214,6 +215,7 @@ def result(name: str, milliseconds: float) -> Result:
         file=name,
         precision=None,
         runtime="none",
+        runs=1,
         median_ms=milliseconds,
         fastest_ms=milliseconds,
         slowest_ms=milliseconds,
@@ -227,7 +229,7 @@ def result(name: str, milliseconds: float) -> Result:
 
 def contest_of(*sizes: dict[str, float]) -> Contest:
     results = [tuple(result(name, taken) for name, taken in one.items()) for one in sizes]
-    return Contest(sizes=tuple(((1, 3, 8, 8), one) for one in results), skipped=(), runs=1, threads=1)
+    return Contest(sizes=tuple(((1, 3, 8, 8), one) for one in results), skipped=(), runs=1, threads=1, seconds=None)
 
 
 def test_a_floor_holds_only_where_it_is_reached_at_every_size() -> None:
@@ -251,3 +253,60 @@ def test_a_floor_for_a_form_that_did_not_run_does_not_hold() -> None:
 def test_a_floor_that_cannot_be_read_is_misuse(text: str) -> None:
     with pytest.raises(UsageError, match="floor"):
         Floor.parse(text, ["int8", "fp32"])
+
+
+# --- bounded time ----------------------------------------------------------------------------------------------------
+
+
+def entry(name: str, *, required: bool = False) -> Entry:
+    return Entry(name=name, path=Path(f"{name}.onnx"), engine=Engine.ONNXRUNTIME, required=required)
+
+
+FIRST = {"torch-unfused": 30_000.0, "fp32": 2_000.0, "int8": 1_000.0, "other": 4_000.0}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "runs", "left_out"),
+    [
+        (None, 7, []),
+        (1000, 7, []),
+        (150, 4, []),  # a turn of all takes 37 s
+        (111, 3, []),
+        (110, 7, ["torch-unfused"]),
+        (36, 5, ["torch-unfused"]),
+        (19, 3, ["torch-unfused", "int8"]),  # what was asked for stays, and so does fp32
+        (1, 3, ["torch-unfused", "int8"]),
+    ],
+)
+def test_where_time_is_short_there_are_fewer_runs_then_fewer_forms(
+    seconds: float | None, runs: int, left_out: list[str]
+) -> None:
+    entries = [entry("torch-unfused"), entry("fp32"), entry("int8"), entry("other", required=True)]
+
+    fitting, slow = _affordable(entries, FIRST, 7, seconds)
+
+    assert (fitting, [one.name for one in slow]) == (runs, left_out)
+
+
+def test_a_contest_keeps_to_its_time_and_says_what_it_left_out(
+    entries: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One form answers as slowly as a large network on a busy machine does."""
+    run = FormProcess.run
+
+    def slowly(process: FormProcess) -> float:
+        return 60_000.0 if process.loaded.runtime == "pytorch-cpu" else run(process)
+
+    monkeypatch.setattr(FormProcess, "run", slowly)
+    told: list[str] = []
+
+    contest = hold_contest(
+        [entries["torch-unfused"], entries["fp32"]], PICTURES[:1], runs=5, threads=1, seconds=60, progress=told.append
+    )
+
+    ((_, results),) = contest.sizes
+    assert [(one.name, one.runs) for one in results] == [("fp32", 5)]
+    ((name, reason),) = contest.skipped
+    assert name == "torch-unfused"
+    assert "one run takes 60.0 s" in reason
+    assert any(words.startswith("5 runs of each at 16x12, about 0 s") for words in told)

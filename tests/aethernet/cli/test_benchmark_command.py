@@ -56,13 +56,14 @@ def test_json_has_the_documented_shape(finished: tuple[int, dict[str, Any], str,
     _, found, _, _ = finished
 
     assert set(found) == {
-        *("schema_version", "release", "scale", "host", "toolchain", "threads", "runs", "sizes", "skipped", "floors")
+        *("schema_version", "release", "scale", "host", "toolchain", "threads", "runs", "seconds", "sizes", "skipped"),
+        "floors",
     }
     (size,) = found["sizes"]
     assert (size["size"], size["shape"]) == ("16x12", [1, 3, 16, 12])
     for one in size["results"]:
         assert set(one) == {
-            *("name", "file", "precision", "runtime", "median_ms", "fastest_ms", "slowest_ms", "first_ms"),
+            *("name", "file", "precision", "runtime", "runs", "median_ms", "fastest_ms", "slowest_ms", "first_ms"),
             *("megapixels_per_second", "load_ms", "peak_memory_mb", "network_memory_mb", "times_first", "times_fp32"),
         }
     results = {one["name"]: one for one in size["results"]}

@@ -88,7 +88,15 @@ def test_only_the_files_wanted_are_fetched_and_what_every_part_needs(
 
     done = get(hub_server, place / NAME, only=only, runtime=runtime)
 
-    always = ["README.md", "bom.cdx.json", "build.json", "config.json", "release.json"]
+    always = [
+        "README.md",
+        "bom.cdx.json",
+        "build.json",
+        "config.json",
+        "openmodeldb.json",
+        "release.json",
+        "report.html",
+    ]
     always += [f"images/{name}.png" for name in ("check_input", "check_output", "comparison")]
     assert sorted(snapshot(place / NAME)) == sorted([*always, *(f"{NAME}_{name}" for name in wanted)])
     assert verify_bundle(place / NAME, partial=True).problems == ()
@@ -107,7 +115,8 @@ def test_more_forms_are_added_to_those_that_are_there_and_nothing_is_fetched_twi
     assert {path for path in snapshot(place / NAME) if "fp" in path} == {
         f"{NAME}_{name}" for name in ("fp16.onnx", "fp16.pth", "fp16.safetensors", "fp32.onnx")
     }
-    records = sum((finished_release / path).stat().st_size for path in ("release.json", "build.json", "README.md"))
+    small = ("release.json", "build.json", "README.md", "report.html", "openmodeldb.json")
+    records = sum((finished_release / path).stat().st_size for path in small)
     assert more.received == records + (finished_release / f"{NAME}_fp32.onnx").stat().st_size
     assert again.already_there
     assert again.received == records

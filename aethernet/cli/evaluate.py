@@ -1,0 +1,129 @@
+"""``aethernet evaluate``: quality of every form against originals, as tables, chart and JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aethernet.cli.output import write_chart
+from aethernet.cli.progress import Bar
+from aethernet.cli.steps import whole_bundle
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from rich.table import Table
+
+__all__ = ["evaluate_bundle", "evaluation_tables", "evaluation_words"]
+
+_COLUMNS = {"psnr_rgb": ("PSNR RGB", ".3f"), "ssim_rgb": ("SSIM RGB", ".4f"), "psnr_y": ("PSNR Y", ".3f")}
+_COLUMNS["ssim_y"] = ("SSIM Y", ".4f")
+
+
+def evaluate_bundle(
+    path: Path,
+    *,
+    hr: Path,
+    lr: Path | None,
+    kernel: str | None,
+    crop: int | None,
+    only: str,
+    chart: Path | None,
+) -> dict[str, Any]:
+    """Measure a release; JSON values, described in ``docs/evaluation.md``."""
+    from aethernet.evaluation import evaluate, find_sets
+    from aethernet.host import describe_host, toolchain
+
+    bundle = whole_bundle(path)
+    manifest = bundle.manifest
+    scale = int(manifest.network.config["scale"])
+    sets = find_sets(hr, lr, scale, kernel)
+    with Bar(0, "runs") as bar:
+        found = evaluate(
+            bundle,
+            sets,
+            crop=crop,
+            only=[name for name in only.replace(" ", "").split(",") if name],
+            progress=lambda words, done, total: bar.show(done, words, total=total),
+        )
+    facts = {
+        "schema_version": 1,
+        "release": {"name": manifest.name, "version": manifest.version, "identity": manifest.identity},
+        "scale": scale,
+        "host": describe_host(),
+        "toolchain": toolchain(),
+        "definitions": {
+            "rounding": "8 bits, clipped",
+            "psnr_rgb, ssim_rgb": "all channels, nothing cropped",
+            "psnr_y, ssim_y": "BT.601 Y in 16 to 235, not rounded, `crop` pixels cut off every side",
+            "mean": "of the pictures' values",
+        },
+        "results": [one.to_json() for one in found.results],
+        "skipped": [{"form": name, "reason": reason} for name, reason in found.skipped],
+        "failed": [{"form": name, "reason": reason} for name, reason in found.failed],
+    }
+    if chart is not None and facts["results"]:
+        write_chart(_chart(facts), chart)
+    return facts
+
+
+def evaluation_tables(facts: dict[str, Any]) -> Iterator[Table]:
+    """Per set: the means of every form, then every picture."""
+    from rich.table import Table
+
+    def table(title: str, *heads: str) -> Table:
+        made = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for head in heads:
+            made.add_column(head, overflow="fold")
+        for name, _ in _COLUMNS.values():
+            made.add_column(name, justify="right", no_wrap=True)
+        return made
+
+    for name in dict.fromkeys(one["set"] for one in facts["results"]):
+        rows = [one for one in facts["results"] if one["set"] == name]
+        first = rows[0]
+        title = (
+            f"{name}, {len(first['pictures'])} pictures, sha256 {first['digest'][:16]}\n"
+            f"kernel: {first['kernel']}\n"
+            f"{first['channels']} without crop; Y with {first['crop']} pixels cropped; rounded to 8 bits"
+        )
+        means = table(title, "mean of", "runtime")
+        for one in rows:
+            means.add_row(one["form"], one["runtime"], *_values(one))
+        yield means
+        each = table("", "picture", "form")
+        for index, picture in enumerate(first["pictures"]):
+            for one in rows:
+                each.add_row(picture["picture"], one["form"], *_values(one["pictures"][index]))
+        yield each
+
+
+def evaluation_words(facts: dict[str, Any]) -> Iterator[str]:
+    """What was not measured, and why."""
+    for one in facts["skipped"]:
+        yield f"{one['form']} was not measured: {one['reason']}"
+    for one in facts["failed"]:
+        yield f"{one['form']} failed: {one['reason']}"
+
+
+def _values(measured: dict[str, Any]) -> list[str]:
+    return ["–" if measured[key] is None else format(measured[key], form) for key, (_, form) in _COLUMNS.items()]
+
+
+def _chart(facts: dict[str, Any]) -> Image:
+    """PSNR over bicubic's, which is what a network adds."""
+    from aethernet.chart import Bars, bar_chart
+
+    rows = []
+    for name in dict.fromkeys(one["set"] for one in facts["results"]):
+        own = [one for one in facts["results"] if one["set"] == name and one["psnr_rgb"] is not None]
+        base = min((one["psnr_rgb"] for one in own), default=0.0)
+        rows += [
+            Bars(
+                label=f"{one['form']}, {name}",
+                values=(one["psnr_rgb"] - base,),
+                note=f"{one['psnr_rgb']:.2f} dB, SSIM {one['ssim_rgb'] or 0:.4f}",
+            )
+            for one in own
+        ]
+    return bar_chart(f"{facts['release']['name']}: PSNR (RGB) above the lowest", ["dB"], rows)
