@@ -44,6 +44,8 @@ class FormFiles:
     """ONNX files; the first is the one that speed is measured on."""
     weights: tuple[Artifact, ...]
     """Files for PyTorch."""
+    form: str = Form.FUSED.value
+    """How far the files for PyTorch are folded."""
 
     @property
     def all(self) -> list[Artifact]:
@@ -56,7 +58,7 @@ def metadata_of(spec: ReleaseSpec, reference: Loaded) -> dict[str, str]:
     return {
         "name": spec.name,
         "version": spec.version,
-        "network": "AetherNet",
+        "network": reference.architecture,
         "source_sha256": reference.facts.sha256,
         "license": spec.license,
     }
@@ -64,7 +66,9 @@ def metadata_of(spec: ReleaseSpec, reference: Loaded) -> dict[str, str]:
 
 def plain_files(precision: Precision, weights: Weights, model: Exported) -> FormFiles:
     """The files of fp32 or fp16."""
-    return FormFiles(precision=precision, models=(model,), weights=(weights.safetensors, weights.pth))
+    return FormFiles(
+        precision=precision, models=(model,), weights=(weights.safetensors, weights.pth), form=weights.form
+    )
 
 
 def int8_files(int8: Int8, models: Sequence[Int8Model]) -> FormFiles | str:
@@ -139,7 +143,7 @@ def file_entries(
                 size=file.size,
                 role="weights",
                 precision=form.precision,
-                form=Form.FUSED.value,
+                form=form.form,
             )
             for file in form.weights
         ]

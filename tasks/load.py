@@ -16,10 +16,14 @@ from tasks._caching import current_store, stage
 __all__ = ["Loaded", "load"]
 
 
+_NOTHING_TO_FUSE = "nothing to fuse, the network is deployed as it was trained"
+
+
 class Loaded(BaseModel):
     """The reference and what is known about where it came from."""
 
     weights: Artifact
+    architecture: str
     facts: CheckpointFacts
 
 
@@ -34,6 +38,7 @@ def load(checkpoint: Artifact, name: str, network: dict[str, Any], residual_scal
         weights = store.put(path)
     return Loaded(
         weights=weights,
+        architecture=loaded.config.descriptor.architecture,
         facts=CheckpointFacts(
             file=checkpoint.name,
             sha256=checkpoint.sha256,
@@ -43,6 +48,6 @@ def load(checkpoint: Artifact, name: str, network: dict[str, Any], residual_scal
             stored_dtype=loaded.stored_dtype,
             quantization_records=len(loaded.quantization.tensors) if loaded.quantization else 0,
             finetuned=loaded.finetuned is not None,
-            notes=loaded.notes,
+            notes=(*loaded.notes, *((_NOTHING_TO_FUSE,) if loaded.nothing_to_fuse else ())),
         ),
     )

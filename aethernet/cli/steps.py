@@ -11,10 +11,10 @@ from aethernet.errors import BundleError, GateError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
+    from aethernet.architectures.foreign import Network
     from aethernet.bundle import Bundle
     from aethernet.checkpoint import LoadedNetwork
     from aethernet.comparison import Measurement, Quality
-    from aethernet.network import AetherNet
     from aethernet.pictures import Picture
 
 __all__ = [
@@ -125,7 +125,7 @@ def export_file(
     return facts
 
 
-def _verified(model: AetherNet, path: Path, cases: list[Any], atol: float, rtol: float) -> dict[str, Any]:
+def _verified(model: Network, path: Path, cases: list[Any], atol: float, rtol: float) -> dict[str, Any]:
     import numpy as np
 
     from aethernet.comparison import outputs_of

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from aethernet.artifact import atomic_path
 from aethernet.errors import ExportError, UsageError
-from aethernet.export.contract import MINIMAL_IR, OnnxDescription, require_contract
+from aethernet.export.contract import MINIMAL_IR, OnnxDescription, require_contract, size_metadata
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
     import onnx
 
-    from aethernet.network import AetherNet
+    from aethernet.architectures import SizeRequirements
+    from aethernet.architectures.foreign import Network
 
 __all__ = [
     "TRACED_SHAPE",
@@ -78,7 +79,7 @@ class ExportConfig:
 
 
 def export_fp32(
-    model: AetherNet, destination: Path | str, config: ExportConfig, metadata: Mapping[str, str]
+    model: Network, destination: Path | str, config: ExportConfig, metadata: Mapping[str, str]
 ) -> OnnxDescription:
     """Write the fp32 ONNX file of ``model`` and check what was written.
 
@@ -101,11 +102,13 @@ def export_fp32(
         metadata,
         precision=Precision.FP32,
         channels=model.config.in_channels,
+        out_channels=model.config.out_channels,
+        size=model.config.size,
         scale=model.config.scale,
     )
 
 
-def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
+def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
     """The exporter's graph of ``model`` in evaluation mode, input ``input``, output ``output``.
 
     Raises:
@@ -113,10 +116,13 @@ def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
     """
     import torch
 
-    batch, height, width = TRACED_SHAPE if config.static is None else (1, *config.static)
+    batch, height, width = _traced_shape(model.config.size) if config.static is None else (1, *config.static)
     example = torch.linspace(0, 1, batch * model.config.in_channels * height * width)
     example = example.reshape(batch, model.config.in_channels, height, width)
     axes = {0: torch.export.Dim("n", min=1), 2: torch.export.Dim("h", min=1), 3: torch.export.Dim("w", min=1)}
+    if not model.config.size.none:
+        # What sizes it takes is for the exporter to find out; ours are multiples, which its own names cannot say.
+        axes = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
@@ -140,10 +146,17 @@ def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
         raise ExportError("PyTorch's exporter returned no program")
     proto: onnx.ModelProto = program.model_proto
     if config.opset < _NATIVE_OPSET:
-        _lower_reductions(proto)
+        _lower_operators(proto)
         next(entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")).version = config.opset
     _arrange_gelu(proto)
     return proto
+
+
+def _traced_shape(size: SizeRequirements) -> tuple[int, int, int]:
+    batch, height, width = TRACED_SHAPE
+    height, width = size.fit(height, width)
+    # Unequal sides, so that no axis is mistaken for the other.
+    return (batch, height, width + size.multiple if height == width and not size.square else width)
 
 
 def _arrange_gelu(proto: onnx.ModelProto) -> None:
@@ -185,11 +198,11 @@ def _is_one_plus_erf(makers: Mapping[str, onnx.NodeProto], name: str, x: str) ->
     return argument is not None and argument.op_type == "Div" and argument.input[0] == x
 
 
-def _lower_reductions(proto: onnx.ModelProto) -> None:
-    """From opset 18 to 17, in place: reductions take their axes as an attribute again.
+def _lower_operators(proto: onnx.ModelProto) -> None:
+    """From opset 18 to 17, in place, by hand: the exporter's own conversion gives up on reductions.
 
-    Nothing else our networks use changed between the two, and the contract check would refuse what did: the exporter's
-    own conversion gives up on reductions.
+    Reductions take their axes as an attribute again; what 18 added to Resize and Split is taken off where it says what
+    17 does anyway. Whatever else changed between the two, the contract check refuses.
     """
     import onnx
 
@@ -201,12 +214,28 @@ def _lower_reductions(proto: onnx.ModelProto) -> None:
     }
     for node in proto.graph.node:
         if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
+            if node.input[1] not in constants:
+                continue
             axes = constants[node.input[1]].tolist()
             del node.input[1:]
             node.attribute.extend([onnx.helper.make_attribute("axes", axes)])
-            for attribute in [entry for entry in node.attribute if entry.name == "noop_with_empty_axes"]:
-                node.attribute.remove(attribute)
+        for attribute in [entry for entry in node.attribute if _said_by_default(node.op_type, entry)]:
+            node.attribute.remove(attribute)
     drop_unused_initializers(proto)
+
+
+def _said_by_default(operator: str, attribute: onnx.AttributeProto) -> bool:
+    """Whether opset 17 has no such attribute and does what it says."""
+    match operator, attribute.name:
+        case "Resize", "keep_aspect_ratio_policy":
+            return attribute.s == b"stretch"
+        case "Resize", "antialias":
+            return attribute.i == 0
+        case "Split", "num_outputs":
+            return True  # equal parts without it, too
+        case _, "noop_with_empty_axes":
+            return operator.startswith("Reduce") and operator != "ReduceSum"
+    return False
 
 
 def replace_nodes(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
@@ -233,17 +262,21 @@ def write_model(
     precision: Precision,
     channels: int,
     scale: int,
+    out_channels: int | None = None,
+    size: SizeRequirements | None = None,
     element: str | None = None,
 ) -> OnnxDescription:
     """Finish a model, write it in one step, and check what was written.
 
     Args:
+        out_channels: Of the result, where it is not a picture like the input.
+        size: What sizes the network takes, where it does not take all.
         element: Type of the picture where it does not follow from ``precision``.
 
     Raises:
         ExportError: The file breaks the contract; nothing is left of it then.
     """
-    finish_model(proto, config, precision, scale, metadata)
+    finish_model(proto, config, precision, scale, {**metadata, **size_metadata(size, config.static)})
     with atomic_path(destination) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
         return require_contract(
@@ -251,6 +284,8 @@ def write_model(
             precision=precision,
             element=element,
             channels=channels,
+            out_channels=out_channels,
+            size=size,
             scale=scale,
             opset=config.opset,
             static=config.static,

@@ -30,6 +30,10 @@ FEATHER = 16
 """Input pixels over which neighbours are faded into each other on each side of a cut, for networks that pool."""
 
 
+UNKNOWN_REACH = 32
+"""Input pixels that tiles overlap by where nobody knows how far a network looks; they are faded into each other too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileSize:
     """Largest window that is given to the network, in input pixels, margins included."""
