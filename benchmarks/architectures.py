@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ NETWORKS: dict[str, Callable[[], Any]] = {
                     mlp_ratio=2.0, upsampler="pixelshuffledirect"),
     "SwinIR": make("SwinIR", "SwinIR", embed_dim=24, depths=[2, 2], num_heads=[2, 2], window_size=8, upscale=2,
                    mlp_ratio=2.0, upsampler="pixelshuffledirect"),
-    "Uformer": make("Uformer", "Uformer", img_size=128, embed_dim=8, depths=[1] * 9, num_heads=[1, 2, 4, 8, 8, 8, 4, 2, 1],
+    "Uformer": make("Uformer", "Uformer", img_size=128, embed_dim=8, depths=[1] * 9, 
+                    num_heads=[1, 2, 4, 8, 8, 8, 4, 2, 1],
                     token_mlp="leff"),
 }  # fmt: skip
 FAST = ("Compact", "SPAN", "ESRGAN", "PLKSR", "SAFMN")
@@ -360,15 +362,29 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NETWORKS)}; default: all")
     parser.add_argument("--write", type=Path, help="Markdown file for the table")
     parser.add_argument("--json", action="store_true", help="print results as JSON")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
+    parser.add_argument("--rows", type=Path, help="folder to keep results in, and to take those that are there from")
     parser.add_argument("--here", action="store_true", help="in this process")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(NETWORKS))
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}")
-    rows = []
-    for name in options.names or NETWORKS:
-        rows.append(judge_architecture(name) if options.here else _in_child(name))
-        print(f"{name}: {rows[-1].forms} {rows[-1].seconds:.0f} s", file=sys.stderr)
+    rows: list[Row] = []
+
+    def one(name: str) -> Row:
+        kept = options.rows and options.rows / f"{name}.json"
+        if kept and kept.is_file():
+            return Row(**json.loads(kept.read_text(encoding="utf-8")))
+        row = judge_architecture(name) if options.here else _in_child(name)
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_text(json.dumps(asdict(row)), encoding="utf-8")
+        return row
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for row in pool.map(one, options.names or NETWORKS):
+            rows.append(row)
+            print(f"{row.name}: {row.forms} {row.seconds:.0f} s", file=sys.stderr)
     if options.json:
         print(json.dumps([asdict(row) for row in rows]))
     if options.write:

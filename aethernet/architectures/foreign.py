@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from aethernet.architectures.activations import respelled
 from aethernet.architectures.descriptor import Descriptor, SizeRequirements, Tiling
 from aethernet.architectures.reparameterisation import foldable_modules, reparameterise_
 from aethernet.errors import (
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
 
     Network: TypeAlias = "AetherNet | ForeignNetwork"
 
-__all__ = ["ForeignNetwork", "architecture_of", "as_aethernet", "assemble_foreign", "wrap"]
+__all__ = ["PREFIX", "RECORD", "ForeignNetwork", "architecture_of", "as_aethernet", "assemble_foreign", "wrap"]
 
 PREFIX = "network."
 """Before names in the wrapped network; files hold the architecture's own names."""
+RECORD = "aethernet.record"
+"""Entry of a ``.pth`` that holds what safetensors files have in their metadata."""
 _MOST_LAYERS = 4096
 """Larger numbers inside a tensor's name belong to no network, and would have one built that fills the memory."""
 
@@ -54,7 +57,6 @@ class ForeignNetwork(nn.Module):
         network: The architecture's module, weights loaded.
         config: What it is.
         call: How a picture goes through the module.
-        left_out: Tensors that folding took away, by the architecture's names -> shape.
     """
 
     def __init__(
@@ -62,13 +64,15 @@ class ForeignNetwork(nn.Module):
         network: nn.Module,
         config: Descriptor,
         call: Callable[[nn.Module, Tensor], Tensor],
-        left_out: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.config = config
         self.call = call
-        self.left_out = dict(left_out or {})
+        self.left_out: dict[str, tuple[int, ...]] = {}
+        """Tensors that folding took away, by the architecture's names -> shape."""
+        self.added: set[str] = set()
+        """Tensors that folding brought in."""
         self.layers: Any = None
         """What :mod:`aethernet.quantization.generic` saw when the network ran."""
 
@@ -80,8 +84,13 @@ class ForeignNetwork(nn.Module):
         """Fold what re-parameterises itself; proven on a picture of noise."""
         before = {name: tuple(tensor.shape) for name, tensor in self.network.state_dict().items()}
         reparameterise_(self, self.example())
+        self.note_changes(before)
+
+    def note_changes(self, before: Mapping[str, tuple[int, ...]]) -> None:
+        """Remember which tensors came and went, given name -> shape as they were."""
         after = self.network.state_dict()
-        self.left_out |= {name: shape for name, shape in before.items() if name not in after}
+        self.left_out |= {name: shape for name, shape in before.items() if name not in after and name not in self.added}
+        self.added = (self.added | (after.keys() - before.keys())) & after.keys()
 
     def fold_(self) -> None:
         """Nothing more: what reaches across modules differs from architecture to architecture."""
@@ -113,7 +122,7 @@ def architecture_of(content: Mapping[str, Any], metadata: Mapping[str, str]) -> 
     """Spandrel's name for the architecture of a file's content; None where it knows none, or is not installed."""
     if find_spec("spandrel") is None:
         return None
-    recorded = _record(metadata).get("network", {}).get("architecture")
+    recorded = _record(content, metadata).get("network", {}).get("architecture")
     if isinstance(recorded, str):
         return recorded
     from spandrel import MAIN_REGISTRY
@@ -152,12 +161,14 @@ def assemble_foreign(
     broken = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if broken:
         raise NonFiniteWeightsError(broken)
-    record = _record(metadata)
+    record = _record(content, metadata)
     left_out = {name: tuple(shape) for name, shape in record.get("left_out", {}).items()}
-    network = _built({**state, **{name: torch.zeros(shape) for name, shape in left_out.items()}})
+    own = {name: tensor for name, tensor in state.items() if name not in record.get("added", ())}
+    network = _built({**own, **{name: torch.zeros(shape) for name, shape in left_out.items()}})
     if left_out:
         # What is stored was folded already; the structure is folded once more, and filled.
         network.merge_()
+        network = respelled(network, {name.removesuffix(".weight") for name in left_out})
         _fill(network.network, state)
     if "network" in record:
         _agree(record["network"], network.config)
@@ -225,19 +236,23 @@ def _canonical(content: Mapping[str, Any]) -> dict[str, Tensor]:
     from spandrel import canonicalize_state_dict
 
     state = canonicalize_state_dict(dict(content))
-    tensors = {str(name): value.detach() for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = {
+        str(name): value.detach() for name, value in state.items() if isinstance(value, Tensor) and name != RECORD
+    }
     numbers = (int(part) for name in tensors for part in name.split(".") if part.isascii() and part.isdigit())
     if any(value.is_meta or value.layout is not torch.strided for value in tensors.values()):
         return {}
     return {} if max(numbers, default=0) > _MOST_LAYERS else tensors
 
 
-def _record(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    """What our own safetensors files say about a network of another library; empty for all others."""
+def _record(content: Mapping[str, Any], metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """What our own files say about a network of another library; empty for all others."""
     from aethernet.checkpoint.saving import METADATA_KEY
 
+    own = content.get(RECORD)
+    text = own.numpy().tobytes() if isinstance(own, Tensor) and own.dtype is torch.uint8 else "{}"
     try:
-        record = json.loads(metadata.get(METADATA_KEY, "{}"))
+        record = json.loads(metadata.get(METADATA_KEY, text))
     except (ValueError, RecursionError):
         return {}
     network = record.get("network") if isinstance(record, dict) else None

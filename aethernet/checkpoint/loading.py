@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from aethernet.architectures.foreign import as_aethernet
+from aethernet.architectures.activations import respelled
+from aethernet.architectures.foreign import ForeignNetwork, as_aethernet
 from aethernet.architectures.plugins import load_content
 from aethernet.checkpoint.embedding import DESCRIPTION_KEY, FinetunedInt8, take_apart, weights_digest
 from aethernet.checkpoint.layout import QuantizationRecords, StateDict, infer_config, separate, unwrap
@@ -58,8 +59,9 @@ class LoadedNetwork:
 
     @property
     def folded(self) -> Network:
-        """The network as it is exported: everything folded that can be."""
-        return self.model if self.form is Form.FUSED or self.int8 else fuse(self.model)
+        """The network as it is exported: everything folded that can be, activations spelled for runtimes."""
+        network = self.model if self.form is Form.FUSED or self.int8 else fuse(self.model)
+        return respelled(network) if isinstance(network, ForeignNetwork) and not self.int8 else network
 
     @property
     def released(self) -> Network:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from aethernet.architectures.foreign import PREFIX, ForeignNetwork
+from aethernet.architectures.foreign import PREFIX, RECORD, ForeignNetwork
 from aethernet.artifact import atomic_path
 from aethernet.checkpoint.embedding import DESCRIPTION_KEY, FinetunedInt8, held_together, weights_digest
 from aethernet.network.config import SCHEMA_VERSION, Form
@@ -50,6 +50,7 @@ def _description(network: Network) -> dict[str, Any]:
     }
     if isinstance(network, ForeignNetwork) and network.left_out:
         described["left_out"] = {name: list(shape) for name, shape in network.left_out.items()}
+        described["added"] = sorted(network.added)
     return described
 
 
@@ -66,6 +67,16 @@ def _plain_tensors(network: Network, dtype: torch.dtype | None) -> dict[str, Ten
         .clone(memory_format=torch.contiguous_format)
         for name, tensor in stored.state_dict().items()
     }
+
+
+def _record(network: Network) -> dict[str, Tensor]:
+    """What a ``.pth`` cannot do without where folding changed the tensors of another library's network: our record of
+    it, as the bytes of its JSON.
+    """
+    if not isinstance(network, ForeignNetwork) or not network.left_out:
+        return {}
+    text = json.dumps(_description(network), sort_keys=True).encode()
+    return {RECORD: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
 
 
 def _stored_name(name: str) -> str:
@@ -119,7 +130,7 @@ def save_pth(network: Network, path: Path | str, *, dtype: torch.dtype | None = 
     """
     # torch names the archive's root folder after the file; a buffer gives it a constant name.
     buffer = io.BytesIO()
-    torch.save(_plain_tensors(network, dtype), buffer)
+    torch.save({**_plain_tensors(network, dtype), **_record(network)}, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
     return Path(path)

@@ -96,7 +96,7 @@ def restructure_generic(fused: ForeignNetwork, keep_float: Collection[str] = ())
     return network.eval().requires_grad_(False)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _look(network: ForeignNetwork) -> _Layers:
     """Run the network once and remember; a network never changes which layers it has."""
     known: _Layers | None = network.layers
@@ -105,7 +105,7 @@ def _look(network: ForeignNetwork) -> _Layers:
     order: list[str] = []
     runs: dict[str, int] = {}
     work: dict[str, int] = {}
-    outputs: dict[int, tuple[str, Tensor]] = {}
+    outputs: dict[int, tuple[str, Tensor, int]] = {}
     fed_by: dict[str, str] = {}
 
     def hook(name: str) -> object:
@@ -117,9 +117,10 @@ def _look(network: ForeignNetwork) -> _Layers:
             work[name] = work.get(name, 0) + weight.numel() * places
             if isinstance(module, nn.Conv2d):
                 order.append(name)
-                if id(inputs[0]) in outputs:
-                    fed_by[name] = outputs[id(inputs[0])][0]
-                outputs[id(output)] = (name, output)  # kept, so that no other tensor gets its id
+                source, _, version = outputs.get(id(inputs[0]), ("", output, -1))
+                if inputs[0]._version == version:  # an activation in place leaves the same tensor, of another version
+                    fed_by[name] = source
+                outputs[id(output)] = (name, output, output._version)  # kept, so that no other tensor gets its id
 
         return remember
 
