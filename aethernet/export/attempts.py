@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.errors import AethernetError, ExportError
+from aethernet.errors import AethernetError, ExportError, TracingError
 from aethernet.export.contract import OnnxDescription
 from aethernet.export.onnx import ExportConfig, export_fp32
 
@@ -54,19 +54,29 @@ def export_freely(
     if not isinstance(model, ForeignNetwork):
         path = folder / file_name(name, "fp32", config.static)
         return path, export_fp32(model, path, config, metadata)
-    reasons = []
+    reasons: list[str] = []
+    hopeless: set[tuple[int, int] | None] = set()
     for attempt in _attempts(model, config):
+        if attempt.static in hopeless:
+            continue
         path = folder / file_name(name, "fp32", attempt.static)
         try:
             description = export_fp32(model, path, attempt, metadata)
             _require_same(model, path, attempt.static)
+        except TracingError as error:  # another opset would be traced just the same
+            hopeless.add(attempt.static)
+            reasons.append(_reason(attempt, error))
         except AethernetError as error:
             path.unlink(missing_ok=True)
-            shape = "free shapes" if attempt.static is None else "fixed shapes"
-            reasons.append(f"{shape}, opset {attempt.opset}: {' '.join(str(error).split())[:300]}")
+            reasons.append(_reason(attempt, error))
         else:
             return path, description
     raise ExportError(f"{model.config.architecture} cannot be exported; " + "; ".join(reasons))
+
+
+def _reason(attempt: ExportConfig, error: AethernetError) -> str:
+    shape = "free shapes" if attempt.static is None else "fixed shapes"
+    return f"{shape}, opset {attempt.opset}: {' '.join(str(error).split())[:300]}"
 
 
 def _attempts(model: ForeignNetwork, config: ExportConfig) -> Iterator[ExportConfig]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aethernet.artifact import atomic_path
-from aethernet.errors import ExportError, UsageError
+from aethernet.errors import ExportError, TracingError, UsageError
 from aethernet.export.contract import MINIMAL_IR, OnnxDescription, require_contract, size_metadata
 from aethernet.precision import Precision
 
@@ -138,7 +138,7 @@ def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds; all mean the same here
-        raise ExportError(
+        raise TracingError(
             f"PyTorch's exporter failed at opset {config.opset}: {error}",
             hint="try opset 18, its native one; --debug shows the exporter's own report",
         ) from error
