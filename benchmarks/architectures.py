@@ -92,7 +92,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
                     mlp_ratio=2.0, upsampler="pixelshuffledirect"),
     "SwinIR": make("SwinIR", "SwinIR", embed_dim=24, depths=[2, 2], num_heads=[2, 2], window_size=8, upscale=2,
                    mlp_ratio=2.0, upsampler="pixelshuffledirect"),
-    "Uformer": make("Uformer", "Uformer", img_size=128, embed_dim=8, depths=[1] * 9, 
+    "Uformer": make("Uformer", "Uformer", img_size=128, embed_dim=8, depths=[1] * 9,
                     num_heads=[1, 2, 4, 8, 8, 8, 4, 2, 1],
                     token_mlp="leff"),
 }  # fmt: skip
@@ -306,12 +306,12 @@ def table(rows: list[Row], versions: Mapping[str, str]) -> str:
         + ", ".join(f"{name} {number}" for name, number in versions.items() if name != "spandrel")
         + ".",
         "",
-        "*Sizes*: what the network takes; aethernet pads pictures to it and cuts the rest off. *Reach*: input pixels that an "
-        "output pixel looks at in every direction, measured; tiles that overlap by it change nothing. "
-        "*Shapes*: of the ONNX file; a fixed one is named in the file's name. *fp32*: largest difference to PyTorch as a "
-        "share of the output's range. *fp16*, *int8*: lowest PSNR to it. Limits are those of a release, on outputs brought "
-        "to [0, 1] by the reference's range. Random weights say whether a form can be made; how good "
-        "int8 is with trained ones, a release measures. *TensorRT-RTX*: whether an engine was built for compute capability "
+        "*Sizes*: what the network takes; aethernet pads pictures to it and cuts the rest off. *Reach*: input pixels "
+        "that an output pixel looks at in every direction, measured; tiles that overlap by it change nothing. "
+        "*Shapes*: of the ONNX file; a fixed one is named in the file's name. *fp32*: largest difference to PyTorch as "
+        "a share of the output's range. *fp16*, *int8*: lowest PSNR to it. Limits are those of a release, on outputs "
+        "brought to [0, 1] by the reference's range. Random weights say whether a form can be made; how good int8 is "
+        "with trained ones, a release measures. *TensorRT-RTX*: whether an engine was built for compute capability "
         f"{CAPABILITY} without a GPU; it was not run.",
         "",
         "| architecture | network | sizes | reach | shapes | " + " | ".join(columns) + " |",

@@ -16,6 +16,7 @@ from flows._forms import (
     artifact_of,
     engine_measurements,
     engine_models,
+    engine_profiles,
     engine_speeds,
     file_entries,
     int8_files,
@@ -113,7 +114,8 @@ def release(
     accepted = accept(compared, truth.quality, limits, spec.required, not_made, speedups)
 
     released = [form for precision, form in forms.items() if precision in accepted.accepted]
-    engines = engines_of(spec.engines, engine_models(released), reference.weights, pictures, limits)
+    profiles = engine_profiles(spec.engines, reference.size, exporting.static)
+    engines = engines_of(profiles, engine_models(released), reference.weights, pictures, limits)
     compared += engine_measurements(engines)
     contenders = [Contender(file=form.models[0].file, precision=form.precision) for form in released]
     speed = benchmark(reference.weights, contenders, pictures)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from pydantic import BaseModel
 
-from aethernet.architectures import padded
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
 from aethernet.comparison.cases import FULL_SIDE
@@ -82,16 +79,12 @@ def export_half(
     """Write ``NAME_fp16.onnx``; activations are measured on the middle of every validation picture."""
     store = current_store()
     config = load(store.get(fused)).config
-    size = dataclasses.replace(config.size, fixed=spec.static)
     half = FULL_SIDE // 4
     tall, wide = spec.static or (2 * half, 2 * half)
     middles = (
-        padded(
-            picture[:, :, max(0, picture.shape[2] // 2 - half) :, max(0, picture.shape[3] // 2 - half) :][
-                :, :, : min(2 * half, tall), : min(2 * half, wide)
-            ],
-            size,
-        )
+        picture[:, :, max(0, picture.shape[2] // 2 - half) :, max(0, picture.shape[3] // 2 - half) :][
+            :, :, : min(2 * half, tall), : min(2 * half, wide)
+        ]
         for picture in (load_picture(store.get(item.low), config.in_channels) for item in pictures)
     )
     with store.scratch() as folder:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from aethernet.architectures import SizeRequirements
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load as load_checkpoint
 from aethernet.checkpoint import save_safetensors
@@ -24,6 +25,7 @@ class Loaded(BaseModel):
 
     weights: Artifact
     architecture: str
+    size: SizeRequirements
     facts: CheckpointFacts
 
 
@@ -39,6 +41,7 @@ def load(checkpoint: Artifact, name: str, network: dict[str, Any], residual_scal
     return Loaded(
         weights=weights,
         architecture=loaded.config.descriptor.architecture,
+        size=loaded.config.size,
         facts=CheckpointFacts(
             file=checkpoint.name,
             sha256=checkpoint.sha256,

@@ -1,9 +1,9 @@
 """PReLU as the larger of two products, on the way to ONNX: the same numbers, in operators that runtimes are fast at.
 
-PReLU(x) is x above zero and slope * x below, which is max(x, slope * x) where the slope is at most one. A channel with a
-larger slope a changes its sign: -PReLU(x) = max(-x, -a * x), so the convolution before gives it negated and those behind
-take it so. Negation is exact. Measured on Real-ESRGAN's Compact network with ONNX Runtime 1.31 on two AVX2 cores: PReLU's
-kernel takes a fifth of the time in fp32 and a third in int8; this spelling saves 10 and 18 % of the whole.
+PReLU(x) is x above zero and slope * x below, which is max(x, slope * x) where the slope is at most one. A channel with
+a larger slope a changes its sign: -PReLU(x) = max(-x, -a * x), so the convolution before gives it negated and those
+behind take it so. Negation is exact. Measured on Real-ESRGAN's Compact network with ONNX Runtime 1.31 on two AVX2
+cores: PReLU's kernel takes a fifth of the time in fp32 and a third in int8; this spelling saves 10 and 18 % of all.
 """
 
 from __future__ import annotations

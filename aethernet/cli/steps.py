@@ -37,13 +37,12 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
 
     from aethernet.artifact import Artifact
     from aethernet.checkpoint import save_pth, save_safetensors
-    from aethernet.fusion import fuse
 
     writers = {".safetensors": save_safetensors, ".pth": save_pth}
     if destination.suffix not in writers:
         raise UsageError(f"expected an output called .safetensors or .pth, found {destination.name}")
     loaded = float_network(source, residual_scale)
-    fused = fuse(loaded.model)
+    fused = loaded.folded
     writers[destination.suffix](fused, destination, dtype=torch.float16 if half else None)
     artifact = Artifact.of(destination)
     return {
@@ -90,7 +89,6 @@ def export_file(
     """Export a checkpoint file; returns facts about the ONNX file and, with tolerances, how it compares."""
     from aethernet.artifact import Artifact
     from aethernet.export import ExportConfig, ShapeRange, export_onnx
-    from aethernet.fusion import fuse
 
     if precision not in _DEFAULT_ATOL:
         raise UsageError(f"expected --precision fp32 or fp16, found {precision}")
@@ -102,12 +100,12 @@ def export_file(
     pictures = pictures_of(images)
     cases = _cases(pictures, loaded.config.in_channels, fixed)  # type: ignore[arg-type]
     description = export_onnx(
-        fuse(loaded.model) if fold else loaded.model,
+        loaded.folded if fold else loaded.model,
         destination,
         precision=form,
         config=config,
         pictures=[case.input for case in cases if case.window is not None or fixed],
-        metadata={"network": "AetherNet", "source_sha256": Artifact.of(source).sha256},
+        metadata={"network": loaded.config.descriptor.architecture, "source_sha256": Artifact.of(source).sha256},
     )
     facts: dict[str, Any] = {
         "file": str(destination),
@@ -154,6 +152,7 @@ def compare_bundle(
     Returns:
         The numbers as JSON values, the table, and whether every form keeps the release's limits.
     """
+    from aethernet.architectures import describe
     from aethernet.checkpoint import load
     from aethernet.comparison import (
         FormId,
@@ -175,7 +174,7 @@ def compare_bundle(
         raise BundleError("the release has no reference weights")
     network = load(bundle.path(reference))
     pictures = pictures_of(images)
-    cases = _cases(pictures, network.config.in_channels, None)
+    cases = _cases(pictures, network.config.in_channels, describe(manifest.network.config).size.fixed)
     partners = pair_by_stem(list(pictures.values()), list_pictures(hr)) if hr is not None else {}
     scale = network.config.scale
     truth = outputs_of(TorchRuntime(network.model), cases)

@@ -6,6 +6,7 @@ fp32 is measured on pictures, named in the manifest, and judged by the gate like
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aethernet.architectures import SizeRequirements, padded
 from aethernet.errors import ExportError
 from aethernet.export.contract import OnnxDescription
 from aethernet.export.onnx import ExportConfig, replace_nodes, write_model
@@ -21,9 +23,6 @@ from aethernet.precision import Precision
 
 if TYPE_CHECKING:
     import onnx
-
-    from aethernet.architectures import SizeRequirements
-
 __all__ = ["SAFE_MAGNITUDE", "HalfExport", "activation_ranges", "convert_to_half", "export_fp16"]
 
 SAFE_MAGNITUDE = 16384.0
@@ -74,7 +73,8 @@ def export_fp16(
     import onnx
 
     source = onnx.load(str(fp32_model))
-    ranges = activation_ranges(source, pictures)
+    taken = dataclasses.replace(size or SizeRequirements(), fixed=config.static)
+    ranges = activation_ranges(source, (padded(picture, taken) for picture in pictures))
     kept = _unsafe_nodes(source, ranges)
     proto = convert_to_half(source, kept)
     _require_typed(proto, kept)
