@@ -77,8 +77,8 @@ class ForeignNetwork(nn.Module):
         """What :mod:`aethernet.quantization.generic` saw when the network ran."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the network."""
-        return self.call(self.network, x)
+        """Run the network, on a copy: some work in place, and would change the caller's picture."""
+        return self.call(self.network, x.clone())
 
     def merge_(self) -> None:
         """Fold what re-parameterises itself; proven on a picture of noise."""

@@ -241,6 +241,24 @@ def test_reach_is_measured_and_unknown_where_it_is_the_whole_picture() -> None:
     assert receptive_radius(around(Strided())) is None
 
 
+def test_a_network_that_works_in_place_leaves_the_picture_alone() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.conv(x.mul_(255))
+            return result
+
+    picture = natural_picture(5, 6)
+    before = picture.clone()
+
+    run(around(InPlace()), picture)
+
+    assert torch.equal(picture, before)
+
+
 def test_onnx_files_say_what_sizes_they_take_and_runners_pad(tmp_path: Path) -> None:
     from aethernet.architectures import SizeRequirements
 
