@@ -263,7 +263,7 @@ def _int8(model: Any, folder: Path, config: Any, cases: list[np.ndarray], truth:
 
     path = folder / "net_int8.onnx"
     try:
-        made = quantize(model, pictures=[case[:1] for case in cases])
+        made = quantize(model, pictures=[case[:1] for case in cases], keep_float=())
         export_int8(made.model, path, config, {}, tensorrt=False)
         report = lint_onnx(path)
     except Exception as error:

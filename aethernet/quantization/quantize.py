@@ -54,6 +54,8 @@ _CORRECTION_CROPS = 24
 
 _EQUALIZED_TAIL = ("conv_before_upsample.0.output", "conv_before_upsample.2", "upsample.")
 _SLOPE_CROPS = 2
+_MOST_MEASURED = 100
+"""Parts: measuring each takes as many runs of the network, hours for the hundreds of convolutions that some have."""
 _SLOPES = tuple(round(1.58 + 0.02 * step, 2) for step in range(8))
 
 
@@ -119,7 +121,8 @@ def quantize(
         records: Of quantisation-aware training.
         fallback: Pictures for what records leave open, where no ``pictures`` are given.
         method: How ranges follow from pictures.
-        keep_float: Names from :func:`units_of` to leave in float; None: those :func:`out_of_proportion` names.
+        keep_float: Names from :func:`units_of` to leave in float; None: those :func:`out_of_proportion` names, or none
+            where there are too many to measure each.
         seed: Of the places crops are taken from.
         freeze: Put the weights on their grid; what is to learn keeps them exact.
 
@@ -132,7 +135,8 @@ def quantize(
     )
     ready = calibrated(keep_float=keep_float or ())
     if keep_float is None:
-        keep_float = out_of_proportion(ready) if ready.crops else ()
+        few = len(units_of(fused)) <= _MOST_MEASURED
+        keep_float = out_of_proportion(ready) if ready.crops and few else ()
         ready = _without(ready, keep_float) or calibrated(keep_float=keep_float)
     tint = correct_biases(ready.network, ready.fused, _batch(ready.crops), ready.slopes) if ready.crops else None
     if freeze:
