@@ -76,7 +76,7 @@ class LoadedNetwork:
     @property
     def traceable_unfused(self) -> bool:
         """Whether the network can be exported without folding: other libraries' branches fold on the way."""
-        return isinstance(self.config, NetworkConfig) or self.form is Form.FUSED
+        return isinstance(self.config, NetworkConfig)
 
 
 def load(
