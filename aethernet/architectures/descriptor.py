@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from aethernet.errors import UsageError
 
 if TYPE_CHECKING:
@@ -156,6 +154,8 @@ def fitted(picture: Picture, size: SizeRequirements, scale: int, infer: Callable
         scale: Of the network.
         infer: [N, C, h, w] -> [N, C', s*h, s*w].
     """
+    import numpy as np
+
     height, width = picture.shape[2:]
     given = padded(picture, size)
     if given is picture:
@@ -165,6 +165,8 @@ def fitted(picture: Picture, size: SizeRequirements, scale: int, infer: Callable
 
 def padded(picture: Picture, size: SizeRequirements) -> Picture:
     """A picture [N, C, H, W] continued below and to the right to a size the network takes; itself where it is one."""
+    import numpy as np
+
     height, width = picture.shape[2:]
     taken = size.fit(height, width)
     if taken == (height, width):
