@@ -143,10 +143,6 @@ class ExportError(AethernetError):
     """An exported file breaks its contract."""
 
 
-class TracingError(ExportError):
-    """PyTorch's exporter cannot trace the network."""
-
-
 class ComparisonError(AethernetError):
     """A comparison could not be carried out (bad numbers never raise this; the gate judges them)."""
 

@@ -6,23 +6,23 @@ one fixed size. A file with free shapes must compute the picture at sizes it was
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.errors import AethernetError, ExportError, TracingError
+from aethernet.errors import AethernetError, ExportError
 from aethernet.export.contract import OnnxDescription
-from aethernet.export.onnx import ExportConfig, export_fp32
+from aethernet.export.onnx import NATIVE_OPSET, ExportConfig, export_fp32, lower, trace_to_onnx, write_fp32
 
 if TYPE_CHECKING:
     from aethernet.architectures.foreign import ForeignNetwork, Network
 
 __all__ = ["export_freely", "file_name"]
 
-_NEWER_OPSET = 18
 _SIZES = ((1, 33, 47), (2, 40, 24))
 """N, H, W of what free shapes are tried on."""
 _TOLERANCE = 1e-3
@@ -55,36 +55,32 @@ def export_freely(
         path = folder / file_name(name, "fp32", config.static)
         return path, export_fp32(model, path, config, metadata)
     reasons: list[str] = []
-    hopeless: set[tuple[int, int] | None] = set()
-    for attempt in _attempts(model, config):
-        if attempt.static in hopeless:
-            continue
-        path = folder / file_name(name, "fp32", attempt.static)
+    for static in dict.fromkeys((config.static, model.config.size.fit(*(config.static or config.shapes.optimum[1:])))):
+        free = dataclasses.replace(config, static=static, opset=max(config.opset, NATIVE_OPSET))
         try:
-            description = export_fp32(model, path, attempt, metadata)
-            _require_same(model, path, attempt.static)
-        except TracingError as error:  # another opset would be traced just the same
-            hopeless.add(attempt.static)
-            reasons.append(_reason(attempt, error))
-        except AethernetError as error:
-            path.unlink(missing_ok=True)
-            reasons.append(_reason(attempt, error))
-        else:
-            return path, description
+            traced = trace_to_onnx(model, free)
+        except ExportError as error:
+            reasons.append(_reason(free, error))
+            continue
+        for opset in dict.fromkeys((config.opset, free.opset)):
+            attempt = dataclasses.replace(free, opset=opset)
+            path, proto = folder / file_name(name, "fp32", static), copy.deepcopy(traced)
+            try:
+                if opset < NATIVE_OPSET:
+                    lower(proto, opset)
+                description = write_fp32(model, proto, path, attempt, metadata)
+                _require_same(model, path, static)
+            except AethernetError as error:
+                path.unlink(missing_ok=True)
+                reasons.append(_reason(attempt, error))
+            else:
+                return path, description
     raise ExportError(f"{model.config.architecture} cannot be exported; " + "; ".join(reasons))
 
 
 def _reason(attempt: ExportConfig, error: AethernetError) -> str:
     shape = "free shapes" if attempt.static is None else "fixed shapes"
     return f"{shape}, opset {attempt.opset}: {' '.join(str(error).split())[:300]}"
-
-
-def _attempts(model: ForeignNetwork, config: ExportConfig) -> Iterator[ExportConfig]:
-    opsets = dict.fromkeys((config.opset, max(config.opset, _NEWER_OPSET)))
-    static = model.config.size.fit(*(config.static or config.shapes.optimum[1:]))
-    for shape in dict.fromkeys((config.static, static)):
-        for opset in opsets:
-            yield dataclasses.replace(config, opset=opset, static=shape)
 
 
 def _require_same(model: ForeignNetwork, path: Path, static: tuple[int, int] | None) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aethernet.artifact import atomic_path
-from aethernet.errors import ExportError, TracingError, UsageError
+from aethernet.errors import ExportError, UsageError
 from aethernet.export.contract import MINIMAL_IR, OnnxDescription, require_contract, size_metadata
 from aethernet.precision import Precision
 
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     from aethernet.architectures.foreign import Network
 
 __all__ = [
+    "NATIVE_OPSET",
     "TRACED_SHAPE",
     "ExportConfig",
     "ShapeRange",
     "drop_unused_initializers",
     "export_fp32",
     "finish_model",
+    "lower",
     "replace_nodes",
     "trace_to_onnx",
+    "write_fp32",
     "write_model",
 ]
 
@@ -39,7 +42,7 @@ TRACED_SHAPE = (2, 24, 20)
 """N, H, W of the traced example: batch above one and unequal sides, so that no axis is mistaken for a constant."""
 
 
-_NATIVE_OPSET = 18
+NATIVE_OPSET = 18
 """The oldest opset the exporter writes itself."""
 
 
@@ -94,7 +97,17 @@ def export_fp32(
     """
     from aethernet.merging import merge_tail
 
-    proto = trace_to_onnx(merge_tail(model), config)
+    return write_fp32(model, trace_to_onnx(merge_tail(model), config), destination, config, metadata)
+
+
+def write_fp32(
+    model: Network,
+    proto: onnx.ModelProto,
+    destination: Path | str,
+    config: ExportConfig,
+    metadata: Mapping[str, str],
+) -> OnnxDescription:
+    """Write what :func:`trace_to_onnx` made of ``model``; arguments and errors as for :func:`export_fp32`."""
     return write_model(
         proto,
         destination,
@@ -116,12 +129,14 @@ def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
     """
     import torch
 
+    from aethernet.architectures.foreign import ForeignNetwork
+
     batch, height, width = _traced_shape(model.config.size) if config.static is None else (1, *config.static)
     example = torch.linspace(0, 1, batch * model.config.in_channels * height * width)
     example = example.reshape(batch, model.config.in_channels, height, width)
     axes = {0: torch.export.Dim("n", min=1), 2: torch.export.Dim("h", min=1), 3: torch.export.Dim("w", min=1)}
-    if not model.config.size.none:
-        # What sizes it takes is for the exporter to find out; ours are multiples, which its own names cannot say.
+    if isinstance(model, ForeignNetwork):
+        # What its code says about sizes (multiples, parities) is for the exporter to find out: names would forbid it.
         axes = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     try:
         with _quiet_exporter():
@@ -129,7 +144,7 @@ def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
                 copy.deepcopy(model).eval(),  # the caller's stays in its mode
                 (example.to(next(model.parameters()).dtype),),
                 dynamo=True,
-                opset_version=max(config.opset, _NATIVE_OPSET),
+                opset_version=max(config.opset, NATIVE_OPSET),
                 input_names=["input"],
                 output_names=["output"],
                 dynamic_shapes=(axes if config.static is None else None,),
@@ -138,18 +153,33 @@ def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # the exporter raises many kinds; all mean the same here
-        raise TracingError(
+        raise ExportError(
             f"PyTorch's exporter failed at opset {config.opset}: {error}",
             hint="try opset 18, its native one; --debug shows the exporter's own report",
         ) from error
     if program is None:
         raise ExportError("PyTorch's exporter returned no program")
     proto: onnx.ModelProto = program.model_proto
-    if config.opset < _NATIVE_OPSET:
-        _lower_operators(proto)
-        next(entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")).version = config.opset
+    _name_axes(proto)
     _arrange_gelu(proto)
+    if config.opset < NATIVE_OPSET:
+        lower(proto, config.opset)
     return proto
+
+
+def lower(proto: onnx.ModelProto, opset: int) -> None:
+    """From the exporter's oldest opset to ``opset``, in place; what it cannot say there the contract check refuses."""
+    _lower_operators(proto)
+    next(entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")).version = opset
+
+
+def _name_axes(proto: onnx.ModelProto) -> None:
+    """Call the free axes of the input, and the output's first, as our contract does, in place."""
+    for info, names in ((proto.graph.input[0], {0: "n", 2: "h", 3: "w"}), (proto.graph.output[0], {0: "n"})):
+        for place, name in names.items():
+            axis = info.type.tensor_type.shape.dim[place]
+            if axis.dim_param:
+                axis.dim_param = name
 
 
 def _traced_shape(size: SizeRequirements) -> tuple[int, int, int]:
