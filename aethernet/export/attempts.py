@@ -80,7 +80,11 @@ def export_freely(
 
 def _reason(attempt: ExportConfig, error: AethernetError) -> str:
     shape = "free shapes" if attempt.static is None else "fixed shapes"
-    return f"{shape}, opset {attempt.opset}: {' '.join(str(error).split())[:300]}"
+    root: BaseException = error
+    while root.__cause__ is not None:  # the exporter wraps its reasons in advice
+        root = root.__cause__
+    lines = [line.strip() for line in str(root).splitlines() if line.strip()]
+    return f"{shape}, opset {attempt.opset}: {(lines or [type(root).__name__])[0][:300]}"
 
 
 def _require_same(model: ForeignNetwork, path: Path, static: tuple[int, int] | None) -> None:
