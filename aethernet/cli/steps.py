@@ -37,12 +37,13 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
 
     from aethernet.artifact import Artifact
     from aethernet.checkpoint import save_pth, save_safetensors
+    from aethernet.fusion import fuse
 
     writers = {".safetensors": save_safetensors, ".pth": save_pth}
     if destination.suffix not in writers:
         raise UsageError(f"expected an output called .safetensors or .pth, found {destination.name}")
     loaded = float_network(source, residual_scale)
-    fused = loaded.folded
+    fused = fuse(loaded.model)
     writers[destination.suffix](fused, destination, dtype=torch.float16 if half else None)
     artifact = Artifact.of(destination)
     return {
@@ -52,7 +53,7 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
         "arrived": loaded.form.value,
         "parameters_before": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "parameters": sum(parameter.numel() for parameter in fused.parameters()),
-        "notes": list(loaded.notes),
+        "notes": [*loaded.notes, *(["nothing to fuse"] if loaded.nothing_to_fuse else [])],
     }
 
 

@@ -79,6 +79,17 @@ def test_tensors_that_do_not_fit_the_architecture_are_refused_in_words(tmp_path:
         aethernet.load(tmp_path / "huge.pth")
 
 
+def test_without_spandrel_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = compact(tmp_path / "net.pth")
+    monkeypatch.setattr("aethernet.architectures.foreign.find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+
+    with pytest.raises(UnknownNetworkError) as caught:
+        aethernet.load(path)
+
+    assert "aethernet[spandrel]" in caught.value.hint
+
+
 def test_expectations_and_records_are_held_against_the_network(tmp_path: Path) -> None:
     path = compact(tmp_path / "net.pth")
 
