@@ -3,6 +3,7 @@
 One input ``input`` and one output ``output``, NCHW with literal channels and named free axes; the output's axis names
 differ from the input's (``2*h``), because ONNX Runtime may share buffers between axes of one name. Standard operators
 only, everything in one file. Strict shape inference gives the scale at several sizes: that is how chaiNNer finds it.
+Where inference cannot follow a network (of another library), running it must give the scale.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ MINIMAL_IR = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 INFERENCE_SIZES = (16, 64, 256, 512)
 """Sides at which the scale must follow from shape inference alone."""
 
+
+_RUN_PIXELS = 64 * 64
+"""Larger inputs are not run to see the scale."""
 
 SIZE_KEY = "size_requirements"
 """Of the metadata entry that says what sizes a file takes; absent where it takes any."""
@@ -171,6 +175,24 @@ def require_contract(
     return found
 
 
+def _output_shape(model: onnx.ModelProto, height: int, width: int) -> tuple[int, ...]:
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    kind = model.graph.input[0].type.tensor_type
+    picture = np.zeros(
+        (1, kind.shape.dim[1].dim_value, height, width), np.float16 if kind.elem_type == 10 else np.float32
+    )
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        (output,) = session.run(None, {model.graph.input[0].name: picture})
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise ExportError(f"ONNX Runtime cannot run it at {height}x{width}: {str(error)[:200]}") from error
+    return tuple(output.shape)
+
+
 def _scaled(axes: tuple[str | int, ...], scale: int) -> tuple[str | int, ...]:
     def scaled(axis: str | int) -> str | int:
         if isinstance(axis, int):
@@ -198,6 +220,10 @@ def _inferred_scales(model: onnx.ModelProto, scale: int, sizes: list[tuple[int, 
             broken.append(f"strict shape inference at {height}x{width}: {error}")
             continue
         shape = tuple(axis.dim_value for axis in inferred.graph.output[0].type.tensor_type.shape.dim)
+        if 0 in shape:  # sizes computed in ways inference cannot follow: see by running it, where that is cheap
+            if height * width > _RUN_PIXELS:
+                continue
+            shape = _output_shape(model, height, width)
         if shape[2:] != (height * scale, width * scale):
             broken.append(f"shape inference at {height}x{width}: expected scale {scale}, found output {shape}")
     return broken
