@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("memory", "folder", "film"))
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="fp32", help="memory and film")
     parser.add_argument("--runtime", default="onnxruntime-cpu")
     parser.add_argument("--width", type=int)
     parser.add_argument("--height", type=int)

@@ -88,6 +88,8 @@ def run(request: Request) -> dict[str, Any]:
         overlap=request.overlap,
         memory=request.memory,
         threads=request.threads,
+        frame=_frame(request.runtime, films, pictures),
+        tell=say,
     ) as upscaler:
         told = upscaler.describe()
         say(_choice_in_words(told))
@@ -107,7 +109,7 @@ def run(request: Request) -> dict[str, Any]:
                     upscaler, pictures, quality=request.quality, skip_existing=request.skip_existing, on_done=on_done
                 )
         for job in films:
-            results.append(_film(upscaler, job, options, skip_existing=request.skip_existing))  # type: ignore[arg-type]
+            results.append(_film(upscaler, job, options, request.skip_existing, alone=len(jobs) == 1))  # type: ignore[arg-type]
         if request.compare is not None:
             _write_sheet(request.compare, results, partners, upscaler.scale)
             say(f"wrote {request.compare}")
@@ -139,6 +141,16 @@ def _choice(request: Request, films: Sequence[Job]) -> tuple[str, str]:
     return asked
 
 
+def _frame(runtime: str, films: Sequence[Job], pictures: Sequence[Job]) -> tuple[int, int] | None:
+    """Height and width of everything there is to do, where that is one film and an engine may be built for it."""
+    from aethernet.upscale.film.source import look_at
+
+    if len(films) != 1 or pictures or not runtime.startswith("tensorrt"):
+        return None
+    facts = look_at(films[0].source)
+    return facts.height, facts.width
+
+
 def _film_options(request: Request) -> FilmOptions:
     from aethernet.upscale.film import FilmOptions
 
@@ -147,8 +159,8 @@ def _film_options(request: Request) -> FilmOptions:
 
 def _choice_in_words(told: dict[str, Any]) -> str:
     measured = ", ".join(f"{name} {taken:g} ms" for name, taken in told["measured_ms"].items())
-    return f"{told['release']} {told['precision']} in {told['runtime']}" + (
-        f" (measured: {measured})" if measured else ""
+    return f"{told['scale']}x with {told['release']}: {told['precision']} in {told['runtime']}" + (
+        f" (measured on 96x96 pixels: {measured})" if measured else ""
     )
 
 
@@ -164,7 +176,7 @@ def _in_words(result: dict[str, Any]) -> str:
     return "\n".join([words, *(f"  {note}" for note in result["notes"])])
 
 
-def _film(upscaler: Upscaler, job: Job, options: FilmOptions, *, skip_existing: bool) -> dict[str, Any]:
+def _film(upscaler: Upscaler, job: Job, options: FilmOptions, skip_existing: bool, *, alone: bool) -> dict[str, Any]:
     from aethernet.upscale.film import is_finished, upscale_film
 
     if (skip_existing or options.resume) and is_finished(job.destination):
@@ -187,7 +199,7 @@ def _film(upscaler: Upscaler, job: Job, options: FilmOptions, *, skip_existing: 
         try:
             result = upscale_film(upscaler, job.source, job.destination, options, on_frame=on_frame)
         except AethernetError as error:
-            if isinstance(error, UsageError):
+            if isinstance(error, UsageError) and alone:
                 raise
             result = {"source": str(job.source), "destination": str(job.destination), "error": str(error)}
         bar.tell(_in_words(result))

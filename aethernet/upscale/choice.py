@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.errors import AethernetError, UsageError
+from aethernet.engine import Backend
+from aethernet.errors import AethernetError, EngineError, UsageError
 from aethernet.precision import Precision
 from aethernet.runtimes import RUNTIMES, open_runtime, runtimes_here
+from aethernet.upscale.engines import engine_for, engine_source, released_engines
 
 if TYPE_CHECKING:
     from aethernet.bundle import Bundle
-    from aethernet.manifest import FileEntry
     from aethernet.runtimes import Runtime
 
 __all__ = ["Candidate", "Choice", "candidates", "choose"]
@@ -36,13 +38,17 @@ _AUTOMATIC = {
 }
 
 
+_BACKENDS = {"tensorrt": Backend.TENSORRT, "tensorrt-rtx": Backend.TENSORRT_RTX}
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A form of the release and a way to run it."""
 
     runtime: str
     precision: Precision
-    entry: FileEntry
+    path: Path
+    """A file of the release, or an engine built from one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +62,30 @@ class Choice:
     notes: tuple[str, ...]
 
 
-def candidates(bundle: Bundle, runtime: str = "auto", precision: str = "auto") -> list[Candidate]:
+Engine = Callable[[str, Precision], Path]
+"""Runtime, precision -> an engine that fits this machine, built if need be."""
+
+
+def candidates(
+    bundle: Bundle,
+    runtime: str = "auto",
+    precision: str = "auto",
+    engine: Engine | None = None,
+    *,
+    on_cpu: bool = False,
+) -> list[Candidate]:
     """Everything that can run here and fits what is asked for; never empty.
+
+    Args:
+        bundle: The release.
+        runtime: ``auto``, one of :data:`aethernet.runtimes.RUNTIMES`, or its part before the dash.
+        precision: ``auto`` or one of the precisions.
+        engine: Asked where TensorRT was asked for by name; without it the release's own engines are all there are.
+        on_cpu: Leave a GPU aside, which is otherwise all that ``auto`` looks at where something runs on one.
 
     Raises:
         UsageError: Unknown names, a form the release lacks, or a runtime this machine lacks.
+        EngineError: No engine could be built.
     """
     here = runtimes_here()
     names = [name for name in RUNTIMES if runtime in ("auto", name, name.partition("-")[0])]
@@ -68,14 +93,17 @@ def candidates(bundle: Bundle, runtime: str = "auto", precision: str = "auto") -
         raise UsageError(f"expected a runtime of auto, {', '.join(RUNTIMES)}, found '{runtime}'")
     if precision != "auto" and precision not in list(Precision):
         raise UsageError(f"expected a precision of auto, {', '.join(Precision)}, found '{precision}'")
-    usable = [name for name in names if not here[name]]
+    usable = [name for name in names if not here[name] and (name.endswith("-cpu") or not on_cpu)]
     if not usable:
         raise UsageError(
             f"expected runtime {runtime}, found that it cannot be used here: "
             + "; ".join(dict.fromkeys(here[name] for name in names)),
             hint="--runtime auto takes what there is",
         )
-    found = list(_fitting(bundle, usable, runtime, precision))
+    on_gpu = [name for name in usable if not name.endswith("-cpu")]
+    found = list(_fitting(bundle, on_gpu, runtime, precision, engine))
+    if not found:
+        found = list(_fitting(bundle, [name for name in usable if name not in on_gpu], runtime, precision, engine))
     if not found:
         released = ", ".join(form.precision for form in bundle.manifest.forms if form.status == "released")
         reasons = "".join(
@@ -83,60 +111,84 @@ def candidates(bundle: Bundle, runtime: str = "auto", precision: str = "auto") -
             for form in bundle.manifest.forms
             if form.precision == precision and form.reason
         )
+        wanted = "a form" if precision == "auto" else precision
         raise UsageError(
-            f"expected {precision} for runtime {runtime}, found a release with {released}{reasons}",
-            hint="--precision auto takes what there is",
+            f"expected {wanted} for runtime {runtime}, found a release with {released}{reasons}",
+            hint="--precision auto and --runtime auto take what there is",
         )
     return found
 
 
-def _fitting(bundle: Bundle, usable: list[str], runtime: str, precision: str) -> Iterator[Candidate]:
-    on_gpu = [name for name in usable if not name.endswith("-cpu")]
-    for name in on_gpu or usable:
+def _fitting(
+    bundle: Bundle, usable: list[str], runtime: str, precision: str, engine: Engine | None
+) -> Iterator[Candidate]:
+    built, failures = False, []
+    for name in usable:
         if runtime == "auto" and name not in _AUTOMATIC:
             continue  # PyTorch on a CPU: ONNX Runtime is always there, and faster
         wanted = _AUTOMATIC.get(name, (Precision.FP32,)) if precision == "auto" else (Precision(precision),)
-        for one in wanted:
-            yield from (Candidate(name, one, entry) for entry in _files(bundle, name, one))
+        if name in _BACKENDS and runtime != "auto" and engine is not None:
+            sources = [one for one in wanted if engine_source(bundle, one) is not None]
+            if not sources:
+                continue
+            try:  # one precision is enough: a build may take minutes
+                path = engine(name, sources[0])
+            except EngineError as error:
+                failures.append(error)
+                continue
+            built = True
+            yield Candidate(name, sources[0], path)
+        else:
+            for one in wanted:
+                yield from (Candidate(name, one, path) for path in _files(bundle, name, one))
+    if failures and not built:
+        raise failures[0]
 
 
-def _files(bundle: Bundle, runtime: str, precision: Precision) -> list[FileEntry]:
-    manifest = bundle.manifest
-    if runtime.startswith("tensorrt"):
+def _files(bundle: Bundle, runtime: str, precision: Precision) -> list[Path]:
+    if runtime in _BACKENDS:
         # Several, for different cards; one that does not fit here is refused when it is opened.
-        made = {
-            one.file
-            for one in manifest.engines
-            if (one.backend.extra, one.precision) == (runtime, precision) and one.status != "skipped"
-        }
-        return [entry for entry in manifest.files if entry.path in made]
+        return released_engines(bundle, _BACKENDS[runtime], precision)
     if runtime.startswith("pytorch"):
-        entry = manifest.file("weights", precision, ".safetensors")
+        entry = bundle.manifest.file("weights", precision, ".safetensors")
     else:
-        entry = manifest.file("onnx", precision, "_int8.onnx" if precision is Precision.INT8 else ".onnx")
-    return [] if entry is None else [entry]
+        entry = bundle.manifest.file("onnx", precision, "_int8.onnx" if precision is Precision.INT8 else ".onnx")
+    return [] if entry is None else [bundle.path(entry)]
 
 
-def choose(bundle: Bundle, runtime: str = "auto", precision: str = "auto", *, threads: int = 0) -> Choice:
+def choose(
+    bundle: Bundle,
+    runtime: str = "auto",
+    precision: str = "auto",
+    *,
+    threads: int = 0,
+    floor: int = 1,
+    frame: tuple[int, int] | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Choice:
     """Open the fastest fitting candidate; fp32 unless another precision is clearly faster.
+
+    Args:
+        bundle: The release.
+        runtime: As :func:`candidates`.
+        precision: As :func:`candidates`.
+        threads: CPU threads; 0 lets the runtime choose.
+        floor: As :func:`~aethernet.upscale.engines.engine_for`.
+        frame: As :func:`~aethernet.upscale.engines.engine_for`.
+        tell: Told of an engine that is built.
 
     Raises:
         UsageError: As :func:`candidates`.
         AethernetError: The only candidate cannot be opened.
     """
-    found = candidates(bundle, runtime, precision)
-    if len(found) == 1:
-        only = found[0]
-        opened = open_runtime(bundle.path(only.entry), name=only.runtime, threads=threads).__enter__()
-        return Choice(candidate=only, runtime=opened, milliseconds={}, notes=())
-    notes = []
-    raced: list[tuple[float, Candidate, Runtime]] = []
-    for one in found:
-        try:
-            opened = open_runtime(bundle.path(one.entry), name=one.runtime, threads=threads).__enter__()
-            raced.append((_milliseconds(opened, int(bundle.manifest.network.config["in_channels"])), one, opened))
-        except AethernetError as error:
-            notes.append(f"{one.runtime} {one.precision} was not taken: {error}")
+
+    def engine(name: str, wanted: Precision) -> Path:
+        return engine_for(bundle, _BACKENDS[name], wanted, floor=floor, frame=frame, tell=tell)
+
+    notes: list[str] = []
+    raced = _race(bundle, candidates(bundle, runtime, precision, engine), threads, notes, strict=runtime != "auto")
+    if not raced and runtime == "auto":
+        raced = _race(bundle, candidates(bundle, "auto", precision, on_cpu=True), threads, notes)
     if not raced:
         raise UsageError(f"nothing that is installed can run this release: {'; '.join(notes)}")
     _, best, runtime_of_best = min(
@@ -145,12 +197,40 @@ def choose(bundle: Bundle, runtime: str = "auto", precision: str = "auto", *, th
     for _, _, opened in raced:
         if opened is not runtime_of_best:
             opened.__exit__(None, None, None)
-    told = {f"{one.runtime} {one.precision}": round(taken, 1) for taken, one, _ in raced}
+    told = {f"{one.runtime} {one.precision}": round(taken, 1) for taken, one, _ in raced if taken}
+    here = runtimes_here()
+    if runtime == "auto" and best.runtime not in _BACKENDS and any(not here[name] for name in _BACKENDS):
+        notes.append("TensorRT is installed: --runtime tensorrt builds an engine for this card")
     return Choice(candidate=best, runtime=runtime_of_best, milliseconds=told, notes=tuple(notes))
 
 
+def _race(
+    bundle: Bundle, found: list[Candidate], threads: int, notes: list[str], *, strict: bool = False
+) -> list[tuple[float, Candidate, Runtime]]:
+    """Open and time candidates (0 where there is only one); ``notes`` are told which were not taken.
+
+    Raises:
+        AethernetError: ``strict``, and the only one cannot be opened.
+    """
+    raced: list[tuple[float, Candidate, Runtime]] = []
+    channels = int(bundle.manifest.network.config["in_channels"])
+    for one in found:
+        try:
+            opened = open_runtime(one.path, name=one.runtime, threads=threads).__enter__()
+            raced.append((_milliseconds(opened, channels) if len(found) > 1 else 0.0, one, opened))
+        except AethernetError as error:
+            if strict and len(found) == 1:
+                raise
+            notes.append(f"{one.runtime} {one.precision} was not taken: {error}")
+    return raced
+
+
 def _milliseconds(runtime: Runtime, channels: int) -> float:
-    picture = np.random.default_rng(0).random((1, channels, _SIDE, _SIDE), dtype=np.float32)
+    sides = [_SIDE, _SIDE]
+    if (limits := getattr(runtime, "limits", None)) is not None:
+        bounds = zip(limits.smallest, limits.largest, strict=True)
+        sides = [min(max(_SIDE, least), most) for least, most in bounds]
+    picture = np.random.default_rng(0).random((1, channels, *sides), dtype=np.float32)
     taken = []
     for _ in range(_RUNS + 1):
         start = time.perf_counter()

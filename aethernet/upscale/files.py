@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aethernet.artifact import atomic_path
 from aethernet.errors import AethernetError, UsageError
+from aethernet.upscale.memory import return_freed_memory
 from aethernet.upscale.reading import Still, read_still
 from aethernet.upscale.upscaler import Tally
 from aethernet.upscale.writing import FORMATS, format_of, require_fit, write_picture
@@ -54,6 +55,9 @@ FILM_SUFFIXES = (
     ".nut",
 )
 
+_LARGE = 64 * 2**20
+"""Bytes of a picture from which on it pays to tidy up after reading."""
+
 Item = TypeVar("Item")
 
 
@@ -75,7 +79,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
 
     One file and an output with a known ending make that file; everything else goes into the folder ``output``, a
     folder's content under the same relative paths. A picture keeps its format where that can be written, and becomes
-    PNG where not; a film that is not named becomes ``.mkv``.
+    PNG where not; a film that is not named stays MP4 or QuickTime and becomes Matroska otherwise.
 
     Raises:
         UsageError: A missing input, two inputs for one output, or an output that is its own input.
@@ -132,7 +136,8 @@ def _files(given: Path, output: Path) -> Iterator[tuple[Path, Path]]:
 
 def _ending(source: Path, form: str | None) -> str:
     if is_film(source):
-        return ".mkv"
+        # Matroska holds everything but what is made for MP4 and its kin, such as their subtitles.
+        return source.suffix if source.suffix.lower() in (".mp4", ".m4v", ".mov") else ".mkv"
     if form is not None:
         return FORMATS[form].suffixes[0]
     try:
@@ -182,8 +187,10 @@ def upscale_file(
     if not target.cmyk:
         still = still.as_rgb()
     tally = Tally()
-    with ahead(upscaler.bands(still, tally)) as bands, atomic_path(destination) as temporary:
-        notes = [*still.notes, *write_picture(temporary, target, still, bands, (width, height), quality)]
+    with ahead(upscaler.bands(still, tally), depth=1) as bands, atomic_path(destination) as temporary:
+        began, waits = time.perf_counter(), list[float]()
+        notes = [*still.notes, *write_picture(temporary, target, still, _timed(bands, waits), (width, height), quality)]
+        write_seconds = time.perf_counter() - began - sum(waits)
     if tally.tiles > 1 + (still.plane is not None) and not upscaler.exact_tiles:
         if upscaler.cut.feather:
             notes.append(
@@ -208,10 +215,24 @@ def upscale_file(
         "seconds": {
             "read": round(read_seconds, 4),
             "network": round(tally.network_seconds, 4),
+            "write": round(write_seconds, 4),
             "total": round(time.perf_counter() - start + read_ahead, 4),
         },
         "notes": notes,
     }
+
+
+def _timed(items: Iterator[Item], waits: list[float]) -> Iterator[Item]:
+    """The same items; ``waits`` gets the seconds each took to come."""
+    while True:
+        asked = time.perf_counter()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        finally:
+            waits.append(time.perf_counter() - asked)
+        yield item
 
 
 def upscale_files(
@@ -256,7 +277,10 @@ def upscale_files(
 
 def _timed_read(path: Path) -> tuple[Still, float]:
     start = time.perf_counter()
-    return read_still(path), time.perf_counter() - start
+    still = read_still(path)
+    if still.colour.nbytes > _LARGE:
+        return_freed_memory()
+    return still, time.perf_counter() - start
 
 
 class ahead(Iterator[Item]):  # noqa: N801 (used like the functions of itertools)

@@ -356,8 +356,12 @@ def _fill(colour: NDArray[Any], visible: NDArray[np.bool_]) -> NDArray[Any]:
     The pull-push scheme: halve until everything is visible, then hand colours back down (Gortler et al. 1996,
     "The Lumigraph", section 3.4).
     """
-    weight = visible[..., None].astype(np.float32)
-    levels = [(colour.astype(np.float32) * weight, weight)]
+    # The finest level is gone through some rows at a time: as floats it would be four times the picture.
+    blocks = [slice(top, top + _ROWS_AT_A_TIME) for top in range(0, len(colour), _ROWS_AT_A_TIME)]
+    weights = (visible[rows][..., None].astype(np.float32) for rows in blocks)
+    halves = [(_halved(colour[rows] * part), _halved(part)) for rows, part in zip(blocks, weights, strict=True)]
+    levels = [(np.concatenate([one for one, _ in halves]), np.concatenate([one for _, one in halves]))]
+    del halves
     while levels[-1][1].min() == 0 and max(levels[-1][1].shape[:2]) > 1:
         total, weight = (_halved(part) for part in levels[-1])
         levels.append((total, weight))
@@ -367,8 +371,11 @@ def _fill(colour: NDArray[Any], visible: NDArray[np.bool_]) -> NDArray[Any]:
         coarse = filled.repeat(2, axis=0).repeat(2, axis=1)[: total.shape[0], : total.shape[1]]
         filled = np.where(weight > 0, total / np.maximum(weight, 1e-6), coarse)
     result = colour.copy()
-    hidden = ~visible
-    result[hidden] = (np.rint(filled[hidden]) if colour.dtype.kind == "u" else filled[hidden]).astype(colour.dtype)
+    for rows in blocks:
+        hidden = ~visible[rows]
+        part = filled[rows.start // 2 : rows.stop // 2].repeat(2, axis=0).repeat(2, axis=1)
+        found = part[: hidden.shape[0], : hidden.shape[1]][hidden]
+        result[rows][hidden] = (np.rint(found) if colour.dtype.kind == "u" else found).astype(colour.dtype)
     return result
 
 

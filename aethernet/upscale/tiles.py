@@ -29,6 +29,9 @@ __all__ = ["Cut", "Span", "TileSize", "out_of_memory", "rows", "size_tiles", "sp
 FEATHER = 16
 """Input pixels over which neighbours are faded into each other on each side of a cut, for networks that pool."""
 
+_LEAST_WINDOW = 256**2
+"""Pixels of a window below which starting the network costs more than overlapping saves."""
+
 
 UNKNOWN_REACH = 32
 """Input pixels that tiles overlap by where nobody knows how far a network looks; they are faded into each other too."""
@@ -68,8 +71,11 @@ class Cut:
 
     @property
     def floor(self) -> int:
-        """Smallest side of a tile that still makes headway."""
-        return 2 * self.margin + max(16, 2 * self.feather)
+        """Smallest side of a tile that still makes headway, and whose two fading edges stay apart.
+
+        Windows are made even, which leaves each two thirds of what it could keep at worst.
+        """
+        return 2 * self.margin + max(16, 3 * self.feather)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +90,8 @@ class Span:
 
 def spans(length: int, size: int, margin: int) -> list[Span]:
     """Cover ``length`` pixels with windows of one size; kept parts touch, windows reach ``margin`` beyond them."""
-    if length <= size:
-        return [Span(0, length, 0, length)]
-    count = math.ceil((length - 2 * margin) / (size - 2 * margin))
-    step = math.ceil((length - 2 * margin) / count)
-    size = step + 2 * margin
+    count, size = _shared_out(length, size, margin)
+    step = size - 2 * margin
     found = []
     for index in range(count):
         start = min(index * step, length - size)
@@ -98,28 +101,41 @@ def spans(length: int, size: int, margin: int) -> list[Span]:
     return found
 
 
-def size_tiles(height: int, width: int, pixels: int, margin: int, overlap_cost: float = math.inf) -> TileSize:
-    """The window for a picture: whole if it has at most ``pixels``, else square and no larger than worthwhile.
+def _shared_out(length: int, size: int, margin: int) -> tuple[int, int]:
+    """How many windows of at most ``size`` it takes, and the size with which they end where ``length`` does."""
+    if length <= size:
+        return 1, length
+    count = math.ceil((length - 2 * margin) / (size - 2 * margin))
+    return count, math.ceil((length - 2 * margin) / count) + 2 * margin
+
+
+def size_tiles(height: int, width: int, pixels: int, cut: Cut, overlap_cost: float = math.inf) -> TileSize:
+    """The window for a picture: whole if it fits, else the one with which the fewest pixels are computed.
 
     Args:
         height: Of the picture.
         width: Of the picture.
         pixels: Most input pixels that fit into memory.
-        margin: Of each tile.
-        overlap_cost: A tile need not be larger than where it computes so many times the pixels it keeps.
+        cut: How tiles meet.
+        overlap_cost: A window need not be larger than a square one that computes so many times the pixels it keeps.
     """
     if height * width <= pixels:
         return TileSize(height=height, width=width)
-    side = math.isqrt(pixels)
-    if math.isfinite(overlap_cost) and margin:
-        side = min(side, math.ceil(2 * margin / (1 - overlap_cost**-0.5)))
-    # A picture that is narrow one way leaves room for longer tiles the other way.
-    if min(height, width) <= side:
-        long = side * side // min(height, width)
-        if width <= height:
-            return TileSize(height=min(height, long), width=width)
-        return TileSize(height=height, width=min(width, long))
-    return TileSize(height=side, width=side)
+    if cut.margin and math.isfinite(overlap_cost):
+        worthwhile = math.ceil(2 * cut.margin / (1 - overlap_cost**-0.5)) ** 2
+        pixels = min(pixels, max(worthwhile, _LEAST_WINDOW))
+    pixels = max(pixels, cut.floor**2)
+    found: list[tuple[int, TileSize]] = []
+    for columns in range(1, width + 1):
+        wide = max(cut.floor, math.ceil((width - 2 * cut.margin) / columns) + 2 * cut.margin)
+        across, wide = _shared_out(width, wide, cut.margin)
+        tall = min(height, pixels // wide)
+        if tall == height or tall >= cut.floor:
+            down, tall = _shared_out(height, tall, cut.margin)
+            found.append((down * tall * across * wide, TileSize(height=tall, width=wide)))
+        if tall == height or wide <= cut.floor:
+            break  # narrower windows only overlap more
+    return min(found, key=lambda entry: entry[0])[1]
 
 
 _OUT_OF_MEMORY = (

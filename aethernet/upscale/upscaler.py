@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Tally", "Upscaler"]
 
-_OVERLAP_COST = 1.7
-"""On a CPU tiles are no larger than where they compute so many times what they keep: memory before speed."""
+_OVERLAP_COST, _OVERLAP_COST_OF_HUGE = 1.4, 1.8
+"""On a CPU tiles are no larger than where they compute so many times what they keep. Larger ones save little, because
+they take longer for each pixel (the sample network: 8 microseconds at 256x256 and 600x600, 10 at 1080x707)."""
+_HUGE = 32 * 10**6
+"""Pixels beyond which memory comes before speed."""
 _LEAST_MEMORY, _MOST_MEMORY = 256 * 2**20, 3 * 2**30
 """Bounds of what the network takes on a CPU unless told otherwise."""
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32).reshape(1, 3, 1, 1)
@@ -68,6 +71,9 @@ class Upscaler:
             sees, so that cuts leave no trace. Fewer are faster and change the picture at the cuts.
         memory: Bytes the network may take; None takes up to half of what is free, and at most 3 GiB on a CPU.
         threads: CPU threads; 0 lets the runtime choose.
+        frame: Height and width that all pictures have, if they are known; a TensorRT engine is built for exactly these.
+        tell: Told when an engine is built, which happens where TensorRT is asked for by name, the release has none for
+            the card in this machine, and none was built before. It may take minutes.
 
     Raises:
         BundleError: Not a release.
@@ -84,6 +90,8 @@ class Upscaler:
         overlap: int | None = None,
         memory: int | None = None,
         threads: int = 0,
+        frame: tuple[int, int] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.config = describe(self.bundle.manifest.network.config)
@@ -101,7 +109,9 @@ class Upscaler:
         self._tile, self._memory, self._threads = tile, memory, threads
         self._lock = threading.Lock()
         self._spare: Runtime | None = None
-        self._choice = choose(self.bundle, runtime, precision, threads=threads)
+        self._choice = choose(
+            self.bundle, runtime, precision, threads=threads, floor=self.cut.floor, frame=frame, tell=tell
+        )
         self._runtime: Runtime | None = self._choice.runtime
 
     # --- what it is --------------------------------------------------------------------------------------------------
@@ -139,7 +149,7 @@ class Upscaler:
         return {
             "release": f"{self.bundle.manifest.name}@{self.bundle.manifest.version}",
             "identity": self.bundle.manifest.identity,
-            "file": self._choice.candidate.entry.path,
+            "file": self._choice.candidate.path.name,
             "runtime": self.runtime,
             "precision": self.precision.value,
             "scale": self.scale,
@@ -220,31 +230,35 @@ class Upscaler:
 
     def tile_size(self, height: int, width: int) -> TileSize:
         """The window that pictures of this size are cut into."""
-        limits = self._limits
+        if self._limits is not None:
+            return self._tile_of_engine(height, width, self._limits)
         if self._tile is not None:
-            size = TileSize(height=min(height, self._tile), width=min(width, self._tile))
-        else:
-            half = self.precision is Precision.FP16
-            on_cpu = self.runtime.endswith("-cpu")
-            budget = self._memory
-            cost = float("inf")
-            if budget is None:
-                budget = max(_LEAST_MEMORY, (free_memory() if on_cpu else free_gpu_memory() or 2**32) // 2)
-                # A network that pools is given the whole picture if at all possible.
-                if on_cpu and self.exact_tiles:
-                    budget, cost = min(budget, _MOST_MEMORY), _OVERLAP_COST
-            pixels = max(self.cut.floor**2, budget // bytes_per_pixel(self.bundle.manifest.network.config, half=half))
-            size = size_tiles(height, width, pixels, self.cut.margin, cost)
-        if limits is not None:
-            tallest, widest = limits.largest
-            if (height > tallest or width > widest) and min(limits.largest) < self.cut.floor:
-                raise UpscaleError(
-                    f"expected an engine for inputs of at least {self.cut.floor} pixels a side, because "
-                    f"{self._why_so_large}, found one for at most {widest}x{tallest}",
-                    hint="build an engine with a larger profile, or choose another --runtime",
-                )
-            size = TileSize(height=min(size.height, tallest), width=min(size.width, widest))
-        return size
+            return TileSize(height=min(height, self._tile), width=min(width, self._tile))
+        half = self.precision is Precision.FP16
+        on_cpu = self.runtime.endswith("-cpu")
+        budget = self._memory
+        cost = float("inf")
+        if budget is None:
+            budget = max(_LEAST_MEMORY, (free_memory() if on_cpu else free_gpu_memory() or 2**32) // 2)
+            # A network that pools is given the whole picture if at all possible.
+            if on_cpu and self.exact_tiles:
+                budget = min(budget, _MOST_MEMORY)
+                cost = _OVERLAP_COST if height * width <= _HUGE else _OVERLAP_COST_OF_HUGE
+        return size_tiles(
+            height, width, budget // bytes_per_pixel(self.bundle.manifest.network.config, half=half), self.cut, cost
+        )
+
+    def _tile_of_engine(self, height: int, width: int, limits: ShapeLimits) -> TileSize:
+        """As large as the engine takes; the memory for that is its own already."""
+        tallest, widest = limits.largest
+        if (height > tallest or width > widest) and min(limits.largest) < self.cut.floor:
+            raise UpscaleError(
+                f"expected an engine for inputs of at least {self.cut.floor} pixels a side, because "
+                f"{self._why_so_large}, found one for at most {widest}x{tallest}",
+                hint="build an engine with a larger profile, or choose another --runtime",
+            )
+        side = self._tile or max(height, width)
+        return TileSize(height=min(height, tallest, side), width=min(width, widest, side))
 
     @property
     def _limits(self) -> ShapeLimits | None:
@@ -289,7 +303,7 @@ class Upscaler:
                         raise UpscaleError("the network's output is not finite, not even in fp32")
             finally:
                 tally.network_seconds += time.perf_counter() - start
-        tally.tiles += 1
+            tally.tiles += 1
         return output
 
     def _fitted(self, runtime: Runtime, picture: Picture) -> Picture:
@@ -303,8 +317,7 @@ class Upscaler:
             # Where fp32 itself failed, only another runtime can do better.
             runtime = "onnxruntime-cpu" if chosen.precision is Precision.FP32 else chosen.runtime
             found = candidates(self.bundle, runtime, Precision.FP32)[0]
-            path = self.bundle.path(found.entry)
-            self._spare = open_runtime(path, name=found.runtime, threads=self._threads).__enter__()
+            self._spare = open_runtime(found.path, name=found.runtime, threads=self._threads).__enter__()
         return self._spare
 
     def close(self) -> None:

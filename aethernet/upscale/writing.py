@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -154,20 +155,21 @@ def _write_png(path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int],
         if metadata.exif:
             _chunk(file, b"eXIf", resized_exif(metadata.exif, *size).tobytes().removeprefix(b"Exif\0\0"))
         above = np.zeros(size[0] * channels * first.dtype.itemsize, dtype=np.uint8)
-        band: NDArray[Any] | None = first
-        while band is not None:
-            raw = np.ascontiguousarray(band, dtype=band.dtype.newbyteorder(">")).view(np.uint8).reshape(len(band), -1)
-            for start in range(0, len(raw), _ROWS_AT_A_TIME):
-                some = raw[start : start + _ROWS_AT_A_TIME]
-                if packed := packer.compress(_filtered(some, above, channels * band.dtype.itemsize)):
+        rows_at_a_time = max(1, _FILTERED_AT_A_TIME // len(above))
+        for band in itertools.chain([first], bands):
+            for start in range(0, len(band), rows_at_a_time):
+                some = band[start : start + rows_at_a_time]
+                raw = np.ascontiguousarray(some, dtype=band.dtype.newbyteorder(">")).view(np.uint8)
+                raw = raw.reshape(len(some), -1)
+                if packed := packer.compress(_filtered(raw, above, channels * band.dtype.itemsize)):
                     _chunk(file, b"IDAT", packed)
-                above = some[-1]
-            band = next(bands, None)
+                above = raw[-1]
         _chunk(file, b"IDAT", packer.flush())
         _chunk(file, b"IEND", b"")
 
 
-_ROWS_AT_A_TIME = 64
+_FILTERED_AT_A_TIME = 2**17
+"""Bytes; filtering makes a dozen arrays of that size, which had better fit into the processor's cache."""
 
 
 def _chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:

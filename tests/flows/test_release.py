@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from aethernet.bundle import open_bundle, verify_bundle
+from aethernet.signing import Trust
+from tests.support.keys import key_pair
 from tests.support.releases import NAME, flip_byte, snapshot, tiny_checkpoint
 from tests.support.workplace import REPOSITORY, CommandLine, Finished, Workplace
 
@@ -377,8 +379,8 @@ def test_checkpoint_with_another_digest_is_refused(workplace: Workplace, command
 def test_one_broken_spec_does_not_stop_the_others(
     workplace: Workplace, command_line: CommandLine, tmp_path: Path
 ) -> None:
-    specs = tmp_path / "specs"
-    options = 'images = "../low"\nprecisions = ["fp32"]\n'
+    specs, key = tmp_path / "specs", key_pair(tmp_path, "ours")
+    options = 'images = "../low"\nprecisions = ["fp32"]\nengines.backends = []\n'
     for name in (NAME, "second_2x", "broken_2x", "unreadable_2x"):
         (specs / name).mkdir(parents=True)
         checkpoint = "broken.pth" if name == "broken_2x" else "tiny.safetensors"
@@ -388,13 +390,13 @@ def test_one_broken_spec_does_not_stop_the_others(
     shutil.copytree(workplace.spec.parent / "low", specs / "low")
     (specs / "broken.pth").write_bytes(b"no checkpoint")
 
-    finished = command_line(["release-all", str(specs), *workplace.places, "--json"])
+    finished = command_line(["release-all", str(specs), *workplace.places, "--sign-key", str(key.private), "--json"])
 
     assert finished.code == 1
     results = {result["name"]: result for result in json.loads(finished.out)}
     assert [name for name, result in results.items() if result["error"]] == ["broken_2x", "unreadable_2x"], finished.out
     assert sorted(path.name for path in workplace.hub.iterdir()) == ["second_2x", NAME]
     for name in ("second_2x", NAME):
-        assert verify_bundle(workplace.hub / name / "1.0.0").ok
+        assert verify_bundle(workplace.hub / name / "1.0.0", trust=Trust(public_key=key.public.read_text())).ok
         told = command_line(["verify-published", f"{workplace.hub.as_uri()}/{name}", "--json"])
         assert told.summary["identity"] == results[name]["identity"]

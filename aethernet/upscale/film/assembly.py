@@ -85,8 +85,10 @@ def require_copyable(source: Path, destination: Path, facts: FilmFacts, codec: s
                 described = stream.codec_context.name if stream.codec_context else ""
                 refused.append(f"{stream.type} stream {stream.index} ({described or 'unknown'})")
     if refused:
+        own = source.suffix.lower()
+        other = own if destination.suffix.lower() == ".mkv" and own in CONTAINERS else ".mkv"
         raise UsageError(
-            f"expected streams that {destination.suffix} can hold, found {', '.join(refused)}", hint="write .mkv"
+            f"expected streams that {destination.suffix} can hold, found {', '.join(refused)}", hint=f"write {other}"
         )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -20,11 +22,13 @@ from aethernet.upscale.film.assembly import Interval, assemble, container_format
 from aethernet.upscale.film.colour import to_rgb
 from aethernet.upscale.film.encoder import Encoder, Picture, Segment, VideoFormat
 from aethernet.upscale.film.options import PRESETS, FilmOptions
-from aethernet.upscale.film.source import FilmFacts, frames, library, look_at
+from aethernet.upscale.film.source import FilmFacts, Frame, frames, library, look_at
 from aethernet.upscale.reading import Still
 from aethernet.upscale.upscaler import Tally
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from aethernet.upscale.upscaler import Upscaler
 
 __all__ = ["is_finished", "remembered_choice", "upscale_film"]
@@ -246,16 +250,22 @@ def _upscale(
     open_frames, interrupted, waiting = 0, False, 0.0
     on_frame(count)
     try:
-        with ahead(coming, depth=3) as decoded:
+        # Two frames at a time: while one is in the network, the other is prepared or rounded.
+        with ahead(coming, depth=3) as decoded, ThreadPoolExecutor(2, thread_name_prefix="upscale") as pool:
+            begun: deque[tuple[Frame, Future[NDArray[Any]]]] = deque()
             try:
                 while True:
                     asked = time.perf_counter()
                     got = next(decoded, None)
                     waiting += time.perf_counter() - asked
-                    if got is None:
+                    if got is not None:
+                        begun.append((got[0], pool.submit(_enlarged, upscaler, got[1], tally)))
+                        if len(begun) < 2:
+                            continue
+                    if not begun:
                         break
-                    frame, rgb = got
-                    rgb = np.concatenate(list(upscaler.bands(Still.of_array(rgb), tally)))
+                    frame, enlarged = begun.popleft()
+                    rgb = enlarged.result()
                     if not open_frames:
                         names.append(f"{len(done) + len(names):05}")
                         encoder.begin(f"{names[-1]}.nut")
@@ -275,3 +285,7 @@ def _upscale(
         encoder.stop()
         raise
     return [*done, *(Segment.read(folder / f"{name}.json") for name in names)], interrupted, waiting
+
+
+def _enlarged(upscaler: Upscaler, rgb: NDArray[np.uint16], tally: Tally) -> NDArray[Any]:
+    return np.concatenate(list(upscaler.bands(Still.of_array(rgb), tally)))

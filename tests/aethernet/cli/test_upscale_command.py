@@ -60,7 +60,9 @@ def test_json_tells_what_was_chosen_and_how_long_each_stage_took(call: Call, pic
     told = json.loads(called.out)
     assert told["upscaler"]["precision"] == "fp32"
     assert told["failed"] == 0
-    assert all({"read", "network", "total"} <= one["seconds"].keys() for one in told["results"])
+    for seconds in (one["seconds"] for one in told["results"]):
+        assert seconds["read"] + seconds["network"] + seconds["write"] > 0
+        assert max(seconds["network"], seconds["write"]) < seconds["total"]
 
 
 def test_one_bad_file_does_not_stop_the_others(call: Call, pictures: Path, tmp_path: Path) -> None:
@@ -111,6 +113,18 @@ def test_a_film(call: Call, tmp_path: Path) -> None:
     assert called.code == 0, called.err
     assert contents(tmp_path / "larger.mkv").size == (48, 64)
     assert "14 frames" in called.err
+
+
+def test_a_film_that_cannot_be_made_does_not_stop_the_others(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "films").mkdir()
+    make_film(tmp_path / "films" / "a.mov")
+    make_film(tmp_path / "films" / "b.mkv")
+
+    called = call(tmp_path / "films", "-o", tmp_path / "out", "--preset", "ffv1")
+
+    assert called.code == 1
+    assert "a.mov" in called.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.mkv"]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from aethernet.network import AetherNet
 from aethernet.quantization import quantize
 from aethernet.quantization.scheme import MAC_SHARE
 from aethernet.quantization.structure import convs_of
+from aethernet.runtimes import open_runtime
 from tests.support.networks import tiny_network
 from tests.support.pictures import natural_picture
 
@@ -107,11 +108,30 @@ def run(path: Path, picture: np.ndarray) -> np.ndarray:
     return session.run(None, {session.get_inputs()[0].name: picture})[0]
 
 
+def run_unoptimised(path: Path, picture: np.ndarray) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"input": picture.astype(np.float16)})[0]
+
+
 def differing(answer: np.ndarray, wanted: np.ndarray) -> float:
     """Share of pixels more than one level of 8 bits apart, the picture's range scaled to [0, 1]."""
     low, high = wanted.min(), wanted.max()
     levels, others = (np.rint(255 * (one - low) / (high - low)) for one in (answer, wanted))
     return float((np.abs(levels - others) > 1).mean())
+
+
+@every_network
+def test_our_runtime_computes_the_tensorrt_file_as_it_stands(int8: Int8Export, name: str) -> None:
+    """ONNX Runtime's own optimisation of such files refuses some and changes others."""
+    exported = int8(name, tensorrt=True)
+    picture = natural_picture(24, 20).numpy()
+
+    with open_runtime(exported.path) as runtime:
+        answer = runtime.infer(picture)
+
+    np.testing.assert_array_equal(answer, run_unoptimised(exported.path, picture).astype(np.float32))
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -77,8 +77,7 @@ def test_frames_are_those_of_upscaling_the_pictures_one_by_one(upscaler: Upscale
     assert not np.array_equal(found[0], expected[1])
 
 
-@pytest.mark.parametrize(("preset", "off"), [("x264", 3), ("x265", 3), ("svtav1", 8)])
-@pytest.mark.parametrize("matrix", [1, 5])
+@pytest.mark.parametrize(("preset", "off", "matrix"), [("x264", 3, 1), ("x265", 3, 5), ("svtav1", 8, 1)])
 def test_colours_survive_encoding(upscaler: Upscaler, tmp_path: Path, preset: str, off: float, matrix: int) -> None:
     film = make_film(tmp_path / "film.mkv", STAMPS[:3], extras=False, matrix=matrix)
 

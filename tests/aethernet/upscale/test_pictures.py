@@ -305,14 +305,14 @@ def test_tiles_of_a_network_that_pools_are_owned_up_to(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((30, 260, 3), np.uint8)).save(tmp_path / "long.png")
 
     told = {}
-    for tile in (None, 80):
+    for tile in (None, 92):
         with Upscaler(smoothing_bundle(tmp_path, pools=True), runtime="onnxruntime-cpu", tile=tile) as upscaler:
             told[tile] = upscale_file(upscaler, tmp_path / "long.png", tmp_path / "larger.png")
 
     assert told[None]["tiles"] == 1
     assert told[None]["notes"] == []
-    assert told[80]["tiles"] > 2
-    assert "pools over the whole picture" in told[80]["notes"][0]
+    assert told[92]["tiles"] > 2
+    assert "pools over the whole picture" in told[92]["notes"][0]
 
 
 def test_png_written_in_bands_has_every_filter_right(upscaler: Upscaler, tmp_path: Path) -> None:
@@ -417,6 +417,18 @@ def test_results_inside_the_input_folder_are_not_taken_for_inputs(
     upscale_files(upscaler, plan_jobs([tree], tree / "larger"))
 
     assert {job.source.name for job in plan_jobs([tree], tree / "larger")} == {"a.png", "b.jpg", "c.bmp"}
+
+
+@pytest.mark.parametrize(
+    ("given", "made"), [("a.mp4", "a.mp4"), ("b.MOV", "b.MOV"), ("c.avi", "c.mkv"), ("d.webm", "d.mkv")]
+)
+def test_films_in_a_folder_stay_in_a_container_that_holds_their_streams(tmp_path: Path, given: str, made: str) -> None:
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / given).touch()
+
+    (job,) = plan_jobs([tmp_path / "films"], tmp_path / "out")
+
+    assert job.destination == tmp_path / "out" / made
 
 
 def test_one_file_takes_the_name_it_is_given(tree: Path, tmp_path: Path) -> None:

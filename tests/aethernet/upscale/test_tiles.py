@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from aethernet.errors import UpscaleError
 from aethernet.network import NetworkConfig, build_network
@@ -25,16 +27,20 @@ LOCAL = {
     "gen3": tiny_config(3, depths=(1, 1), large_kernel=5),
     "gen3-layer-x1": tiny_config(3, depths=(1,), large_kernel=5, scale=1),
 }
-SIZES = [(61, 83), (97, 45), (33, 131)]
+SIZES = [(61, 83), (33, 131)]
+
+
+@functools.cache
+def network_of(config: NetworkConfig) -> nn.Module:
+    return randomised(build_network(config))
 
 
 def in_tiles(
     config: NetworkConfig, picture: np.ndarray, cut: Cut, tile: TileSize, fail: int | None = None
 ) -> tuple[np.ndarray, int, list[TileSize]]:
     """The picture tile by tile, how many times the network ran, and tile sizes taken after the failing run."""
-    network = randomised(build_network(config))
     halved, runs = [], 0
-    with TorchRuntime(network, threads=1) as runtime:
+    with TorchRuntime(network_of(config), threads=1) as runtime:
 
         def infer(part: np.ndarray) -> np.ndarray:
             nonlocal runs
@@ -58,7 +64,8 @@ def in_tiles(
 
 def whole(config: NetworkConfig, picture: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
-        return randomised(build_network(config))(torch.from_numpy(picture)).numpy()[0]
+        result: np.ndarray = network_of(config)(torch.from_numpy(picture)).numpy()[0]
+        return result
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -147,6 +154,26 @@ def test_feathered_tiles_of_a_local_network_are_still_equal() -> None:
     assert np.abs(found - whole(config, picture)).max() <= 1e-4
 
 
+@settings(max_examples=40)
+@given(st.integers(1, 250), st.integers(1, 250), st.integers(1, 12))
+def test_fading_adds_up_to_one_even_for_the_smallest_tiles(height: int, width: int, feather: int) -> None:
+    cut = Cut(margin=3 + feather, feather=feather)
+    picture = np.random.default_rng(0).random((1, 1, height, width), dtype=np.float32)
+
+    bands = rows(
+        (height, width),
+        lambda down, right: picture[..., down, right],
+        lambda part: part,
+        lambda values: values,
+        scale=1,
+        cut=cut,
+        size=TileSize(height=cut.floor, width=cut.floor),
+    )
+
+    np.testing.assert_allclose(np.concatenate(list(bands), axis=1), picture[0], atol=1e-6)
+
+
+@settings(max_examples=40)
 @given(st.integers(1, 300), st.integers(20, 90), st.integers(0, 9))
 def test_spans_keep_every_pixel_once_with_its_margin(length: int, size: int, margin: int) -> None:
     found = spans(length, size, margin)
@@ -157,9 +184,24 @@ def test_spans_keep_every_pixel_once_with_its_margin(length: int, size: int, mar
     assert all(span.stop == length or span.stop - span.last >= margin for span in found)
 
 
-def test_tiles_are_whole_where_they_fit_and_long_where_the_picture_is_narrow() -> None:
-    assert size_tiles(40, 50, 2000, 5) == TileSize(height=40, width=50)
-    assert size_tiles(40, 5000, 4900, 5) == TileSize(height=40, width=122)
-    assert size_tiles(5000, 40, 4900, 5) == TileSize(height=122, width=40)
-    assert size_tiles(5000, 5000, 4900, 5) == TileSize(height=70, width=70)
-    assert size_tiles(5000, 5000, 10**6, 50, 1.7).height < 450
+def test_tiles_are_whole_where_they_fit_and_otherwise_compute_the_fewest_pixels() -> None:
+    cut = Cut(margin=5)
+
+    assert size_tiles(40, 50, 2000, cut) == TileSize(height=40, width=50)
+    assert size_tiles(40, 5000, 4900, cut) == TileSize(height=40, width=121)
+    assert size_tiles(5000, 40, 4900, cut) == TileSize(height=121, width=40)
+    assert size_tiles(5000, 5000, 4900, cut) == TileSize(height=69, width=71)
+    assert size_tiles(1080, 1920, 400_000, Cut(margin=50)) == TileSize(height=590, width=555)
+    assert size_tiles(5000, 5000, 10**6, Cut(margin=50), 1.7).height < 450
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 30_000), st.integers(0, 20), st.sampled_from([0, 8]))
+def test_tiles_fit_and_make_headway(height: int, width: int, pixels: int, margin: int, feather: int) -> None:
+    cut = Cut(margin=margin + feather, feather=feather)
+
+    size = size_tiles(height, width, pixels, cut, 1.4)
+
+    assert size.height * size.width <= max(pixels, cut.floor**2)
+    assert size.height == height or size.height > 2 * cut.margin
+    assert size.width == width or size.width > 2 * cut.margin

@@ -180,11 +180,10 @@ def test_fp16_is_never_chosen_on_a_cpu(tmp_path: Path) -> None:
     assert not [one for one in found if one.precision == "fp16" and one.runtime.endswith("-cpu")]
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino", "openvino-cpu"])
-def test_every_runtime_gives_the_same_picture(bundle: Path, upscaler: Upscaler, runtime: str) -> None:
+def test_another_runtime_gives_the_same_picture(bundle: Path, upscaler: Upscaler) -> None:
     picture = noise(9, 12, 3)
 
-    with Upscaler(bundle, "fp32", runtime) as other:
+    with Upscaler(bundle, "fp32", "openvino") as other:
         assert np.abs(other.upscale(picture).astype(int) - upscaler.upscale(picture)).max() <= 1
 
 
