@@ -77,11 +77,13 @@ def _onnx(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
+    from aethernet.architectures.foreign import ForeignNetwork
+    from aethernet.architectures.reach import measured
     from aethernet.artifact import file_digest
     from aethernet.checkpoint import load
 
     loaded = load(path)
-    config = loaded.config
+    config = measured(loaded.model) if isinstance(loaded.model, ForeignNetwork) else loaded.config
     return {
         "kind": "checkpoint",
         "sha256": file_digest(path),
