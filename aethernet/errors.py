@@ -65,8 +65,8 @@ class UnknownNetworkError(CheckpointError):
     """The tensors do not belong to a network this version knows."""
 
     hint = (
-        "known are AetherNet generations 1, 2 and 3; check that the file holds the generator (net_g), "
-        "not a discriminator or an optimizer state"
+        "known are AetherNet generations 1, 2 and 3, and what spandrel recognises; "
+        "check that the file holds the generator (net_g), not a discriminator or an optimizer state"
     )
 
 

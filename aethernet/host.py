@@ -24,6 +24,7 @@ _PACKAGES = (
     "scikit-image",
     "pillow",
     "safetensors",
+    "spandrel",
 )
 
 

@@ -114,13 +114,15 @@ class CheckpointFacts(_Record):
 class NetworkFacts(_Record):
     """What the network is."""
 
-    family: str = "AetherNet"
+    family: str = Field(default="AetherNet", description="Architecture")
     preset: str
     config: dict[str, Any]
     parameters: int = Field(description="Weights of the fused network")
-    receptive_radius: int = Field(description="Input pixels an output pixel looks at in each direction")
+    receptive_radius: int | None = Field(
+        description="Input pixels an output pixel looks at in each direction; null where unknown or the whole picture"
+    )
     pools_globally: bool = Field(description="Whether tiles change the result")
-    nodes_unfused: int = Field(description="ONNX nodes of the training form")
+    nodes_unfused: int | None = Field(description="ONNX nodes of the training form; null where it has no ONNX form")
     nodes_fused: int = Field(description="ONNX nodes of the released fp32 file")
 
 

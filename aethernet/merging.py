@@ -69,9 +69,11 @@ class MergedTail(nn.Module):
 def merge_tail(network: Network) -> Network:
     """A copy whose upsampler ends before its last convolution, with a :class:`MergedTail` as ``conv_last``.
 
-    A network without an upsampler comes back as an equal copy.
+    A network without an upsampler, or of another architecture, comes back as an equal copy.
     """
     merged: Any = copy.deepcopy(network)
+    if not hasattr(merged, "upsample"):
+        return copy.deepcopy(network)
     layers = getattr(merged.upsample, "blocks", merged.upsample)
     remaining = list(layers.named_children())
     factor = remaining.pop()[1].upscale_factor if remaining and isinstance(remaining[-1][1], nn.PixelShuffle) else 1

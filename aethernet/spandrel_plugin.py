@@ -62,6 +62,7 @@ def _architecture() -> Architecture[Any]:
     """The architecture; its class exists only where spandrel does."""
     from spandrel import Architecture, ImageModelDescriptor, ModelTiling
 
+    from aethernet.architectures.foreign import as_aethernet
     from aethernet.checkpoint.embedding import take_apart
     from aethernet.checkpoint.loading import assemble
 
@@ -77,7 +78,7 @@ def _architecture() -> Architecture[Any]:
             loaded = assemble(floats, {})
             for note in loaded.notes:
                 log.warning("%s", note)
-            config = loaded.config
+            config = as_aethernet(loaded.model).config
             return ImageModelDescriptor(
                 loaded.model,
                 loaded.model.state_dict(),

@@ -34,6 +34,10 @@ class ExportSpec(_Part):
     minimum: tuple[int, int, int] = Field(default=(1, 16, 16), description="Smallest input, N, H, W")
     optimum: tuple[int, int, int] = Field(default=(1, 256, 256), description="Input engines are tuned for, N, H, W")
     maximum: tuple[int, int, int] = Field(default=(4, 1080, 1920), description="Largest input, N, H, W")
+    static: tuple[int, int] | None = Field(
+        default=None,
+        description="One fixed size, H, W; by default any, and the best one where a network needs it",
+    )
 
 
 class QuantizationSpec(_Part):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from aethernet.architectures import SizeRequirements
 from aethernet.artifact import Artifact
 from aethernet.engine.trial import EngineSpeed
 from aethernet.manifest import FileEntry, QuantizationFacts, TensorContract
 from aethernet.network.config import Form
 from aethernet.precision import Precision
-from aethernet.spec import ReleaseSpec
+from aethernet.spec import EngineSpec, ReleaseSpec
 from tasks.build import Engine
 from tasks.compare import Compared
 from tasks.export import Exported
@@ -25,6 +27,7 @@ __all__ = [
     "artifact_of",
     "engine_measurements",
     "engine_models",
+    "engine_profiles",
     "engine_speeds",
     "file_entries",
     "int8_files",
@@ -44,6 +47,8 @@ class FormFiles:
     """ONNX files; the first is the one that speed is measured on."""
     weights: tuple[Artifact, ...]
     """Files for PyTorch."""
+    form: str = Form.FUSED.value
+    """How far the files for PyTorch are folded."""
 
     @property
     def all(self) -> list[Artifact]:
@@ -56,7 +61,7 @@ def metadata_of(spec: ReleaseSpec, reference: Loaded) -> dict[str, str]:
     return {
         "name": spec.name,
         "version": spec.version,
-        "network": "AetherNet",
+        "network": reference.architecture,
         "source_sha256": reference.facts.sha256,
         "license": spec.license,
     }
@@ -64,7 +69,9 @@ def metadata_of(spec: ReleaseSpec, reference: Loaded) -> dict[str, str]:
 
 def plain_files(precision: Precision, weights: Weights, model: Exported) -> FormFiles:
     """The files of fp32 or fp16."""
-    return FormFiles(precision=precision, models=(model,), weights=(weights.safetensors, weights.pth))
+    return FormFiles(
+        precision=precision, models=(model,), weights=(weights.safetensors, weights.pth), form=weights.form
+    )
 
 
 def int8_files(int8: Int8, models: Sequence[Int8Model]) -> FormFiles | str:
@@ -99,6 +106,19 @@ def quantization_facts(int8: Int8 | None, models: Sequence[Int8Model], choice: C
 def engine_models(released: Iterable[FormFiles]) -> dict[Precision, Artifact]:
     """The ONNX file that engines of each form are built from: the last one, which for int8 is TensorRT's."""
     return {form.precision: form.models[-1].file for form in released}
+
+
+def engine_profiles(spec: EngineSpec, size: SizeRequirements, static: tuple[int, int] | None) -> EngineSpec:
+    """The spec with input shapes that the network takes, where it does not take all."""
+    size = dataclasses.replace(size, fixed=static)
+    if size.none:
+        return spec
+    texts = []
+    for profile in spec.parsed_profiles:
+        shapes = [profile.minimum, profile.optimum, profile.maximum]
+        fits = [(batch, *(static or size.fit(height, width))) for batch, height, width in shapes]
+        texts.append(":".join("x".join(map(str, (1, *shape[1:]) if static else shape)) for shape in fits))
+    return spec.model_copy(update={"profiles": tuple(dict.fromkeys(texts))})
 
 
 def engine_speeds(engines: Iterable[Engine]) -> dict[str, tuple[EngineSpeed, ...]]:
@@ -139,7 +159,7 @@ def file_entries(
                 size=file.size,
                 role="weights",
                 precision=form.precision,
-                form=Form.FUSED.value,
+                form=form.form,
             )
             for file in form.weights
         ]

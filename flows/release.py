@@ -16,6 +16,7 @@ from flows._forms import (
     artifact_of,
     engine_measurements,
     engine_models,
+    engine_profiles,
     engine_speeds,
     file_entries,
     int8_files,
@@ -32,7 +33,7 @@ from tasks.card import card
 from tasks.compare import accept, compare, run_reference
 from tasks.describe import bill, describe, describe_network, record_build, released_facts, write_config
 from tasks.draw import draw
-from tasks.export import count_unfused_nodes, export, export_half
+from tasks.export import count_unfused_nodes, export, export_half, settled
 from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_pictures
 from tasks.fuse import fuse
 from tasks.load import load
@@ -78,10 +79,15 @@ def release(
     fused = weights[Precision.FP32].safetensors
     metadata = metadata_of(spec, reference)
     models = {Precision.FP32: export(fused, spec.name, spec.export, metadata)}
+    exporting = settled(spec.export, models[Precision.FP32])
     if Precision.FP16 in spec.wanted:
-        models[Precision.FP16] = export_half(models[Precision.FP32], fused, spec.name, spec.export, metadata, pictures)
+        half = export_half(models[Precision.FP32], fused, spec.name, exporting, metadata, pictures)
+        if half.model is not None:
+            models[Precision.FP16] = half.model
     forms = {precision: plain_files(precision, weights[precision], model) for precision, model in models.items()}
     not_made = {one: "left out by the spec" for one in spec.leave_out if spec.precisions is None}
+    if Precision.FP16 in spec.wanted and half.reason is not None:
+        not_made[Precision.FP16] = half.reason
     int8, spelled, choice = None, [], Choice(spec=spec.quantization)
     if Precision.INT8 in spec.wanted:
         calibration = fetch_calibration(spec)
@@ -92,14 +98,14 @@ def release(
         if choice.reason is None:
             int8 = quantize(checkpoint, spec.residual_scale, fused, spec.name, calibration, choice.spec)
         # The two files differ in spelling only, so the second is not tried when the first cannot be made.
-        spelled = [export_quantized(int8, spec.name, spec.export, metadata, one) for one in (False, True) if int8.facts]
+        spelled = [export_quantized(int8, spec.name, exporting, metadata, one) for one in (False, True) if int8.facts]
         made = int8_files(int8, spelled)
         if isinstance(made, str):
             not_made[Precision.INT8] = made
         else:
             forms[Precision.INT8] = made
 
-    truth = run_reference(reference.weights, pictures)
+    truth = run_reference(reference.weights, pictures, exporting.static)
     compared = [compare(precision, files, truth, pictures) for precision, files in runs_of(forms.values())]
     speedups = {}
     if Precision.INT8 in forms:
@@ -110,13 +116,18 @@ def release(
     accepted = accept(compared, truth.quality, limits, spec.required, not_made, speedups)
 
     released = [form for precision, form in forms.items() if precision in accepted.accepted]
-    engines = engines_of(spec.engines, engine_models(released), reference.weights, pictures, limits)
+    profiles = engine_profiles(spec.engines, reference.size, exporting.static)
+    engines = engines_of(profiles, engine_models(released), reference.weights, pictures, limits)
     compared += engine_measurements(engines)
     contenders = [Contender(file=form.models[0].file, precision=form.precision) for form in released]
     speed = benchmark(reference.weights, contenders, pictures)
-    nodes = count_unfused_nodes(reference.weights, spec.export)
+    nodes = count_unfused_nodes(reference.weights, exporting)
     network = describe_network(
-        reference.weights, weights[Precision.FP32].parameters, nodes, models[Precision.FP32].description.nodes
+        reference.weights,
+        weights[Precision.FP32].parameters,
+        nodes,
+        models[Precision.FP32].description.nodes,
+        exporting.static,
     )
     drawn = draw(truth, pictures, contenders)
     images = dict(drawn.images)

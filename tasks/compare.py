@@ -42,6 +42,8 @@ class Reference(BaseModel):
     outputs: Artifact
     scale: int
     channels: int
+    static: tuple[int, int] | None = None
+    """The only (H, W) that forms take, where there is one."""
     quality: list[Quality]
 
 
@@ -52,9 +54,9 @@ class Compared(BaseModel):
     quality: list[Quality]
 
 
-def _cases(pictures: list[Picture], channels: int) -> list[Case]:
+def _cases(pictures: list[Picture], channels: int, static: tuple[int, int] | None) -> list[Case]:
     store = current_store()
-    return build_cases({picture.name: store.get(picture.low) for picture in pictures}, channels)
+    return build_cases({picture.name: store.get(picture.low) for picture in pictures}, channels, static=static)
 
 
 def _high(pictures: list[Picture]) -> dict[str, Path]:
@@ -63,14 +65,14 @@ def _high(pictures: list[Picture]) -> dict[str, Path]:
 
 
 @stage(host_matters=True)
-def run_reference(reference: Artifact, pictures: list[Picture]) -> Reference:
+def run_reference(reference: Artifact, pictures: list[Picture], static: tuple[int, int] | None = None) -> Reference:
     """Run the training-form float32 network once on every case; all forms are held against these outputs."""
     from safetensors.numpy import save_file
 
     store = current_store()
     network = load(store.get(reference))
     scale, channels = network.config.scale, network.config.in_channels
-    cases = _cases(pictures, channels)
+    cases = _cases(pictures, channels, static)
     outputs = outputs_of(TorchRuntime(network.model), cases)
     enlarged = {case.name: bicubic(case.input, scale) for case in cases if case.window is not None}
     with store.scratch() as folder:
@@ -79,6 +81,7 @@ def run_reference(reference: Artifact, pictures: list[Picture]) -> Reference:
             outputs=store.put(folder / "reference.safetensors"),
             scale=scale,
             channels=channels,
+            static=static,
             quality=[
                 *measure_quality("reference", outputs, cases, _high(pictures), scale),
                 *measure_quality("bicubic", enlarged, cases, _high(pictures), scale),
@@ -95,7 +98,7 @@ def compare(precision: Precision, files: list[Artifact], reference: Reference, p
     from safetensors.numpy import load_file
 
     store = current_store()
-    cases, truth = _cases(pictures, reference.channels), load_file(store.get(reference.outputs))
+    cases, truth = _cases(pictures, reference.channels, reference.static), load_file(store.get(reference.outputs))
     found = Compared(measurements=[], quality=[])
     weights = [file for file in files if not file.name.endswith(".onnx")]
     alike = hold_same_tensors([store.get(file) for file in weights])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 
+from aethernet.architectures.foreign import ForeignNetwork
+from aethernet.architectures.reach import measured
 from aethernet.artifact import Artifact
 from aethernet.bom import BOM, bill_of_materials
 from aethernet.checkpoint import load
@@ -36,10 +39,21 @@ __all__ = ["bill", "describe", "describe_network", "record_build", "released_fac
 
 
 @stage()
-def describe_network(reference: Artifact, parameters: int, nodes_unfused: int, nodes_fused: int) -> NetworkFacts:
-    """Facts about the network."""
-    config = load(current_store().get(reference)).config
+def describe_network(
+    reference: Artifact,
+    parameters: int,
+    nodes_unfused: int | None,
+    nodes_fused: int,
+    static: tuple[int, int] | None = None,
+) -> NetworkFacts:
+    """Facts about the network; of another library's, also those that have to be measured."""
+    network = load(current_store().get(reference))
+    config = network.config
+    if isinstance(network.model, ForeignNetwork):
+        config = measured(network.model)
+        config = dataclasses.replace(config, size=dataclasses.replace(config.size, fixed=static))
     return NetworkFacts(
+        family=config.descriptor.architecture,
         preset=config.preset_name(),
         config=config.to_json(),
         parameters=parameters,

@@ -44,8 +44,9 @@ def draw(reference: Reference, pictures: list[Picture], released: list[Contender
 
     store, scale = current_store(), reference.scale
     outputs = load_file(store.get(reference.outputs))
-    cases = build_cases({picture.name: store.get(picture.low) for picture in pictures}, reference.channels)
-    check = next(case for case in cases if case.name.startswith("batch of 2"))
+    low = {picture.name: store.get(picture.low) for picture in pictures}
+    cases = build_cases(low, reference.channels, static=reference.static)
+    check = next((case for case in cases if case.name.startswith("batch of 2")), cases[0])
     high = {picture.name: store.get(picture.high) for picture in pictures if picture.high is not None}
     shown = [case for case in cases if case.window is not None][:_PIECES]
     made = {

@@ -7,7 +7,9 @@ from pydantic import BaseModel
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
 from aethernet.comparison.cases import FULL_SIDE
-from aethernet.export import ExportConfig, OnnxDescription, ShapeRange, export_fp16, export_fp32
+from aethernet.errors import ExportError
+from aethernet.export import ExportConfig, OnnxDescription, ShapeRange, export_fp16
+from aethernet.export.attempts import export_freely, file_name
 from aethernet.export.contract import describe_onnx
 from aethernet.export.onnx import trace_to_onnx
 from aethernet.pictures import load_picture
@@ -15,7 +17,7 @@ from aethernet.spec import ExportSpec
 from tasks._caching import current_store, stage
 from tasks.fetch import Picture
 
-__all__ = ["Exported", "count_unfused_nodes", "export", "export_config", "export_half"]
+__all__ = ["Exported", "Half", "count_unfused_nodes", "export", "export_config", "export_half", "settled"]
 
 
 class Exported(BaseModel):
@@ -26,11 +28,30 @@ class Exported(BaseModel):
     kept_fp32: tuple[str, ...] = ()
     largest_activation: float | None = None
 
+    @property
+    def static(self) -> tuple[int, int] | None:
+        """The one (H, W) it takes, where it takes one only."""
+        ((_, shape),) = self.description.inputs.values()
+        height, width = shape[2:]
+        return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+class Half(BaseModel):
+    """The fp16 file, or why there is none."""
+
+    model: Exported | None = None
+    reason: str | None = None
+
 
 def export_config(spec: ExportSpec) -> ExportConfig:
     """Export settings of a release spec."""
     shapes = ShapeRange(minimum=spec.minimum, optimum=spec.optimum, maximum=spec.maximum)
-    return ExportConfig(opset=spec.opset, shapes=shapes)
+    return ExportConfig(opset=spec.opset, static=spec.static, shapes=shapes)
+
+
+def settled(spec: ExportSpec, fp32: Exported) -> ExportSpec:
+    """The spec with what the fp32 file turned out to need, for all other files."""
+    return spec.model_copy(update={"opset": fp32.description.opset, "static": fp32.static})
 
 
 @stage()
@@ -38,46 +59,54 @@ def export(fused: Artifact, name: str, spec: ExportSpec, metadata: dict[str, str
     """Write ``NAME_fp32.onnx``."""
     store = current_store()
     with store.scratch() as folder:
-        path = folder / f"{name}_fp32.onnx"
-        description = export_fp32(load(store.get(fused)).model, path, export_config(spec), metadata)
+        path, description = export_freely(load(store.get(fused)).folded, folder, name, export_config(spec), metadata)
         return Exported(file=store.put(path), description=description)
 
 
 @stage()
-def count_unfused_nodes(reference: Artifact, spec: ExportSpec) -> int:
-    """ONNX nodes the network would have without folding."""
-    model = load(current_store().get(reference)).model
-    return describe_onnx(trace_to_onnx(model, export_config(spec))).nodes
+def count_unfused_nodes(reference: Artifact, spec: ExportSpec) -> int | None:
+    """ONNX nodes the network would have without folding; None for networks that cannot be exported so."""
+    loaded = load(current_store().get(reference))
+    if not loaded.traceable_unfused:
+        return None
+    return describe_onnx(trace_to_onnx(loaded.model, export_config(spec))).nodes
 
 
 @stage(host_matters=True)
 def export_half(
     fp32: Exported, fused: Artifact, name: str, spec: ExportSpec, metadata: dict[str, str], pictures: list[Picture]
-) -> Exported:
+) -> Half:
     """Write ``NAME_fp16.onnx``; activations are measured on the middle of every validation picture."""
     store = current_store()
     config = load(store.get(fused)).config
     half = FULL_SIDE // 4
+    tall, wide = spec.static or (2 * half, 2 * half)
     middles = (
         picture[:, :, max(0, picture.shape[2] // 2 - half) :, max(0, picture.shape[3] // 2 - half) :][
-            :, :, : 2 * half, : 2 * half
+            :, :, : min(2 * half, tall), : min(2 * half, wide)
         ]
         for picture in (load_picture(store.get(item.low), config.in_channels) for item in pictures)
     )
     with store.scratch() as folder:
-        path = folder / f"{name}_fp16.onnx"
-        result = export_fp16(
-            store.get(fp32.file),
-            path,
-            export_config(spec),
-            metadata,
-            middles,
-            channels=config.in_channels,
-            scale=config.scale,
-        )
-        return Exported(
+        path = folder / file_name(name, "fp16", spec.static)
+        try:
+            result = export_fp16(
+                store.get(fp32.file),
+                path,
+                export_config(spec),
+                metadata,
+                middles,
+                channels=config.in_channels,
+                out_channels=config.out_channels,
+                size=config.size,
+                scale=config.scale,
+            )
+        except ExportError as error:
+            return Half(reason=str(error))
+        made = Exported(
             file=store.put(path),
             description=result.description,
             kept_fp32=result.kept_fp32,
             largest_activation=result.largest_activation,
         )
+        return Half(model=made)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from aethernet.architectures import SizeRequirements
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load as load_checkpoint
 from aethernet.checkpoint import save_safetensors
@@ -16,10 +17,15 @@ from tasks._caching import current_store, stage
 __all__ = ["Loaded", "load"]
 
 
+_NOTHING_TO_FUSE = "nothing to fuse, the network is deployed as it was trained"
+
+
 class Loaded(BaseModel):
     """The reference and what is known about where it came from."""
 
     weights: Artifact
+    architecture: str
+    size: SizeRequirements
     facts: CheckpointFacts
 
 
@@ -34,6 +40,8 @@ def load(checkpoint: Artifact, name: str, network: dict[str, Any], residual_scal
         weights = store.put(path)
     return Loaded(
         weights=weights,
+        architecture=loaded.config.descriptor.architecture,
+        size=loaded.config.size,
         facts=CheckpointFacts(
             file=checkpoint.name,
             sha256=checkpoint.sha256,
@@ -43,6 +51,6 @@ def load(checkpoint: Artifact, name: str, network: dict[str, Any], residual_scal
             stored_dtype=loaded.stored_dtype,
             quantization_records=len(loaded.quantization.tensors) if loaded.quantization else 0,
             finetuned=loaded.finetuned is not None,
-            notes=loaded.notes,
+            notes=(*loaded.notes, *((_NOTHING_TO_FUSE,) if loaded.nothing_to_fuse else ())),
         ),
     )

@@ -8,6 +8,7 @@ from aethernet.artifact import Artifact
 from aethernet.checkpoint import load, save_pth, save_safetensors
 from aethernet.errors import ExportError, QuantizationError
 from aethernet.export import OnnxDescription
+from aethernet.export.attempts import file_name
 from aethernet.export.int8 import export_int8
 from aethernet.lint import Severity, lint_onnx
 from aethernet.manifest import QuantizationFacts, TensorFacts
@@ -58,16 +59,16 @@ def quantize(
     """
     store = current_store()
     source = load(store.get(checkpoint), residual_scale=residual_scale)
-    network = load(store.get(fused))
+    network = load(store.get(fused)).folded
     channels = network.config.in_channels
     finetuning = None
     try:
         if source.finetuned is not None:
-            made = from_finetuning(source.finetuned, network.model, keep_float=spec.keep_float)
+            made = from_finetuning(source.finetuned, network, keep_float=spec.keep_float)
             finetuning = source.finetuned.facts
         else:
             made = quantize_network(
-                network.model,
+                network,
                 pictures=[load_picture(store.get(picture.low), channels) for picture in pictures],
                 records=source.quantization,
                 fallback=[load_picture(path, channels) for path in sample_pictures()],
@@ -103,7 +104,7 @@ def export_quantized(int8: Int8, name: str, spec: ExportSpec, metadata: dict[str
     assert int8.safetensors is not None
     network = load(store.get(int8.safetensors)).model
     with store.scratch() as folder:
-        path = folder / f"{name}_int8{'_trt' if tensorrt else ''}.onnx"
+        path = folder / file_name(name, f"int8{'_trt' if tensorrt else ''}", spec.static)
         try:
             description = export_int8(network, path, export_config(spec), metadata, tensorrt=tensorrt)
         except ExportError as error:

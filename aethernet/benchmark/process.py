@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from aethernet.errors import BenchmarkError, UnknownNetworkError
+from aethernet.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -181,10 +181,7 @@ def _open(path: str, engine: Engine, threads: int) -> Runtime:
     if engine is Engine.PYTORCH:
         from aethernet.runtimes.pytorch import TorchRuntime
 
-        try:
-            return TorchRuntime.from_file(path, threads=threads)
-        except UnknownNetworkError:
-            return TorchRuntime(_foreign_network(path), threads=threads)
+        return TorchRuntime.from_file(path, threads=threads)
     if engine is Engine.ONNXRUNTIME:
         from aethernet.runtimes.onnxruntime import OnnxRuntime
 
@@ -192,20 +189,6 @@ def _open(path: str, engine: Engine, threads: int) -> Runtime:
     from aethernet.runtimes.openvino import OpenVinoRuntime
 
     return OpenVinoRuntime(path, threads=threads)
-
-
-def _foreign_network(path: str) -> Any:
-    """Another architecture, as far as spandrel knows it."""
-    try:
-        import spandrel
-    except ImportError as error:
-        raise BenchmarkError(
-            "not an AetherNet, and networks of other kinds need spandrel: pip install 'aethernet[spandrel]'"
-        ) from error
-    descriptor = spandrel.ModelLoader(device="cpu").load_from_file(path)
-    if not isinstance(descriptor, spandrel.ImageModelDescriptor):
-        raise BenchmarkError("expected a network that takes a picture and gives one")
-    return descriptor.model
 
 
 def _memory(entry: str) -> int | None:

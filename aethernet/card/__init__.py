@@ -7,6 +7,7 @@ from __future__ import annotations
 import re
 from importlib import resources
 
+from aethernet.architectures import Descriptor, describe
 from aethernet.engine.commands import build_commands
 from aethernet.errors import BundleError
 from aethernet.manifest import BuildRecord, FileEntry, Manifest
@@ -45,6 +46,9 @@ def render_card(manifest: Manifest, build: BuildRecord) -> str:
         number=_number,
         plain=_plain,
         use=file_use,
+        title=lambda network: describe(network.config).title,
+        sizes=lambda network: _sizes(describe(network.config)),
+        finite=lambda values: [v for v in values if v is not None],
     )
     template = (resources.files(__name__) / "template.md.jinja").read_text(encoding="utf-8")
     try:
@@ -116,6 +120,20 @@ def _commands(manifest: Manifest) -> dict[str, dict[str, str]]:
     """ONNX file -> tool -> command, for every file that an engine was built from."""
     identities = [entry.record.identity for entry in manifest.engines if entry.record is not None]
     return {one.onnx: build_commands(one.onnx, one.precision, one.profiles, one.channels) for one in identities}
+
+
+def _sizes(network: Descriptor) -> str:
+    """What pictures have to be padded to, in words; empty where any size will do."""
+    size = network.size
+    if size.fixed is not None:
+        return f"{size.fixed[0]} x {size.fixed[1]} pixels (height x width) only; aethernet pads and cuts"
+    words = [
+        f"at least {size.minimum} pixels a side" if size.minimum > 1 else "",
+        f"multiples of {size.multiple}" if size.multiple > 1 else "",
+        "square" if size.square else "",
+    ]
+    told = ", ".join(word for word in words if word)
+    return f"{told}; aethernet pads others and cuts the rest off" if told else ""
 
 
 def _number(value: float | None, form: str, missing: str = "–") -> str:

@@ -11,17 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from aethernet.architectures.activations import respelled
+from aethernet.architectures.foreign import ForeignNetwork, as_aethernet
+from aethernet.architectures.plugins import load_content
 from aethernet.checkpoint.embedding import DESCRIPTION_KEY, FinetunedInt8, take_apart, weights_digest
 from aethernet.checkpoint.layout import QuantizationRecords, StateDict, infer_config, separate, unwrap
 from aethernet.checkpoint.reading import read_checkpoint
 from aethernet.checkpoint.saving import METADATA_KEY
 from aethernet.errors import CheckpointError, KeyMismatchError, NonFiniteWeightsError, SpecMismatchError, UsageError
+from aethernet.fusion import fuse
 from aethernet.manifest import FinetuningFacts
 from aethernet.network import build_network
 from aethernet.network.config import Form, NetworkConfig, Norm
 
 if TYPE_CHECKING:
-    from aethernet.network import AetherNet
+    from aethernet.architectures.descriptor import Descriptor
+    from aethernet.architectures.foreign import Network
 
 __all__ = ["LoadedNetwork", "assemble", "hold_same_tensors", "load"]
 
@@ -32,9 +37,9 @@ log = logging.getLogger(__name__)
 class LoadedNetwork:
     """A network read from a file."""
 
-    model: AetherNet = field(repr=False)
-    """In evaluation mode, float32, [N, C, H, W] in [0, 1] -> [N, C, s*H, s*W]."""
-    config: NetworkConfig
+    model: Network = field(repr=False)
+    """In evaluation mode, float32, [N, C, H, W] in [0, 1] -> [N, C', s*H, s*W]."""
+    config: NetworkConfig | Descriptor
     form: Form
     """How far the file's weights were folded; ``model`` has the same form."""
     quantization: QuantizationRecords | None
@@ -52,22 +57,46 @@ class LoadedNetwork:
     set_aside: StateDict = field(default_factory=dict, repr=False)
     """Tensors the file holds and the model leaves out, by name."""
 
+    @property
+    def folded(self) -> Network:
+        """The network as it is exported: everything folded that can be, activations spelled for runtimes."""
+        network = self.model if self.form is Form.FUSED or self.int8 else fuse(self.model)
+        return respelled(network) if isinstance(network, ForeignNetwork) and not self.int8 else network
+
+    @property
+    def released(self) -> Network:
+        """The network as PyTorch files hold it: folded; another library's as it is, for that library to load."""
+        return self.folded if isinstance(self.config, NetworkConfig) else self.model
+
+    @property
+    def nothing_to_fuse(self) -> bool:
+        """Whether the network is deployed as it was trained: another library's, without branches to fold."""
+        return self.form is Form.FUSED and not isinstance(self.config, NetworkConfig)
+
+    @property
+    def traceable_unfused(self) -> bool:
+        """Whether the network can be exported without folding: other libraries' branches fold on the way."""
+        return isinstance(self.config, NetworkConfig)
+
 
 def load(
     path: Path | str, *, expect: Mapping[str, Any] | None = None, residual_scale: float | None = None
 ) -> LoadedNetwork:
-    """Read any AetherNet checkpoint (``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``), strictly, without running code.
+    """Read any checkpoint (``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``) of an AetherNet, or of a network that
+    spandrel recognises where it is installed; strictly, and without running code.
 
     Args:
         path: The file.
-        expect: Fields of :class:`NetworkConfig` with the values they must have.
+        expect: Fields of the network's config with the values they must have.
         residual_scale: Generation 3's residual scale, where the file does not record it.
 
     Raises:
         CheckpointError: One subclass per kind of trouble, see :mod:`aethernet.errors`.
     """
     raw = read_checkpoint(path)
-    loaded = assemble(raw.content, raw.metadata, file_format=raw.format, expect=expect, residual_scale=residual_scale)
+    loaded = load_content(
+        raw.content, raw.metadata, file_format=raw.format, expect=expect, residual_scale=residual_scale
+    )
     for note in loaded.notes:
         log.warning("%s: %s", Path(path).name, note)
     return loaded
@@ -81,7 +110,7 @@ def assemble(
     expect: Mapping[str, Any] | None = None,
     residual_scale: float | None = None,
 ) -> LoadedNetwork:
-    """The network that a file's content describes: all of :func:`load` but the reading.
+    """The AetherNet that a file's content describes: all of :func:`load` but the reading.
 
     Args:
         content: Tensors by name, or wrappers around them.
@@ -120,7 +149,7 @@ def assemble(
         set_aside["quant_fusion_layer.error_comp"] = weights["quant_fusion_layer.error_comp"]
         weights["quant_fusion_layer.error_comp"] = torch.zeros_like(weights["quant_fusion_layer.error_comp"])
         notes.append("error_comp was set to zero: generation 3 leaves it out in quantisation-aware training")
-    model = build_network(config, form)
+    model: Network = build_network(config, form)
     _fill(model, weights)
     if scales and form is not Form.FUSED:
         raise CheckpointError(f"expected int8 weights of a fused network, found the {form.value} form")
@@ -140,7 +169,7 @@ def assemble(
     )
 
 
-def _finetuned(embedded: Mapping[str, Any], metadata: Mapping[str, str], model: AetherNet) -> FinetunedInt8 | None:
+def _finetuned(embedded: Mapping[str, Any], metadata: Mapping[str, str], model: Network) -> FinetunedInt8 | None:
     """The int8 network in the file, if there is one and it was made from the very weights beside it."""
     description = _description(metadata[METADATA_KEY]).get(DESCRIPTION_KEY) if METADATA_KEY in metadata else None
     if not embedded and description is None:
@@ -165,7 +194,7 @@ def _finetuned(embedded: Mapping[str, Any], metadata: Mapping[str, str], model: 
     loaded = assemble(embedded, {METADATA_KEY: json.dumps(dict(description))}, file_format="safetensors")
     if not loaded.int8 or loaded.config != model.config:
         raise CheckpointError("expected an int8 form of the same network in the file, found another network", hint=hint)
-    return FinetunedInt8(model=loaded.model, slope=slope, facts=facts)
+    return FinetunedInt8(model=as_aethernet(loaded.model), slope=slope, facts=facts)
 
 
 def _counts(tensor: Any) -> bool:
@@ -259,7 +288,7 @@ def _settle_norms(weights: StateDict, config: NetworkConfig, form: Form) -> tupl
     return settled, {}
 
 
-def _fill(model: AetherNet, weights: StateDict) -> None:
+def _fill(model: Network, weights: StateDict) -> None:
     wanted = model.state_dict()
     # A generation-2 file may come without the buffer that names its scale; the value was inferred from shapes.
     optional = {"scale", "mean"} & (wanted.keys() - weights.keys())

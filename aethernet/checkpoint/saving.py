@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from aethernet.architectures.foreign import PREFIX, RECORD, ForeignNetwork
 from aethernet.artifact import atomic_path
 from aethernet.checkpoint.embedding import DESCRIPTION_KEY, FinetunedInt8, held_together, weights_digest
 from aethernet.network.config import SCHEMA_VERSION, Form
 
 if TYPE_CHECKING:
-    from aethernet.network import AetherNet
+    from aethernet.architectures.foreign import Network
 
 __all__ = ["METADATA_KEY", "config_metadata", "form_of", "save_finetuned", "save_pth", "save_safetensors"]
 
@@ -23,8 +24,10 @@ METADATA_KEY = "aethernet"
 """The one key of the safetensors metadata; its value is JSON."""
 
 
-def form_of(network: AetherNet) -> Form:
+def form_of(network: Network) -> Form:
     """How far a network has been folded, from its modules."""
+    if isinstance(network, ForeignNetwork):
+        return network.form
     from aethernet.fusion import Foldable
     from aethernet.network.blocks import ReparameterisedLargeKernelConv
 
@@ -34,34 +37,54 @@ def form_of(network: AetherNet) -> Form:
     return Form.MERGED if any(isinstance(module, Foldable) for module in modules) else Form.FUSED
 
 
-def config_metadata(network: AetherNet) -> dict[str, str]:
+def config_metadata(network: Network) -> dict[str, str]:
     """Safetensors metadata that describes ``network``: schema version, config and form as JSON."""
     return {METADATA_KEY: json.dumps(_description(network), sort_keys=True)}
 
 
-def _description(network: AetherNet) -> dict[str, Any]:
-    return {
+def _description(network: Network) -> dict[str, Any]:
+    described = {
         "schema_version": SCHEMA_VERSION,
         "network": network.config.to_json(),
         "form": form_of(network).value,
     }
+    if isinstance(network, ForeignNetwork) and network.left_out:
+        described["left_out"] = {name: list(shape) for name, shape in network.left_out.items()}
+        described["added"] = sorted(network.added)
+    return described
 
 
-def _plain_tensors(network: AetherNet, dtype: torch.dtype | None) -> dict[str, Tensor]:
+def _plain_tensors(network: Network, dtype: torch.dtype | None) -> dict[str, Tensor]:
     from aethernet.quantization.state import int8_tensors, is_quantized
 
     if is_quantized(network):
-        return int8_tensors(network)
+        return {_stored_name(name): tensor for name, tensor in int8_tensors(network).items()}
+    stored = network.network if isinstance(network, ForeignNetwork) else network
     # Cloned, so that a parameter that is a view (into a trainer's flat buffer, say) brings nothing but itself.
     return {
         name: tensor.detach()
         .to("cpu", dtype if tensor.is_floating_point() else None)
         .clone(memory_format=torch.contiguous_format)
-        for name, tensor in network.state_dict().items()
+        for name, tensor in stored.state_dict().items()
     }
 
 
-def save_safetensors(network: AetherNet, path: Path | str, *, dtype: torch.dtype | None = None) -> Path:
+def _record(network: Network) -> dict[str, Tensor]:
+    """What a ``.pth`` cannot do without where folding changed the tensors of another library's network: our record of
+    it, as the bytes of its JSON.
+    """
+    if not isinstance(network, ForeignNetwork) or not network.left_out:
+        return {}
+    text = json.dumps(_description(network), sort_keys=True).encode()
+    return {RECORD: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+
+def _stored_name(name: str) -> str:
+    """Files hold the names of the architecture itself."""
+    return name.removeprefix(PREFIX)
+
+
+def save_safetensors(network: Network, path: Path | str, *, dtype: torch.dtype | None = None) -> Path:
     """Write weights and config to ``path`` in one step; equal networks give equal bytes.
 
     Args:
@@ -72,7 +95,7 @@ def save_safetensors(network: AetherNet, path: Path | str, *, dtype: torch.dtype
     return _write(_plain_tensors(network, dtype), config_metadata(network), path)
 
 
-def save_finetuned(network: AetherNet, finetuned: FinetunedInt8, path: Path | str) -> Path:
+def save_finetuned(network: Network, finetuned: FinetunedInt8, path: Path | str) -> Path:
     """Write a float network and the int8 network fine-tuned from it as one safetensors file, in one step.
 
     Args:
@@ -100,14 +123,14 @@ def _write(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path | st
     return Path(path)
 
 
-def save_pth(network: AetherNet, path: Path | str, *, dtype: torch.dtype | None = None) -> Path:
+def save_pth(network: Network, path: Path | str, *, dtype: torch.dtype | None = None) -> Path:
     """Write a bare state dict of plain tensors, no parameters, bools or objects: any safe unpickler reads it.
 
     Equal networks give equal bytes.
     """
     # torch names the archive's root folder after the file; a buffer gives it a constant name.
     buffer = io.BytesIO()
-    torch.save(_plain_tensors(network, dtype), buffer)
+    torch.save({**_plain_tensors(network, dtype), **_record(network)}, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getbuffer())
     return Path(path)

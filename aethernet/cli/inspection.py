@@ -77,17 +77,19 @@ def _onnx(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
+    from aethernet.architectures.foreign import ForeignNetwork
+    from aethernet.architectures.reach import measured
     from aethernet.artifact import file_digest
     from aethernet.checkpoint import load
 
     loaded = load(path)
-    config = loaded.config
+    config = measured(loaded.model) if isinstance(loaded.model, ForeignNetwork) else loaded.config
     return {
         "kind": "checkpoint",
         "sha256": file_digest(path),
         "format": loaded.format,
-        "network": f"AetherNet generation {config.generation}, {config.preset_name()}",
-        "form": loaded.form.value,
+        "network": config.title,
+        "form": "nothing to fuse" if loaded.nothing_to_fuse else loaded.form.value,
         "scale": config.scale,
         "channels": config.in_channels,
         "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),

@@ -473,6 +473,9 @@ def upscale(
         typer.Option(help="auto, or onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx; -cpu, -cuda, -directml."),
     ] = "auto",
     tile: Annotated[int | None, typer.Option(help="Largest side of a tile (default: by memory).")] = None,
+    overlap: Annotated[
+        int | None, typer.Option(help="Pixels tiles overlap by on each side (default: what the network sees).")
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(help="What the network may take, such as 8G (default: half of what is free, up to 3G)."),
@@ -510,6 +513,7 @@ def upscale(
         precision=precision,
         runtime=runtime,
         tile=tile,
+        overlap=overlap,
         memory=None if memory is None else upscaling.parse_bytes(memory),
         threads=threads,
         format=form,

@@ -33,14 +33,13 @@ def measure_file(
     Raises:
         QuantizationError: The budget cannot be kept.
     """
-    from aethernet.fusion import fuse
     from aethernet.pictures import load_picture
     from aethernet.quantization.quantize import calibrate
     from aethernet.quantization.sensitivity import measure_sensitivity, sensitivity_chart
     from aethernet.quantization.timing import time_units
 
     loaded = float_network(source, residual_scale)
-    fused, pictures = fuse(loaded.model), pictures_of(images)
+    fused, pictures = loaded.folded, pictures_of(images)
     say(f"calibrating {source.name} on {', '.join(pictures)}")
     calibrated = calibrate(
         fused,
@@ -57,7 +56,7 @@ def measure_file(
         write_chart(sensitivity_chart(measured, times), chart)
     return {
         "checkpoint": str(source),
-        "network": f"AetherNet generation {loaded.config.generation}, {loaded.config.preset_name()}",
+        "network": loaded.config.title,
         "pictures": list(pictures),
         "crops": measured.crops,
         "parts": [_part(measured, times, index) for index in range(len(measured.units))],

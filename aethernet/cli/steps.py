@@ -11,10 +11,10 @@ from aethernet.errors import BundleError, GateError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
+    from aethernet.architectures.foreign import Network
     from aethernet.bundle import Bundle
     from aethernet.checkpoint import LoadedNetwork
     from aethernet.comparison import Measurement, Quality
-    from aethernet.network import AetherNet
     from aethernet.pictures import Picture
 
 __all__ = [
@@ -53,7 +53,7 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
         "arrived": loaded.form.value,
         "parameters_before": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "parameters": sum(parameter.numel() for parameter in fused.parameters()),
-        "notes": list(loaded.notes),
+        "notes": [*loaded.notes, *(["nothing to fuse"] if loaded.nothing_to_fuse else [])],
     }
 
 
@@ -90,7 +90,6 @@ def export_file(
     """Export a checkpoint file; returns facts about the ONNX file and, with tolerances, how it compares."""
     from aethernet.artifact import Artifact
     from aethernet.export import ExportConfig, ShapeRange, export_onnx
-    from aethernet.fusion import fuse
 
     if precision not in _DEFAULT_ATOL:
         raise UsageError(f"expected --precision fp32 or fp16, found {precision}")
@@ -102,12 +101,12 @@ def export_file(
     pictures = pictures_of(images)
     cases = _cases(pictures, loaded.config.in_channels, fixed)  # type: ignore[arg-type]
     description = export_onnx(
-        fuse(loaded.model) if fold else loaded.model,
+        loaded.folded if fold else loaded.model,
         destination,
         precision=form,
         config=config,
         pictures=[case.input for case in cases if case.window is not None or fixed],
-        metadata={"network": "AetherNet", "source_sha256": Artifact.of(source).sha256},
+        metadata={"network": loaded.config.descriptor.architecture, "source_sha256": Artifact.of(source).sha256},
     )
     facts: dict[str, Any] = {
         "file": str(destination),
@@ -125,7 +124,7 @@ def export_file(
     return facts
 
 
-def _verified(model: AetherNet, path: Path, cases: list[Any], atol: float, rtol: float) -> dict[str, Any]:
+def _verified(model: Network, path: Path, cases: list[Any], atol: float, rtol: float) -> dict[str, Any]:
     import numpy as np
 
     from aethernet.comparison import outputs_of
@@ -154,6 +153,7 @@ def compare_bundle(
     Returns:
         The numbers as JSON values, the table, and whether every form keeps the release's limits.
     """
+    from aethernet.architectures import describe
     from aethernet.checkpoint import load
     from aethernet.comparison import (
         FormId,
@@ -175,7 +175,7 @@ def compare_bundle(
         raise BundleError("the release has no reference weights")
     network = load(bundle.path(reference))
     pictures = pictures_of(images)
-    cases = _cases(pictures, network.config.in_channels, None)
+    cases = _cases(pictures, network.config.in_channels, describe(manifest.network.config).size.fixed)
     partners = pair_by_stem(list(pictures.values()), list_pictures(hr)) if hr is not None else {}
     scale = network.config.scale
     truth = outputs_of(TorchRuntime(network.model), cases)

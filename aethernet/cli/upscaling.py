@@ -38,6 +38,7 @@ class Request:
     precision: str = "auto"
     runtime: str = "auto"
     tile: int | None = None
+    overlap: int | None = None
     memory: int | None = None
     threads: int = 0
     format: str | None = None
@@ -84,6 +85,7 @@ def run(request: Request) -> dict[str, Any]:
         precision,
         runtime,
         tile=request.tile,
+        overlap=request.overlap,
         memory=request.memory,
         threads=request.threads,
         frame=_frame(request.runtime, films, pictures),

@@ -14,7 +14,7 @@ from aethernet.export.onnx import ExportConfig, ShapeRange, export_fp32
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.network import AetherNet
+    from aethernet.architectures.foreign import Network
     from aethernet.pictures import Picture
 
 __all__ = [
@@ -31,7 +31,7 @@ __all__ = [
 
 
 def export_onnx(
-    model: AetherNet,
+    model: Network,
     destination: Path | str,
     *,
     precision: Precision | str = Precision.FP32,
@@ -72,6 +72,8 @@ def export_onnx(
             metadata,
             pictures,
             channels=model.config.in_channels,
+            out_channels=model.config.out_channels,
+            size=model.config.size,
             scale=model.config.scale,
         )
     return half.description

@@ -3,28 +3,48 @@
 One input ``input`` and one output ``output``, NCHW with literal channels and named free axes; the output's axis names
 differ from the input's (``2*h``), because ONNX Runtime may share buffers between axes of one name. Standard operators
 only, everything in one file. Strict shape inference gives the scale at several sizes: that is how chaiNNer finds it.
+Where inference cannot follow a network (of another library), running it must give the scale.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aethernet.errors import ExportError
+from aethernet.architectures import SizeRequirements
+from aethernet.errors import ExportError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
     import onnx
-
-__all__ = ["INFERENCE_SIZES", "MINIMAL_IR", "OnnxDescription", "describe_onnx", "require_contract"]
+__all__ = [
+    "INFERENCE_SIZES",
+    "MINIMAL_IR",
+    "SIZE_KEY",
+    "OnnxDescription",
+    "describe_onnx",
+    "recorded_size",
+    "require_contract",
+    "size_metadata",
+]
 
 MINIMAL_IR = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
 """opset -> the oldest IR version that may hold it; old consumers refuse newer ones."""
 
 INFERENCE_SIZES = (16, 64, 256, 512)
 """Sides at which the scale must follow from shape inference alone."""
+
+
+_RUN_PIXELS = 64 * 64
+"""Larger inputs are not run to see the scale."""
+
+SIZE_KEY = "size_requirements"
+"""Of the metadata entry that says what sizes a file takes; absent where it takes any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +64,24 @@ class OnnxDescription:
     def nodes(self) -> int:
         """Number of nodes."""
         return sum(self.operators.values())
+
+
+def size_metadata(size: SizeRequirements | None, static: tuple[int, int] | None = None) -> dict[str, str]:
+    """The entry that tells whoever runs a file how pictures have to be padded; empty for files that take any."""
+    if size is None or (size.none and static is None):
+        return {}
+    stated = dataclasses.replace(size, fixed=static).to_json()
+    return {SIZE_KEY: json.dumps({name: value for name, value in stated.items() if value is not None})}
+
+
+def recorded_size(metadata: Mapping[str, str]) -> tuple[SizeRequirements, int]:
+    """What :func:`size_metadata` wrote, and the scale; any size for files that say nothing, also other tools'."""
+    if SIZE_KEY not in metadata:
+        return SizeRequirements(), 1
+    try:
+        return SizeRequirements.from_json(json.loads(metadata[SIZE_KEY])), int(metadata["scale"])
+    except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
+        raise ExportError(f"the file's {SIZE_KEY} cannot be read: {error}") from error
 
 
 def describe_onnx(model: onnx.ModelProto) -> OnnxDescription:
@@ -79,6 +117,8 @@ def require_contract(
     channels: int,
     scale: int,
     opset: int,
+    out_channels: int | None = None,
+    size: SizeRequirements | None = None,
     static: tuple[int, int] | None = None,
     element: str | None = None,
     name: str | None = None,
@@ -91,6 +131,8 @@ def require_contract(
         channels: Of the picture.
         scale: Output size over input size.
         opset: That it must have.
+        out_channels: Of the result; by default those of the picture.
+        size: What sizes the network takes; by default any.
         static: Its fixed (H, W), if it has one.
         element: Type of input and output, ``float`` or ``float16``; by default the precision's own.
         name: What errors call the file.
@@ -104,9 +146,10 @@ def require_contract(
     found = describe_onnx(model)
     element = element or ("float16" if precision is Precision.FP16 else "float")
     axes: tuple[str | int, ...] = ("n", channels, "h", "w") if static is None else (1, channels, *static)
+    given = (axes[0], out_channels or channels, *axes[2:])
     wanted = {
         "inputs": ({"input": (element, axes)}, found.inputs),
-        "outputs": ({"output": (element, _scaled(axes, scale))}, found.outputs),
+        "outputs": ({"output": (element, _scaled(given, scale))}, found.outputs),
         "opset": (opset, found.opset),
         "IR version": (MINIMAL_IR[opset], found.ir_version),
     }
@@ -125,10 +168,29 @@ def require_contract(
             onnx.checker.check_model(model, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             broken.append(f"onnx.checker: {error}")
-        broken += _inferred_scales(model, scale, [static] if static else [(side, side) for side in INFERENCE_SIZES])
+        sides = [(side, side) if size is None else size.fit(side, side) for side in INFERENCE_SIZES]
+        broken += _inferred_scales(model, scale, [static] if static else list(dict.fromkeys(sides)))
     if broken:
         raise ExportError(f"{name or Path(path).name} breaks its contract; " + "; ".join(broken))
     return found
+
+
+def _output_shape(model: onnx.ModelProto, height: int, width: int) -> tuple[int, ...]:
+    import numpy as np
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    kind = model.graph.input[0].type.tensor_type
+    picture = np.zeros(
+        (1, kind.shape.dim[1].dim_value, height, width), np.float16 if kind.elem_type == 10 else np.float32
+    )
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        (output,) = session.run(None, {model.graph.input[0].name: picture})
+    except Exception as error:  # ONNX Runtime's exceptions have no common base
+        raise ExportError(f"ONNX Runtime cannot run it at {height}x{width}: {str(error)[:200]}") from error
+    return tuple(output.shape)
 
 
 def _scaled(axes: tuple[str | int, ...], scale: int) -> tuple[str | int, ...]:
@@ -158,6 +220,10 @@ def _inferred_scales(model: onnx.ModelProto, scale: int, sizes: list[tuple[int, 
             broken.append(f"strict shape inference at {height}x{width}: {error}")
             continue
         shape = tuple(axis.dim_value for axis in inferred.graph.output[0].type.tensor_type.shape.dim)
+        if 0 in shape:  # sizes computed in ways inference cannot follow: see by running it, where that is cheap
+            if height * width > _RUN_PIXELS:
+                continue
+            shape = _output_shape(model, height, width)
         if shape[2:] != (height * scale, width * scale):
             broken.append(f"shape inference at {height}x{width}: expected scale {scale}, found output {shape}")
     return broken

@@ -6,6 +6,7 @@ fp32 is measured on pictures, named in the manifest, and judged by the gate like
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aethernet.architectures import SizeRequirements, padded
 from aethernet.errors import ExportError
 from aethernet.export.contract import OnnxDescription
 from aethernet.export.onnx import ExportConfig, replace_nodes, write_model
@@ -21,7 +23,6 @@ from aethernet.precision import Precision
 
 if TYPE_CHECKING:
     import onnx
-
 __all__ = ["SAFE_MAGNITUDE", "HalfExport", "activation_ranges", "convert_to_half", "export_fp16"]
 
 SAFE_MAGNITUDE = 16384.0
@@ -50,6 +51,8 @@ def export_fp16(
     *,
     channels: int,
     scale: int,
+    out_channels: int | None = None,
+    size: SizeRequirements | None = None,
 ) -> HalfExport:
     """Write the fp16 form of an fp32 ONNX file.
 
@@ -61,6 +64,8 @@ def export_fp16(
         pictures: Real pictures, [N, C, H, W] float32 in [0, 1], to measure activations on.
         channels: Channels of the picture.
         scale: Output size over input size.
+        out_channels: As for fp32.
+        size: As for fp32.
 
     Raises:
         ExportError: The file breaks the contract.
@@ -68,12 +73,21 @@ def export_fp16(
     import onnx
 
     source = onnx.load(str(fp32_model))
-    ranges = activation_ranges(source, pictures)
+    taken = dataclasses.replace(size or SizeRequirements(), fixed=config.static)
+    ranges = activation_ranges(source, (padded(picture, taken) for picture in pictures))
     kept = _unsafe_nodes(source, ranges)
     proto = convert_to_half(source, kept)
     _require_typed(proto, kept)
     description = write_model(
-        proto, destination, config, metadata, precision=Precision.FP16, channels=channels, scale=scale
+        proto,
+        destination,
+        config,
+        metadata,
+        precision=Precision.FP16,
+        channels=channels,
+        out_channels=out_channels,
+        size=size,
+        scale=scale,
     )
     return HalfExport(
         description=description, kept_fp32=tuple(kept), largest_activation=max(ranges.values(), default=0.0)
@@ -94,6 +108,7 @@ def convert_to_half(model: onnx.ModelProto, kept: Sequence[str]) -> onnx.ModelPr
     finally:
         logger.setLevel(level)
     _join_casts(converted)
+    _keep_factors(converted)
     _sort_topologically(converted)
     return converted
 
@@ -187,6 +202,22 @@ def _join_casts(model: onnx.ModelProto) -> None:
         done.add(name)
 
 
+def _keep_factors(model: onnx.ModelProto) -> None:
+    """Take off the casts the converter puts before a Resize's factors, in place: they are float32, and stay so."""
+    import onnx
+
+    floats = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    casts = {node.output[0]: node for node in model.graph.node if node.op_type == "Cast" and node.input[0] in floats}
+    for node in model.graph.node:
+        if node.op_type == "Resize":
+            for place, name in enumerate(node.input):
+                node.input[place] = casts[name].input[0] if name in casts else name
+    read = {name for node in model.graph.node for name in node.input}
+    for name, cast in casts.items():
+        if name not in read:
+            model.graph.node.remove(cast)
+
+
 def _sort_topologically(model: onnx.ModelProto) -> None:
     """The converter appends its casts at the end of the list; a valid graph lists producers first."""
     known = {tensor.name for tensor in model.graph.initializer} | {info.name for info in model.graph.input} | {""}
@@ -207,6 +238,8 @@ def _require_typed(model: onnx.ModelProto, kept: Collection[str]) -> None:
     import onnx
 
     allowed = {name for node in model.graph.node if node.name in kept for name in node.input}
+    # Factors and regions of a Resize are float32 by its definition.
+    allowed |= {name for node in model.graph.node if node.op_type == "Resize" for name in node.input[1:3]}
     floats = [tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
     wide = [name for name in floats if name not in allowed]
     if wide:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from aethernet.network import AetherNet
+    from aethernet.architectures.foreign import Network
 
 __all__ = ["TRT_OPSET", "export_int8", "respell_unsigned", "trace_int8"]
 
@@ -39,7 +39,7 @@ TRT_OPSET = 21
 
 
 def export_int8(
-    network: AetherNet, destination: Path | str, config: ExportConfig, metadata: Mapping[str, str], *, tensorrt: bool
+    network: Network, destination: Path | str, config: ExportConfig, metadata: Mapping[str, str], *, tensorrt: bool
 ) -> OnnxDescription:
     """Write one int8 file and check what was written.
 
@@ -68,11 +68,13 @@ def export_int8(
         precision=Precision.INT8,
         element="float16" if tensorrt else "float",
         channels=network.config.in_channels,
+        out_channels=network.config.out_channels,
+        size=network.config.size,
         scale=network.config.scale,
     )
 
 
-def trace_int8(network: AetherNet, config: ExportConfig) -> onnx.ModelProto:
+def trace_int8(network: Network, config: ExportConfig) -> onnx.ModelProto:
     """The graph of a quantised network: signed, zero-point 0, int8 weights with scales per channel, float biases."""
     traced, scales = _exportable(network)
     proto = trace_to_onnx(traced, config)
@@ -86,7 +88,7 @@ def respell_unsigned(proto: onnx.ModelProto) -> None:
     _make_unsigned(proto)
 
 
-def _exportable(network: AetherNet) -> tuple[AetherNet, dict[str, np.ndarray]]:
+def _exportable(network: Network) -> tuple[Network, dict[str, np.ndarray]]:
     """A copy whose convolutions hold plain weights on the grid, and the scales of those weights by parameter name."""
     from aethernet.merging import merge_tail
     from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_mode

@@ -14,23 +14,27 @@ from typing import TYPE_CHECKING
 
 from aethernet.artifact import atomic_path
 from aethernet.errors import ExportError, UsageError
-from aethernet.export.contract import MINIMAL_IR, OnnxDescription, require_contract
+from aethernet.export.contract import MINIMAL_IR, OnnxDescription, require_contract, size_metadata
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
     import onnx
 
-    from aethernet.network import AetherNet
+    from aethernet.architectures import SizeRequirements
+    from aethernet.architectures.foreign import Network
 
 __all__ = [
+    "NATIVE_OPSET",
     "TRACED_SHAPE",
     "ExportConfig",
     "ShapeRange",
     "drop_unused_initializers",
     "export_fp32",
     "finish_model",
+    "lower",
     "replace_nodes",
     "trace_to_onnx",
+    "write_fp32",
     "write_model",
 ]
 
@@ -38,7 +42,7 @@ TRACED_SHAPE = (2, 24, 20)
 """N, H, W of the traced example: batch above one and unequal sides, so that no axis is mistaken for a constant."""
 
 
-_NATIVE_OPSET = 18
+NATIVE_OPSET = 18
 """The oldest opset the exporter writes itself."""
 
 
@@ -78,7 +82,7 @@ class ExportConfig:
 
 
 def export_fp32(
-    model: AetherNet, destination: Path | str, config: ExportConfig, metadata: Mapping[str, str]
+    model: Network, destination: Path | str, config: ExportConfig, metadata: Mapping[str, str]
 ) -> OnnxDescription:
     """Write the fp32 ONNX file of ``model`` and check what was written.
 
@@ -93,7 +97,17 @@ def export_fp32(
     """
     from aethernet.merging import merge_tail
 
-    proto = trace_to_onnx(merge_tail(model), config)
+    return write_fp32(model, trace_to_onnx(merge_tail(model), config), destination, config, metadata)
+
+
+def write_fp32(
+    model: Network,
+    proto: onnx.ModelProto,
+    destination: Path | str,
+    config: ExportConfig,
+    metadata: Mapping[str, str],
+) -> OnnxDescription:
+    """Write what :func:`trace_to_onnx` made of ``model``; arguments and errors as for :func:`export_fp32`."""
     return write_model(
         proto,
         destination,
@@ -101,11 +115,13 @@ def export_fp32(
         metadata,
         precision=Precision.FP32,
         channels=model.config.in_channels,
+        out_channels=model.config.out_channels,
+        size=model.config.size,
         scale=model.config.scale,
     )
 
 
-def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
+def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
     """The exporter's graph of ``model`` in evaluation mode, input ``input``, output ``output``.
 
     Raises:
@@ -113,17 +129,22 @@ def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
     """
     import torch
 
-    batch, height, width = TRACED_SHAPE if config.static is None else (1, *config.static)
+    from aethernet.architectures.foreign import ForeignNetwork
+
+    batch, height, width = _traced_shape(model.config.size) if config.static is None else (1, *config.static)
     example = torch.linspace(0, 1, batch * model.config.in_channels * height * width)
     example = example.reshape(batch, model.config.in_channels, height, width)
     axes = {0: torch.export.Dim("n", min=1), 2: torch.export.Dim("h", min=1), 3: torch.export.Dim("w", min=1)}
+    if isinstance(model, ForeignNetwork):
+        # What its code says about sizes (multiples, parities) is for the exporter to find out: names would forbid it.
+        axes = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
                 copy.deepcopy(model).eval(),  # the caller's stays in its mode
                 (example.to(next(model.parameters()).dtype),),
                 dynamo=True,
-                opset_version=max(config.opset, _NATIVE_OPSET),
+                opset_version=max(config.opset, NATIVE_OPSET),
                 input_names=["input"],
                 output_names=["output"],
                 dynamic_shapes=(axes if config.static is None else None,),
@@ -139,11 +160,33 @@ def trace_to_onnx(model: AetherNet, config: ExportConfig) -> onnx.ModelProto:
     if program is None:
         raise ExportError("PyTorch's exporter returned no program")
     proto: onnx.ModelProto = program.model_proto
-    if config.opset < _NATIVE_OPSET:
-        _lower_reductions(proto)
-        next(entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")).version = config.opset
+    _name_axes(proto)
     _arrange_gelu(proto)
+    if config.opset < NATIVE_OPSET:
+        lower(proto, config.opset)
     return proto
+
+
+def lower(proto: onnx.ModelProto, opset: int) -> None:
+    """From the exporter's oldest opset to ``opset``, in place; what it cannot say there the contract check refuses."""
+    _lower_operators(proto)
+    next(entry for entry in proto.opset_import if entry.domain in ("", "ai.onnx")).version = opset
+
+
+def _name_axes(proto: onnx.ModelProto) -> None:
+    """Call the free axes of the input, and the output's first, as our contract does, in place."""
+    for info, names in ((proto.graph.input[0], {0: "n", 2: "h", 3: "w"}), (proto.graph.output[0], {0: "n"})):
+        for place, name in names.items():
+            axis = info.type.tensor_type.shape.dim[place]
+            if axis.dim_param:
+                axis.dim_param = name
+
+
+def _traced_shape(size: SizeRequirements) -> tuple[int, int, int]:
+    batch, height, width = TRACED_SHAPE
+    height, width = size.fit(height, width)
+    # Unequal sides, so that no axis is mistaken for the other.
+    return (batch, height, width + size.multiple if height == width and not size.square else width)
 
 
 def _arrange_gelu(proto: onnx.ModelProto) -> None:
@@ -185,11 +228,11 @@ def _is_one_plus_erf(makers: Mapping[str, onnx.NodeProto], name: str, x: str) ->
     return argument is not None and argument.op_type == "Div" and argument.input[0] == x
 
 
-def _lower_reductions(proto: onnx.ModelProto) -> None:
-    """From opset 18 to 17, in place: reductions take their axes as an attribute again.
+def _lower_operators(proto: onnx.ModelProto) -> None:
+    """From opset 18 to 17, in place, by hand: the exporter's own conversion gives up on reductions.
 
-    Nothing else our networks use changed between the two, and the contract check would refuse what did: the exporter's
-    own conversion gives up on reductions.
+    Reductions take their axes as an attribute again; what 18 added to Resize and Split is taken off where it says what
+    17 does anyway. Whatever else changed between the two, the contract check refuses.
     """
     import onnx
 
@@ -201,12 +244,28 @@ def _lower_reductions(proto: onnx.ModelProto) -> None:
     }
     for node in proto.graph.node:
         if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
+            if node.input[1] not in constants:
+                continue
             axes = constants[node.input[1]].tolist()
             del node.input[1:]
             node.attribute.extend([onnx.helper.make_attribute("axes", axes)])
-            for attribute in [entry for entry in node.attribute if entry.name == "noop_with_empty_axes"]:
-                node.attribute.remove(attribute)
+        for attribute in [entry for entry in node.attribute if _said_by_default(node.op_type, entry)]:
+            node.attribute.remove(attribute)
     drop_unused_initializers(proto)
+
+
+def _said_by_default(operator: str, attribute: onnx.AttributeProto) -> bool:
+    """Whether opset 17 has no such attribute and does what it says."""
+    match operator, attribute.name:
+        case "Resize", "keep_aspect_ratio_policy":
+            return attribute.s == b"stretch"
+        case "Resize", "antialias":
+            return attribute.i == 0
+        case "Split", "num_outputs":
+            return True  # equal parts without it, too
+        case _, "noop_with_empty_axes":
+            return operator.startswith("Reduce") and operator != "ReduceSum"
+    return False
 
 
 def replace_nodes(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
@@ -233,17 +292,21 @@ def write_model(
     precision: Precision,
     channels: int,
     scale: int,
+    out_channels: int | None = None,
+    size: SizeRequirements | None = None,
     element: str | None = None,
 ) -> OnnxDescription:
     """Finish a model, write it in one step, and check what was written.
 
     Args:
+        out_channels: Of the result, where it is not a picture like the input.
+        size: What sizes the network takes, where it does not take all.
         element: Type of the picture where it does not follow from ``precision``.
 
     Raises:
         ExportError: The file breaks the contract; nothing is left of it then.
     """
-    finish_model(proto, config, precision, scale, metadata)
+    finish_model(proto, config, precision, scale, {**metadata, **size_metadata(size, config.static)})
     with atomic_path(destination) as temporary:
         temporary.write_bytes(proto.SerializeToString(deterministic=True))
         return require_contract(
@@ -251,6 +314,8 @@ def write_model(
             precision=precision,
             element=element,
             channels=channels,
+            out_channels=out_channels,
+            size=size,
             scale=scale,
             opset=config.opset,
             static=config.static,

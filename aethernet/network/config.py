@@ -13,6 +13,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
+from aethernet.architectures.descriptor import Descriptor, SizeRequirements, Tiling
 from aethernet.errors import UsageError
 
 __all__ = ["PRESETS", "Form", "NetworkConfig", "Norm", "Preset", "preset_config"]
@@ -117,6 +118,31 @@ class NetworkConfig:
         return tuple(share + (index < rest) for index in range(len(self.depths)))
 
     @property
+    def out_channels(self) -> int:
+        """Channels of the result: those of the picture."""
+        return self.in_channels
+
+    @property
+    def size(self) -> SizeRequirements:
+        """Any size will do."""
+        return SizeRequirements()
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """What a program has to know to run the network."""
+        return Descriptor(
+            architecture="AetherNet",
+            library="aethernet",
+            variant=f"generation {self.generation}, {self.preset_name()}",
+            scale=self.scale,
+            in_channels=self.in_channels,
+            out_channels=self.out_channels,
+            size=self.size,
+            tiling=Tiling.DISCOURAGED if self.pools_globally else Tiling.SUPPORTED,
+            receptive_radius=self.receptive_radius,
+        )
+
+    @property
     def pools_globally(self) -> bool:
         """Whether an output pixel depends on the whole picture, so that tiles change the result."""
         return self.channel_attention
@@ -153,6 +179,11 @@ class NetworkConfig:
             return cls(**{**data, "depths": tuple(data["depths"]), "norm": Norm(data["norm"])})
         except (TypeError, KeyError, ValueError) as error:
             raise UsageError(f"not a network config: {error}") from error
+
+    @property
+    def title(self) -> str:
+        """What people call it, such as ``AetherNet generation 2, tiny``."""
+        return self.descriptor.title
 
     def preset_name(self) -> str:
         """The published preset with exactly this shape, such as ``small``, else ``custom``."""

@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from aethernet.architectures.foreign import ForeignNetwork
+from aethernet.quantization.generic import last_layer
 from aethernet.quantization.modules import QuantizedConv
 
 if TYPE_CHECKING:
-    from aethernet.network import AetherNet
+    from aethernet.architectures.foreign import Network
 
 __all__ = ["correct_biases", "source_name"]
 
 _LINEAR_NAMES = {"conv_gate": "fc1_gate", "conv_main": "fc1_main", "conv_out": "fc2"}
 
 
-def source_name(name: str, generation: int) -> str:
+def source_name(name: str, generation: int | None) -> str:
     """Name in the fused network of the layer that became the quantised convolution ``name``."""
     parent, _, child = name.rpartition(".")
     if generation == 1 and child in _LINEAR_NAMES:
@@ -32,7 +34,7 @@ def source_name(name: str, generation: int) -> str:
 
 
 @torch.no_grad()
-def correct_biases(network: AetherNet, fused: AetherNet, crops: Tensor, slopes: dict[str, float]) -> float:
+def correct_biases(network: Network, fused: Network, crops: Tensor, slopes: dict[str, float]) -> float:
     """Shift the biases of ``network``, in place, until every layer's mean per channel is that of ``fused``.
 
     Args:
@@ -44,8 +46,9 @@ def correct_biases(network: AetherNet, fused: AetherNet, crops: Tensor, slopes: 
     Returns:
         The largest correction, in units of the picture's range, at the last layer: the tint that was removed.
     """
-    generation = network.config.generation
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, QuantizedConv) or name == "conv_last"}
+    last = last_layer(fused) if isinstance(fused, ForeignNetwork) else "conv_last"
+    generation = getattr(network.config, "generation", None)
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, QuantizedConv) or name == last}
     wanted: dict[str, Tensor] = {}
 
     def remember(name: str, linear: bool) -> Callable[[nn.Module, object, Tensor], None]:
@@ -69,9 +72,11 @@ def correct_biases(network: AetherNet, fused: AetherNet, crops: Tensor, slopes: 
             if isinstance(module, QuantizedConv):
                 output = module.before_output(module.input(inputs[0]))
             shift = wanted[name] - output.mean(dim=(0, 2, 3))
+            if module.bias is None:  # the last layer may have none, and then nothing to correct
+                return output
             module.bias += shift
             output = output + shift.view(1, -1, 1, 1)
-            if name == "conv_last":
+            if name == last:
                 tint = float(shift.abs().max())
             result: Tensor = module.output(output) if isinstance(module, QuantizedConv) else output
             return result

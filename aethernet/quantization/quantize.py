@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from aethernet.architectures import padded
+from aethernet.architectures.foreign import ForeignNetwork, as_aethernet
 from aethernet.errors import CalibrationError
 from aethernet.quantization.calibration import (
     Method,
@@ -38,8 +40,8 @@ from aethernet.quantization.structure import (
 )
 
 if TYPE_CHECKING:
+    from aethernet.architectures.foreign import Network
     from aethernet.checkpoint.layout import QuantizationRecords
-    from aethernet.network import AetherNet
     from aethernet.pictures import Picture
 
 __all__ = ["CROPS_EACH", "CROP_SIDE", "Calibrated", "Quantized", "TensorRange", "calibrate", "quantize"]
@@ -52,6 +54,8 @@ _CORRECTION_CROPS = 24
 
 _EQUALIZED_TAIL = ("conv_before_upsample.0.output", "conv_before_upsample.2", "upsample.")
 _SLOPE_CROPS = 2
+_MOST_MEASURED = 100
+"""Parts: measuring each takes as many runs of the network, hours for the hundreds of convolutions that some have."""
 _SLOPES = tuple(round(1.58 + 0.02 * step, 2) for step in range(8))
 
 
@@ -69,7 +73,7 @@ class TensorRange:
 class Quantized:
     """An int8 network and how it came about."""
 
-    model: AetherNet = field(repr=False)
+    model: Network = field(repr=False)
     """Computes in PyTorch what the int8 files compute; float32 in and out."""
     tensors: tuple[TensorRange, ...]
     keep_float: tuple[str, ...]
@@ -84,9 +88,9 @@ class Quantized:
 class Calibrated:
     """A network with a grid for every tensor, before biases are corrected and weights are put on theirs for good."""
 
-    network: AetherNet = field(repr=False)
+    network: Network = field(repr=False)
     """Quantisers in place and switched on, weights still exact."""
-    fused: AetherNet = field(repr=False)
+    fused: Network = field(repr=False)
     """The float network it was made from, channels equalised: the same picture."""
     crops: tuple[Picture, ...] = field(repr=False)
     """What was looked at, each [1, C, H, W]."""
@@ -97,7 +101,7 @@ class Calibrated:
 
 
 def quantize(
-    fused: AetherNet,
+    fused: Network,
     *,
     pictures: Sequence[Picture] = (),
     records: QuantizationRecords | None = None,
@@ -117,7 +121,8 @@ def quantize(
         records: Of quantisation-aware training.
         fallback: Pictures for what records leave open, where no ``pictures`` are given.
         method: How ranges follow from pictures.
-        keep_float: Names from :func:`units_of` to leave in float; None: those :func:`out_of_proportion` names.
+        keep_float: Names from :func:`units_of` to leave in float; None: those :func:`out_of_proportion` names, or none
+            where there are too many to measure each.
         seed: Of the places crops are taken from.
         freeze: Put the weights on their grid; what is to learn keeps them exact.
 
@@ -130,7 +135,8 @@ def quantize(
     )
     ready = calibrated(keep_float=keep_float or ())
     if keep_float is None:
-        keep_float = out_of_proportion(ready) if ready.crops else ()
+        few = len(units_of(fused)) <= _MOST_MEASURED
+        keep_float = out_of_proportion(ready) if ready.crops and few else ()
         ready = _without(ready, keep_float) or calibrated(keep_float=keep_float)
     tint = correct_biases(ready.network, ready.fused, _batch(ready.crops), ready.slopes) if ready.crops else None
     if freeze:
@@ -145,7 +151,7 @@ def quantize(
 
 
 def calibrate(
-    fused: AetherNet,
+    fused: Network,
     *,
     pictures: Sequence[Picture] = (),
     records: QuantizationRecords | None = None,
@@ -157,16 +163,18 @@ def calibrate(
     """Find the grid of every tensor; arguments and errors are those of :func:`quantize`."""
     if not pictures and records is None:
         raise CalibrationError("expected calibration pictures or records of quantisation-aware training, found neither")
-    crops = crops_of(pictures or fallback, CROP_SIDE, CROPS_EACH, seed)
+    crops = [padded(crop, fused.config.size) for crop in crops_of(pictures or fallback, CROP_SIDE, CROPS_EACH, seed)]
     # PyTorch's large depthwise kernels are several times faster with channels last (measured with AVX2: 7.5 times).
     fused = copy.deepcopy(fused).to(memory_format=torch.channels_last)
-    if pictures:  # the library's own are no reason to do without what training recorded
-        equalize_gates(fused, crops)
-    tail_changed = equalize_tail(fused, crops)
+    tail_changed = False
+    if not isinstance(fused, ForeignNetwork):
+        if pictures:  # the library's own are no reason to do without what training recorded
+            equalize_gates(fused, crops)
+        tail_changed = equalize_tail(fused, crops)
     slope = _fit_slope(fused, crops)
     slopes = {unit: slope for unit in gated_units(fused) if slope is not None}
     network = restructure(fused, slopes=slopes, keep_float=keep_float)
-    known = recorded_ranges(records, network, slopes) if records is not None else {}
+    known = recorded_ranges(records, as_aethernet(network), slopes) if records is not None else {}
     known = {name: one for name, one in known.items() if not _is_rescaled(name, bool(pictures), tail_changed)}
     if records is not None and not usable_records(records) and not pictures:
         raise CalibrationError("the checkpoint's quantisation records hold no usable range, and there are no pictures")
@@ -251,7 +259,7 @@ def freeze_weights(network: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def _fit_slope(fused: AetherNet, crops: Sequence[Picture]) -> float | None:
+def _fit_slope(fused: Network, crops: Sequence[Picture]) -> float | None:
     """Generation 1: the slope for all gates with which the network's picture stays nearest to that with exact GELU.
 
     Fitting it to each layer's own values is worse: errors of several layers then point the same way (measured on a real

@@ -19,7 +19,7 @@ from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_m
 from aethernet.quantization.structure import belongs, convs_of, quantizers_of, restructure, units_of
 
 if TYPE_CHECKING:
-    from aethernet.network import AetherNet
+    from aethernet.architectures.foreign import Network
 
 __all__ = ["float_units", "int8_tensors", "is_int8", "is_quantized", "restore", "split"]
 
@@ -42,9 +42,9 @@ def is_quantized(network: nn.Module) -> bool:
     return any(isinstance(module, QuantizedConv) for module in network.modules())
 
 
-def int8_tensors(network: AetherNet) -> dict[str, Tensor]:
+def int8_tensors(network: Network) -> dict[str, Tensor]:
     """The tensors of a finished int8 network, as they are stored."""
-    generation = network.config.generation
+    generation = getattr(network.config, "generation", None)
     own = {id(module) for module in network.modules() if isinstance(module, QuantizedConv | Quantizer)}
     tensors: dict[str, Tensor] = {}
     for name, module in network.named_modules():
@@ -103,7 +103,7 @@ def split(entries: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]
 
 
 @torch.no_grad()
-def restore(fused: AetherNet, entries: Mapping[str, Any], scales: Mapping[str, Tensor]) -> AetherNet:
+def restore(fused: Network, entries: Mapping[str, Any], scales: Mapping[str, Tensor]) -> Network:
     """Put quantisers back where a file has scales.
 
     Args:
@@ -114,7 +114,7 @@ def restore(fused: AetherNet, entries: Mapping[str, Any], scales: Mapping[str, T
     Raises:
         KeyMismatchError: Scales are missing or left over.
     """
-    generation = fused.config.generation
+    generation = getattr(fused.config, "generation", None)
     quantized = {
         name.removesuffix(".weight")
         for name, value in entries.items()
@@ -138,7 +138,7 @@ def restore(fused: AetherNet, entries: Mapping[str, Any], scales: Mapping[str, T
     return network
 
 
-def float_units(fused: AetherNet, quantized: Collection[str]) -> list[str]:
+def float_units(fused: Network, quantized: Collection[str]) -> list[str]:
     """Units of which no layer is quantised.
 
     Args:

@@ -6,19 +6,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 from torch import nn
 
+from aethernet.architectures.foreign import ForeignNetwork
 from aethernet.errors import QuantizationError
 from aethernet.fusion import fold_affine_after, fold_gain_before
 from aethernet.network.blocks import ChannelAttention, ChannelLayerNorm, GatedFeedForward, SpatialAttention
 from aethernet.network.generation1 import AetherNet1, Block1, GatedLinear
+from aethernet.quantization.generic import restructure_generic, units_of_generic
 from aethernet.quantization.modules import QuantizedConv, QuantizedGate, Quantizer, ResidualBlock
 
 if TYPE_CHECKING:
-    from aethernet.network import AetherNet
+    from aethernet.architectures.foreign import Network
+
+SomeNetwork = TypeVar("SomeNetwork", bound="Network")
 
 __all__ = ["DEFAULT_SLOPE", "belongs", "convs_of", "gated_units", "quantizers_of", "restructure", "units_of"]
 
@@ -26,8 +30,10 @@ DEFAULT_SLOPE = 1.65
 """The ``a`` of x * sigmoid(a * x) where nothing was measured; fitted ones lie around it."""
 
 
-def units_of(fused: AetherNet) -> list[str]:
+def units_of(fused: Network) -> list[str]:
     """Names of the parts that are quantised or kept float as one, in the order they run."""
+    if isinstance(fused, ForeignNetwork):
+        return units_of_generic(fused)
     units = [name for name, module in fused.named_modules() if isinstance(module, GatedLinear | GatedFeedForward)]
     if not isinstance(fused, AetherNet1):
         units.append("quant_fusion_layer")
@@ -45,15 +51,15 @@ def belongs(layer: str, unit: str) -> bool:
     return layer.startswith(f"{unit}.") or layer == unit
 
 
-def gated_units(fused: AetherNet) -> dict[str, nn.Linear]:
+def gated_units(fused: Network) -> dict[str, nn.Linear]:
     """Unit -> layer before the exact GELU, for generation 1; empty for the others, whose gate is SiLU already."""
     return {name: module.fc1_gate for name, module in fused.named_modules() if isinstance(module, GatedLinear)}
 
 
 @torch.no_grad()
 def restructure(
-    fused: AetherNet, *, slopes: Mapping[str, float] | None = None, keep_float: Collection[str] = ()
-) -> AetherNet:
+    fused: SomeNetwork, *, slopes: Mapping[str, float] | None = None, keep_float: Collection[str] = ()
+) -> SomeNetwork:
     """A copy of ``fused`` with quantisers in place, switched off: it still computes in float.
 
     Float weights that stay are rounded to half precision, so that every form of the network holds the same numbers.
@@ -66,6 +72,8 @@ def restructure(
     Raises:
         QuantizationError: There is no such unit, or nothing is left to quantise.
     """
+    if isinstance(fused, ForeignNetwork):
+        return cast("SomeNetwork", restructure_generic(fused, keep_float))
     units = units_of(fused)
     unknown = sorted(set(keep_float) - set(units))
     if unknown:
@@ -93,7 +101,7 @@ def restructure(
     if "conv_after_body" not in keep_float:
         network.conv_after_body = QuantizedConv(network.conv_after_body, input=True)
     _tail(network, quantized)
-    result: AetherNet = network.eval().requires_grad_(False)
+    result: SomeNetwork = network.eval().requires_grad_(False)
     return result
 
 

@@ -26,7 +26,7 @@ from aethernet.quantization.structure import belongs, units_of
 if TYPE_CHECKING:
     import onnx
 
-    from aethernet.network import AetherNet
+    from aethernet.architectures.foreign import Network
     from aethernet.pictures import Picture
 
 __all__ = ["UnitTimes", "owners", "time_units"]
@@ -54,7 +54,7 @@ class UnitTimes:
     """0: as many as ONNX Runtime chose."""
 
 
-def time_units(fused: AetherNet, network: AetherNet, picture: Picture, *, runs: int = 9, threads: int = 0) -> UnitTimes:
+def time_units(fused: Network, network: Network, picture: Picture, *, runs: int = 9, threads: int = 0) -> UnitTimes:
     """Time every part of ``fused`` beside the same part of ``network``.
 
     Args:

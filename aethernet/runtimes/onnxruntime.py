@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from aethernet.architectures import SizeRequirements, fitted
 from aethernet.errors import ComparisonError
+from aethernet.export.contract import recorded_size
 
 if TYPE_CHECKING:
     from aethernet.pictures import Picture
@@ -33,6 +35,7 @@ class OnnxRuntime:
         self._session: Any = None
         self._dtype: Any = np.float32
         self._input = "input"
+        self._size, self._scale = SizeRequirements(), 1
 
     def __enter__(self) -> Self:
         import onnxruntime
@@ -59,6 +62,8 @@ class OnnxRuntime:
                 f"expected one input and one output in {self.path.name}, found {len(inputs)} and {len(outputs)}"
             )
         self._input = inputs[0].name
+        entries = self._session.get_modelmeta().custom_metadata_map
+        self._size, self._scale = recorded_size(entries)
         self._dtype = np.float16 if inputs[0].type == "tensor(float16)" else np.float32
         return self
 
@@ -71,6 +76,9 @@ class OnnxRuntime:
         return session
 
     def infer(self, picture: Picture) -> Picture:
+        return fitted(picture, self._size, self._scale, self._run)
+
+    def _run(self, picture: Picture) -> Picture:
         (output,) = self._session.run(None, {self._input: picture.astype(self._dtype, copy=False)})
         result: Picture = output.astype(np.float32, copy=False)
         return result

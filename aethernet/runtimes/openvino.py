@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from aethernet.architectures import SizeRequirements, fitted
 from aethernet.errors import ComparisonError, MissingDependencyError
+from aethernet.export.contract import SIZE_KEY, recorded_size
 
 if TYPE_CHECKING:
     from aethernet.pictures import Picture
@@ -26,6 +28,7 @@ class OpenVinoRuntime:
         self.threads = threads
         self._model: Any = None
         self._dtype: Any = np.float32
+        self._size, self._scale = SizeRequirements(), 1
 
     def __enter__(self) -> Self:
         """Load the network.
@@ -47,9 +50,13 @@ class OpenVinoRuntime:
         except RuntimeError as error:
             raise ComparisonError(f"OpenVINO cannot load {self.path.name}: {error}") from error
         self._dtype = self._model.input(0).element_type.to_dtype()
+        self._size, self._scale = recorded_size(_metadata(self.path))
         return self
 
     def infer(self, picture: Picture) -> Picture:
+        return fitted(picture, self._size, self._scale, self._run)
+
+    def _run(self, picture: Picture) -> Picture:
         output = self._model([np.ascontiguousarray(picture, dtype=self._dtype)])[0]
         result: Picture = output.astype(np.float32, copy=False)
         return result
@@ -58,3 +65,13 @@ class OpenVinoRuntime:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._model = None
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """What a file says about sizes; most say nothing, and are not read twice."""
+    content = path.read_bytes()
+    if SIZE_KEY.encode() not in content:
+        return {}
+    import onnx
+
+    return {entry.key: entry.value for entry in onnx.load_from_string(content).metadata_props}

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from aethernet.architectures import fitted
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -50,9 +52,15 @@ class TorchRuntime:
         import torch
 
         with torch.inference_mode():
-            # PyTorch may answer channels last; whoever stores the array's bytes relies on C order.
-            given = torch.from_numpy(picture).to(self.device, torch.float16 if self.half else torch.float32)
-            result: Picture = self.model(given).float().cpu().contiguous().numpy()
+            config = getattr(self.model, "config", None)
+            return self._run(picture) if config is None else fitted(picture, config.size, config.scale, self._run)
+
+    def _run(self, picture: Picture) -> Picture:
+        import torch
+
+        given = torch.from_numpy(picture).to(self.device, torch.float16 if self.half else torch.float32)
+        # PyTorch may answer channels last; whoever stores the array's bytes relies on C order.
+        result: Picture = self.model(given).float().cpu().contiguous().numpy()
         return result
 
     def __exit__(

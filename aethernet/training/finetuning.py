@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aethernet.architectures.foreign import as_aethernet
 from aethernet.artifact import file_digest
 from aethernet.checkpoint import FinetunedInt8, LoadedNetwork, load, save_finetuned
 from aethernet.errors import TrainingError, UsageError
@@ -132,7 +133,7 @@ def finetune(
     held_out = PictureFolder(validation, scale=1, channels=channels) if validation is not None else folder
     sources = {
         "checkpoint": file_digest(checkpoint),
-        "residual scale": str(loaded.config.residual_scale),
+        "residual scale": str(as_aethernet(loaded.model).config.residual_scale),
         "pictures": folder.digest,
         "held-out pictures": held_out.digest,
     }
@@ -154,7 +155,7 @@ class _Finetuner:
     ) -> None:
         self.recipe, self.loaded, self.folder, self.sources, self.device = recipe, loaded, folder, sources, device
         self.output, self.state_path = output, output.with_suffix(".state.pt")
-        self.fused = fuse(loaded.model).eval().requires_grad_(False)
+        self.fused = fuse(as_aethernet(loaded.model)).eval().requires_grad_(False)
         self.teacher = self._placed(copy.deepcopy(self.fused))
         self.held_out = [
             (crop, _answer(self.teacher, crop))
@@ -190,7 +191,7 @@ class _Finetuner:
             seed=recipe.seed,
             freeze=False,
         )
-        start = finished(calibrated.model)
+        start = finished(as_aethernet(calibrated.model))
         closeness = asdict(self._closeness(self._placed(start)))
         return TrainingState(
             network=calibrated.model.state_dict(),

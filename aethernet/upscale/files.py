@@ -192,10 +192,16 @@ def upscale_file(
         notes = [*still.notes, *write_picture(temporary, target, still, _timed(bands, waits), (width, height), quality)]
         write_seconds = time.perf_counter() - began - sum(waits)
     if tally.tiles > 1 + (still.plane is not None) and not upscaler.exact_tiles:
-        notes.append(
-            f"this network pools over the whole picture, which did not fit into memory: {tally.tiles} tiles were faded "
-            "into each other, and differ slightly from the whole"
-        )
+        if upscaler.cut.feather:
+            notes.append(
+                f"this network looks at the whole picture, which did not fit into memory: {tally.tiles} tiles were "
+                "faded into each other, and differ slightly from the whole"
+            )
+        else:
+            notes.append(
+                f"{tally.tiles} tiles overlap by {upscaler.cut.margin} pixels, less than the network sees: the cuts "
+                "may show"
+            )
     if tally.redone_in_fp32:
         notes.append(f"{tally.redone_in_fp32} of {tally.tiles} tiles were not finite and were redone in fp32")
     if tally.halved:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from aethernet.network.config import NetworkConfig
+from aethernet.architectures import Descriptor
+from aethernet.network.config import NetworkConfig
 
 __all__ = ["bytes_per_pixel", "free_gpu_memory", "free_memory", "return_freed_memory"]
 
+_UNKNOWN_FLOATS = 1024
 _ALLOCATOR = 1.3
 """Memory a runtime holds over what its tensors need at one time. Measured with generation 2's sample and generation 1
 small: ONNX Runtime 1.05 and 1.23, OpenVINO 1.30 and 1.09."""
@@ -55,12 +57,17 @@ def free_gpu_memory() -> int | None:
     return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
 
 
-def bytes_per_pixel(config: NetworkConfig, *, half: bool = False) -> int:
-    """Estimated memory of one forward pass per input pixel.
+def bytes_per_pixel(config: Mapping[str, Any], *, half: bool = False) -> int:
+    """Estimated memory of one forward pass per input pixel, of the network that the manifest describes.
 
     The most that is alive at one time is either a gated feed-forward (three tensors of its hidden width beside three of
     the body's) or a step of the upsampler (input, output and shuffled output at the higher resolution).
     """
-    body = 3 * config.hidden_channels + 3 * config.embed_dim
-    finest = config.upsampled_channels * config.scale**2
+    if "library" in config:
+        # Measured: what the largest layer takes and gives, and as much again for what waits beside it.
+        held = 2 * (Descriptor.from_json(config).floats_per_pixel or _UNKNOWN_FLOATS)
+        return int((2 if half else 4) * held * _ALLOCATOR)
+    network = NetworkConfig.from_json(config)
+    body = 3 * network.hidden_channels + 3 * network.embed_dim
+    finest = network.upsampled_channels * network.scale**2
     return int((2 if half else 4) * max(body, 3 * finest) * _ALLOCATOR)

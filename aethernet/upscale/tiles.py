@@ -33,6 +33,10 @@ _LEAST_WINDOW = 256**2
 """Pixels of a window below which starting the network costs more than overlapping saves."""
 
 
+UNKNOWN_REACH = 32
+"""Input pixels that tiles overlap by where nobody knows how far a network looks; they are faded into each other too."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TileSize:
     """Largest window that is given to the network, in input pixels, margins included."""

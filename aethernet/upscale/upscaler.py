@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from aethernet.architectures import Descriptor, describe, fitted
 from aethernet.bundle import Bundle, open_bundle
 from aethernet.errors import UpscaleError, UsageError
-from aethernet.network.config import NetworkConfig
 from aethernet.precision import Precision
 from aethernet.runtimes import ShapeLimits, open_runtime
 from aethernet.upscale.choice import candidates, choose
 from aethernet.upscale.memory import bytes_per_pixel, free_gpu_memory, free_memory
-from aethernet.upscale.tiles import FEATHER, Cut, TileSize, rows, size_tiles
+from aethernet.upscale.tiles import FEATHER, UNKNOWN_REACH, Cut, TileSize, rows, size_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -67,6 +67,8 @@ class Upscaler:
         precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the fastest that is worth it.
         runtime: One of :data:`aethernet.runtimes.RUNTIMES`, or its part before the dash; ``auto`` measures.
         tile: Largest side of a tile in input pixels; None sizes tiles by memory.
+        overlap: Input pixels that a tile reads beyond what it keeps, on each side; None takes as many as the network
+            sees, so that cuts leave no trace. Fewer are faster and change the picture at the cuts.
         memory: Bytes the network may take; None takes up to half of what is free, and at most 3 GiB on a CPU.
         threads: CPU threads; 0 lets the runtime choose.
         frame: Height and width that all pictures have, if they are known; a TensorRT engine is built for exactly these.
@@ -85,20 +87,24 @@ class Upscaler:
         runtime: str = "auto",
         *,
         tile: int | None = None,
+        overlap: int | None = None,
         memory: int | None = None,
         threads: int = 0,
         frame: tuple[int, int] | None = None,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-        self.config = NetworkConfig.from_json(self.bundle.manifest.network.config)
-        feather = FEATHER if self.config.pools_globally else 0
-        self.cut = Cut(margin=self.config.receptive_radius + feather, feather=feather)
-        reach = self.config.receptive_radius
+        self.config = describe(self.bundle.manifest.network.config)
+        if self.config.in_channels not in (1, 3) or self.config.out_channels != self.config.in_channels:
+            raise UsageError(
+                f"expected a network from grey to grey or RGB to RGB, found one from {self.config.in_channels} to "
+                f"{self.config.out_channels} channels"
+            )
+        self.cut = _cut(self.config, overlap)
         if tile is not None and tile < self.cut.floor:
             raise UsageError(
-                f"expected tiles of at least {self.cut.floor} pixels (this network sees {reach} pixels "
-                f"in every direction), found {tile}"
+                f"expected tiles of at least {self.cut.floor} pixels ({self._why_so_large}), found {tile}",
+                hint="--overlap sets how far tiles overlap" if overlap is None else "",
             )
         self._tile, self._memory, self._threads = tile, memory, threads
         self._lock = threading.Lock()
@@ -128,7 +134,15 @@ class Upscaler:
     @property
     def exact_tiles(self) -> bool:
         """Whether cutting a picture leaves the result as it is, rounding aside."""
-        return not self.config.pools_globally
+        reach = self.config.receptive_radius
+        return not self.config.pools_globally and reach is not None and self.cut.margin >= reach
+
+    @property
+    def _why_so_large(self) -> str:
+        reach = self.config.receptive_radius
+        if reach is None or self.cut.margin < reach:
+            return f"tiles overlap by {self.cut.margin} pixels on each side"
+        return f"this network sees {reach} pixels in every direction"
 
     def describe(self) -> dict[str, Any]:
         """What was chosen and why, as JSON values."""
@@ -230,15 +244,17 @@ class Upscaler:
             if on_cpu and self.exact_tiles:
                 budget = min(budget, _MOST_MEMORY)
                 cost = _OVERLAP_COST if height * width <= _HUGE else _OVERLAP_COST_OF_HUGE
-        return size_tiles(height, width, budget // bytes_per_pixel(self.config, half=half), self.cut, cost)
+        return size_tiles(
+            height, width, budget // bytes_per_pixel(self.bundle.manifest.network.config, half=half), self.cut, cost
+        )
 
     def _tile_of_engine(self, height: int, width: int, limits: ShapeLimits) -> TileSize:
         """As large as the engine takes; the memory for that is its own already."""
-        (tallest, widest), reach = limits.largest, self.config.receptive_radius
+        tallest, widest = limits.largest
         if (height > tallest or width > widest) and min(limits.largest) < self.cut.floor:
             raise UpscaleError(
-                f"expected an engine for inputs of at least {self.cut.floor} pixels a side, because this network "
-                f"sees {reach} pixels in every direction, found one for at most {widest}x{tallest}",
+                f"expected an engine for inputs of at least {self.cut.floor} pixels a side, because "
+                f"{self._why_so_large}, found one for at most {widest}x{tallest}",
                 hint="build an engine with a larger profile, or choose another --runtime",
             )
         side = self._tile or max(height, width)
@@ -246,7 +262,9 @@ class Upscaler:
 
     @property
     def _limits(self) -> ShapeLimits | None:
-        return getattr(self._runtime, "limits", None)
+        limits: ShapeLimits | None = getattr(self._runtime, "limits", None)
+        fixed = self.config.size.fixed
+        return ShapeLimits(smallest=fixed, largest=fixed) if limits is None and fixed is not None else limits
 
     # --- the network -------------------------------------------------------------------------------------------------
 
@@ -277,16 +295,20 @@ class Upscaler:
             start = time.perf_counter()
             try:
                 # Some runtimes are not safe to share, or batch only as they were built: one picture at a time.
-                output = np.concatenate([self._runtime.infer(one[None]) for one in given])
+                output = np.concatenate([self._fitted(self._runtime, one[None]) for one in given])
                 if not np.isfinite(output).all():
                     tally.redone_in_fp32 += 1
-                    output = np.concatenate([self._fp32().infer(one[None]) for one in given])
+                    output = np.concatenate([self._fitted(self._fp32(), one[None]) for one in given])
                     if not np.isfinite(output).all():
                         raise UpscaleError("the network's output is not finite, not even in fp32")
             finally:
                 tally.network_seconds += time.perf_counter() - start
             tally.tiles += 1
         return output
+
+    def _fitted(self, runtime: Runtime, picture: Picture) -> Picture:
+        """The network on a picture continued to a size it takes; most take any."""
+        return fitted(picture, self.config.size, self.scale, runtime.infer)
 
     def _fp32(self) -> Runtime:
         """The same network in fp32, opened when first needed: on the same device, else on the CPU."""
@@ -313,6 +335,17 @@ class Upscaler:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _cut(config: Descriptor, overlap: int | None) -> Cut:
+    """How tiles meet: hard cuts where tiles give the same picture or somebody sets the overlap, else faded ones."""
+    if overlap is not None:
+        if overlap < 0:
+            raise UsageError(f"expected an overlap of no or more pixels, found {overlap}")
+        return Cut(margin=overlap)
+    feather = FEATHER if config.pools_globally else 0
+    reach = UNKNOWN_REACH if config.receptive_radius is None else config.receptive_radius
+    return Cut(margin=reach + feather, feather=feather)
 
 
 def _top(dtype: np.dtype[Any]) -> int:
