@@ -31,7 +31,7 @@ release: $(STAMP) ## Release the sample network that comes with the repository i
 
 test: $(STAMP) ## Run all tests, fast ones first
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
 
 test-fast: $(STAMP) ## Run the fast tests only
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from aethernet.errors import UsageError
+from aethernet.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
     from aethernet.pictures import Picture
 
-__all__ = ["Descriptor", "SizeRequirements", "Tiling", "fitted", "padded"]
+__all__ = [
+    "SIZE_KEY",
+    "Descriptor",
+    "SizeRequirements",
+    "Tiling",
+    "fitted",
+    "padded",
+    "recorded_size",
+    "size_metadata",
+]
 
 
 class Tiling(StrEnum):
@@ -79,6 +89,28 @@ class SizeRequirements:
             return cls(**{**data, "fixed": tuple(data["fixed"]) if data.get("fixed") else None})
         except (TypeError, ValueError, KeyError) as error:
             raise UsageError(f"not size requirements: {error}") from error
+
+
+SIZE_KEY = "size_requirements"
+"""Of the metadata entry that says what sizes a file takes; absent where it takes any."""
+
+
+def size_metadata(size: SizeRequirements | None, static: tuple[int, int] | None = None) -> dict[str, str]:
+    """The entry that tells whoever runs a file how pictures have to be padded; empty for files that take any."""
+    if size is None or (size.none and static is None):
+        return {}
+    stated = dataclasses.replace(size, fixed=static).to_json()
+    return {SIZE_KEY: json.dumps({name: value for name, value in stated.items() if value is not None})}
+
+
+def recorded_size(metadata: Mapping[str, str]) -> tuple[SizeRequirements, int]:
+    """What :func:`size_metadata` wrote, and the scale; any size for files that say nothing, also other tools'."""
+    if SIZE_KEY not in metadata:
+        return SizeRequirements(), 1
+    try:
+        return SizeRequirements.from_json(json.loads(metadata[SIZE_KEY])), int(metadata["scale"])
+    except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
+        raise ExportError(f"the file's {SIZE_KEY} cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

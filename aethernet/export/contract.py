@@ -8,29 +8,24 @@ Where inference cannot follow a network (of another library), running it must gi
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aethernet.architectures import SizeRequirements
-from aethernet.errors import ExportError, UsageError
+from aethernet.errors import ExportError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
     import onnx
+
 __all__ = [
     "INFERENCE_SIZES",
     "MINIMAL_IR",
-    "SIZE_KEY",
     "OnnxDescription",
     "describe_onnx",
-    "recorded_size",
     "require_contract",
-    "size_metadata",
 ]
 
 MINIMAL_IR = {17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
@@ -42,9 +37,6 @@ INFERENCE_SIZES = (16, 64, 256, 512)
 
 _RUN_PIXELS = 64 * 64
 """Larger inputs are not run to see the scale."""
-
-SIZE_KEY = "size_requirements"
-"""Of the metadata entry that says what sizes a file takes; absent where it takes any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,24 +56,6 @@ class OnnxDescription:
     def nodes(self) -> int:
         """Number of nodes."""
         return sum(self.operators.values())
-
-
-def size_metadata(size: SizeRequirements | None, static: tuple[int, int] | None = None) -> dict[str, str]:
-    """The entry that tells whoever runs a file how pictures have to be padded; empty for files that take any."""
-    if size is None or (size.none and static is None):
-        return {}
-    stated = dataclasses.replace(size, fixed=static).to_json()
-    return {SIZE_KEY: json.dumps({name: value for name, value in stated.items() if value is not None})}
-
-
-def recorded_size(metadata: Mapping[str, str]) -> tuple[SizeRequirements, int]:
-    """What :func:`size_metadata` wrote, and the scale; any size for files that say nothing, also other tools'."""
-    if SIZE_KEY not in metadata:
-        return SizeRequirements(), 1
-    try:
-        return SizeRequirements.from_json(json.loads(metadata[SIZE_KEY])), int(metadata["scale"])
-    except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
-        raise ExportError(f"the file's {SIZE_KEY} cannot be read: {error}") from error
 
 
 def describe_onnx(model: onnx.ModelProto) -> OnnxDescription:
@@ -220,7 +194,7 @@ def _inferred_scales(model: onnx.ModelProto, scale: int, sizes: list[tuple[int, 
             broken.append(f"strict shape inference at {height}x{width}: {error}")
             continue
         shape = tuple(axis.dim_value for axis in inferred.graph.output[0].type.tensor_type.shape.dim)
-        if 0 in shape:  # sizes computed in ways inference cannot follow: see by running it, where that is cheap
+        if 0 in shape[2:]:  # sizes computed in ways inference cannot follow: see by running it, where that is cheap
             if height * width > _RUN_PIXELS:
                 continue
             shape = _output_shape(model, height, width)

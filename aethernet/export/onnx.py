@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aethernet.architectures.descriptor import size_metadata
 from aethernet.artifact import atomic_path
 from aethernet.errors import ExportError, UsageError
-from aethernet.export.contract import MINIMAL_IR, OnnxDescription, require_contract, size_metadata
+from aethernet.export.contract import MINIMAL_IR, OnnxDescription, require_contract
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from aethernet.architectures import SizeRequirements, fitted
+from aethernet.architectures.descriptor import recorded_size
 from aethernet.errors import ComparisonError
-from aethernet.export.contract import recorded_size
 
 if TYPE_CHECKING:
     from aethernet.pictures import Picture

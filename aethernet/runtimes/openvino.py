@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from aethernet.architectures import SizeRequirements, fitted
+from aethernet.architectures.descriptor import SIZE_KEY, recorded_size
 from aethernet.errors import ComparisonError, MissingDependencyError
-from aethernet.export.contract import SIZE_KEY, recorded_size
 
 if TYPE_CHECKING:
     from aethernet.pictures import Picture

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import aethernet
 from aethernet.architectures.activations import LargerOf, respelled
+from aethernet.architectures.descriptor import recorded_size
 from aethernet.architectures.reach import receptive_radius
 from aethernet.checkpoint import save_pth, save_safetensors
 from aethernet.errors import (
@@ -26,7 +27,6 @@ from aethernet.errors import (
     UnsafeCheckpointError,
     UsageError,
 )
-from aethernet.export.contract import recorded_size
 from aethernet.fusion import fuse
 from aethernet.network.config import Form
 from aethernet.quantization import quantize, units_of

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from aethernet.checkpoint import load
 from aethernet.checkpoint.layout import infer_config, separate, unwrap
 from aethernet.checkpoint.loading import assemble
 from aethernet.errors import (
@@ -77,11 +75,6 @@ def test_another_network_is_unknown(tensors: dict[str, Tensor]) -> None:
         assemble(tensors, {})
 
     assert next(iter(sorted(tensors))) in str(caught.value)
-
-
-def test_a_real_network_of_another_kind_is_unknown(shared_data: Path) -> None:
-    with pytest.raises(UnknownNetworkError):
-        load(shared_data / "realesrgan" / "realesr-animevideov3.pth")
 
 
 @pytest.mark.parametrize("convolutions", [0, 7, 60])

@@ -59,9 +59,9 @@ def test_numbers_are_those_the_release_was_judged_by(
             if result["runtime"] == "openvino-cpu":
                 continue  # another runtime
             compared += len(stated)
-            assert [(one.psnr_rgb, one.ssim_rgb, one.psnr_y, one.ssim_y) for one in stated] == [
-                tuple(picture[name] for name in ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y"))
-            ]
+            for one in stated:  # a value on the border between two levels may fall either way
+                measured = [picture[name] for name in ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y")]
+                assert measured == pytest.approx([one.psnr_rgb, one.ssim_rgb, one.psnr_y, one.ssim_y], abs=1e-4)
     assert compared == 2 * 5
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import sys
 from pathlib import Path
 
@@ -126,10 +127,11 @@ def test_fixed_shape_is_written_as_numbers_and_computes_the_same(export: Export)
     assert difference <= TOLERANCE
 
 
-def test_fixed_shape_names_no_shape_range(export: Export) -> None:
-    exported = export(REFERENCE, static=(12, 20))
+def test_fixed_shape_names_no_shape_range_but_the_only_size(export: Export) -> None:
+    metadata = dict(export(REFERENCE, static=(12, 20)).description.metadata)
 
-    assert exported.description.metadata == {"license": "test", "precision": "fp32", "scale": "2"}
+    assert json.loads(metadata.pop("size_requirements"))["fixed"] == [12, 20]
+    assert metadata == {"license": "test", "precision": "fp32", "scale": "2"}
 
 
 def test_metadata_says_what_the_file_is_and_what_it_was_given(export: Export) -> None:

@@ -312,7 +312,7 @@ def test_tiles_of_a_network_that_pools_are_owned_up_to(tmp_path: Path) -> None:
     assert told[None]["tiles"] == 1
     assert told[None]["notes"] == []
     assert told[92]["tiles"] > 2
-    assert "pools over the whole picture" in told[92]["notes"][0]
+    assert "looks at the whole picture" in told[92]["notes"][0]
 
 
 def test_png_written_in_bands_has_every_filter_right(upscaler: Upscaler, tmp_path: Path) -> None:
