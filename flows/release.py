@@ -110,7 +110,7 @@ def release(
     speedups = {}
     if Precision.INT8 in forms:
         fast = forms[Precision.INT8].models[0].file
-        speedups[Precision.INT8] = race(models[Precision.FP32].file, fast, truth.channels, pictures)
+        speedups[Precision.INT8] = race(models[Precision.FP32].file, fast, truth.channels, pictures, exporting.static)
     trained = reference.facts.finetuned or reference.facts.quantization_records > 0
     limits = {precision: spec.limits_of(precision, trained=trained) for precision in forms}
     accepted = accept(compared, truth.quality, limits, spec.required, not_made, speedups)
@@ -120,7 +120,7 @@ def release(
     engines = engines_of(profiles, engine_models(released), reference.weights, pictures, limits)
     compared += engine_measurements(engines)
     contenders = [Contender(file=form.models[0].file, precision=form.precision) for form in released]
-    speed = benchmark(reference.weights, contenders, pictures)
+    speed = benchmark(reference.weights, contenders, pictures, exporting.static)
     nodes = count_unfused_nodes(reference.weights, exporting)
     network = describe_network(
         reference.weights,

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 import aethernet.benchmark as library
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
-from aethernet.comparison import build_cases
+from aethernet.comparison import Case, build_cases
 from aethernet.manifest import SpeedRun
 from aethernet.precision import Precision
 from aethernet.runtimes import open_runtime
@@ -28,22 +28,31 @@ class Contender(BaseModel):
 
 
 @stage(host_matters=True)
-def benchmark(reference: Artifact, contenders: list[Contender], pictures: list[Picture]) -> SpeedRun:
-    """Latency on a 128x128 picture, the smallest at which small kernels and start-up no longer dominate."""
+def benchmark(
+    reference: Artifact, contenders: list[Contender], pictures: list[Picture], static: tuple[int, int] | None = None
+) -> SpeedRun:
+    """Latency on a 128x128 picture, the smallest at which small kernels and start-up no longer dominate; or on one of
+    the only size the files take.
+    """
     store = current_store()
     network = load(store.get(reference))
-    case = build_cases(
-        {pictures[0].name: store.get(pictures[0].low)}, network.config.in_channels, static=(_SIDE, _SIDE)
-    )[0]
+    case = _case(pictures, network.config.in_channels, static)
     baseline = (f"{reference.name}, unfused", Precision.FP32, TorchRuntime(network.model))
     others = [(one.file.name, one.precision, open_runtime(store.get(one.file))) for one in contenders]
     return library.measure_speed([baseline, *others], case.input)
 
 
 @stage(host_matters=True)
-def race(fp32: Artifact, int8: Artifact, channels: int, pictures: list[Picture]) -> float:
+def race(
+    fp32: Artifact, int8: Artifact, channels: int, pictures: list[Picture], static: tuple[int, int] | None = None
+) -> float:
     """How many times less processor time int8 takes than fp32 in ONNX Runtime."""
     store = current_store()
-    case = build_cases({pictures[0].name: store.get(pictures[0].low)}, channels, static=(_SIDE, _SIDE))[0]
+    case = _case(pictures, channels, static)
     floats, integers = (open_runtime(store.get(one), threads=1) for one in (fp32, int8))
     return round(library.race(floats, integers, case.input), 3)
+
+
+def _case(pictures: list[Picture], channels: int, static: tuple[int, int] | None) -> Case:
+    low = {pictures[0].name: current_store().get(pictures[0].low)}
+    return build_cases(low, channels, static=static or (_SIDE, _SIDE))[0]

@@ -53,7 +53,7 @@ def test_every_command_named_exists() -> None:
 
 
 ELSEWHERE = {
-    "aethernet upscale film.mkv": "tests/aethernet/upscale/test_film.py",
+    "aethernet upscale film": "tests/aethernet/upscale/test_film.py",
     "aethernet engine build": "tests/aethernet/engine/test_builder.py",
 }
 """Commands that are too much for this page's test -> what runs them."""
@@ -86,6 +86,7 @@ def as_on_the_desk(text: str, folder: Path) -> str:
         "hf://your-organisation": f"file://{folder}/hub",
     }
     names |= {"@v0.1.0": "@1.0.0", "info FILE": "info out/aether_tiny_2x"}
+    names["info realesr-animevideov3.pth"] = "info net_g.pth"
     for name, other in names.items():
         text = text.replace(name, other)
     return text
@@ -112,7 +113,7 @@ def test_every_command_runs(desk: Path) -> None:
     for command in here:
         run_command(as_on_the_desk(command, desk))
 
-    assert len(commands) - len(here) == len(ELSEWHERE)
+    assert all(any(command.startswith(one) for command in commands) for one in ELSEWHERE)
     assert len(here) >= 13
     assert all((ROOT / test).is_file() for test in ELSEWHERE.values())
     assert (desk / "cat_2x.jpg").is_file()
