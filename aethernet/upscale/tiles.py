@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class TileSize:
 
     height: int
     width: int
+    smallest: tuple[int, int] = (1, 1)
+    """Height and width below which the network takes no window: padding one up would change what is at its edge."""
 
     def halved(self, floor: int) -> TileSize:
         """The longer side halved, never below ``floor``.
@@ -56,8 +58,8 @@ class TileSize:
                 hint="close other programs, take a smaller network, or another --runtime",
             )
         if self.height >= self.width:
-            return TileSize(height=max(floor, self.height // 2), width=self.width)
-        return TileSize(height=self.height, width=max(floor, self.width // 2))
+            return replace(self, height=max(floor, self.height // 2))
+        return replace(self, width=max(floor, self.width // 2))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +90,11 @@ class Span:
     last: int
 
 
-def spans(length: int, size: int, margin: int) -> list[Span]:
+def spans(length: int, size: int, margin: int, smallest: int = 1) -> list[Span]:
     """Cover ``length`` pixels with windows of one size; kept parts touch, windows reach ``margin`` beyond them."""
     count, size = _shared_out(length, size, margin)
     step = size - 2 * margin
+    size = max(size, min(smallest, length))
     found = []
     for index in range(count):
         start = min(index * step, length - size)
@@ -186,7 +189,8 @@ def rows(
     """
     height, width = shape
     feather = cut.feather
-    size = TileSize(height=spans(height, size.height, cut.margin)[0].stop, width=size.width)  # bands of equal height
+    first = spans(height, size.height, cut.margin, size.smallest[0])[0]
+    size = replace(size, height=first.stop)  # bands of equal height
     row, pending = 0, None
     while row < height:
         top = max(0, min(row - cut.margin, height - size.height))
@@ -230,7 +234,7 @@ def _band(
     """One row of tiles; floats where cuts are feathered, stored values otherwise."""
     upper, lower = (keeps.start - reads.start) * scale, (keeps.stop - reads.start) * scale
     band: NDArray[Any] | None = None
-    for span in spans(width, size.width, cut.margin):
+    for span in spans(width, size.width, cut.margin, size.smallest[1]):
         output = infer(read(reads, slice(span.start, span.stop)))[0]
         before = cut.feather if span.first else 0
         after = cut.feather if span.last < width else 0

@@ -258,7 +258,7 @@ class Upscaler:
                 hint="build an engine with a larger profile, or choose another --runtime",
             )
         side = self._tile or max(height, width)
-        return TileSize(height=min(height, tallest, side), width=min(width, widest, side))
+        return TileSize(height=min(height, tallest, side), width=min(width, widest, side), smallest=limits.smallest)
 
     @property
     def _limits(self) -> ShapeLimits | None:

@@ -62,6 +62,28 @@ def in_tiles(
         return np.concatenate(list(bands), axis=1), runs, halved
 
 
+def test_windows_are_no_smaller_than_the_network_takes() -> None:
+    config = LOCAL["gen1"]
+    radius = config.receptive_radius
+    picture, side = natural_picture(70, 91).numpy(), 2 * radius + 16
+    seen: set[tuple[int, int]] = set()
+    with TorchRuntime(network_of(config), threads=1) as runtime:
+
+        def infer(part: np.ndarray) -> np.ndarray:
+            seen.add(part.shape[2:])
+            return runtime.infer(np.ascontiguousarray(part))
+
+        size = TileSize(height=side, width=side, smallest=(side, side))
+        cut = Cut(margin=radius)
+        bands = rows(
+            (70, 91), lambda down, right: picture[..., down, right], infer, np.asarray, scale=2, cut=cut, size=size
+        )
+        found = np.concatenate(list(bands), axis=1)
+
+    assert seen == {(side, side)}
+    assert np.abs(found - whole(config, picture)).max() <= 1e-4
+
+
 def whole(config: NetworkConfig, picture: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
         result: np.ndarray = network_of(config)(torch.from_numpy(picture)).numpy()[0]
