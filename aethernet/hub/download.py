@@ -16,6 +16,7 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import quote
 
@@ -48,10 +49,10 @@ RUNTIMES = {
     "openvino": (".onnx",),
     "directml": (".onnx",),
     "pytorch": (".safetensors", ".pth"),
-    "tensorrt": (".onnx", ".engine"),
-    "tensorrt_rtx": (".onnx", ".engine"),
+    "tensorrt": (".onnx", "_tensorrt_sm*.engine*"),
+    "tensorrt_rtx": (".onnx", "_tensorrt_rtx_sm*.engine*"),
 }
-"""Runtime -> endings of the files it can use."""
+"""Runtime -> how names of files end that it can use; engines come with the record of their identity."""
 
 _MOST_FILES = 10_000
 _RECORDS = (MANIFEST, BUILD, CARD)
@@ -289,7 +290,7 @@ def _wanted(entry: FileEntry, manifest: Manifest, only: Collection[str], runtime
         return True
     if entry.path.endswith("_trt.onnx"):
         return runtime.startswith("tensorrt")
-    return entry.path.endswith(RUNTIMES[runtime])
+    return any(fnmatchcase(entry.path, f"*{ending}") for ending in RUNTIMES[runtime])
 
 
 def _require_known(only: Collection[str], runtime: str | None) -> None:

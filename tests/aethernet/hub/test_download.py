@@ -143,6 +143,29 @@ def test_tensorrt_files_are_for_tensorrt_only(finished_release: Path) -> None:
     assert special not in select_files(manifest, [], "onnxruntime")
 
 
+@pytest.mark.parametrize(("runtime", "backend"), [("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt_rtx")])
+def test_engines_come_with_their_identity_and_only_to_the_library_they_are_for(
+    finished_release: Path, runtime: str, backend: str
+) -> None:
+    manifest = open_bundle(finished_release).manifest
+    entry = manifest.file("onnx", manifest.forms[0].precision, ".onnx")
+    assert entry is not None
+    names = [
+        f"engines/{NAME}_fp32_tile_{library}_sm89.engine{ending}"
+        for library in ("tensorrt", "tensorrt_rtx")
+        for ending in ("", ".json")
+    ]
+    engines = tuple(
+        entry.model_copy(update={"path": name, "role": "engine identity" if name.endswith("json") else "engine"})
+        for name in names
+    )
+    manifest = manifest.model_copy(update={"files": (*manifest.files, *engines)})
+
+    chosen = {one.path for one in select_files(manifest, [], runtime)}
+
+    assert chosen & set(names) == {name for name in names if f"_{backend}_sm" in name}
+
+
 # --- what is there already -------------------------------------------------------------------------------------------
 
 
