@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from aethernet.comparison.measurement import Quality
+from aethernet.errors import BundleError
 from aethernet.manifest import FileEntry, Manifest
 from aethernet.precision import Precision
 
-__all__ = ["file_use", "mean_quality", "quality_rows", "readable_size", "worst_measurements"]
+__all__ = ["file_use", "fill_template", "mean_quality", "quality_rows", "readable_size", "worst_measurements"]
 
 _USES = {
     ("onnx", Precision.FP32): "ONNX Runtime, chaiNNer, vs-mlrt, anything that reads ONNX; the exact form",
@@ -107,3 +110,38 @@ def file_use(entry: FileEntry) -> str:
 def readable_size(size: int) -> str:
     """Bytes in words."""
     return f"{size / 1e6:.2f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
+def fill_template(
+    what: str, template: Traversable, filters: Mapping[str, Callable[..., Any]], *, html: bool, **values: Any
+) -> str:
+    """Render a template, with the filters that the card and the report share: ``bytes``, ``number``, ``use``.
+
+    Args:
+        what: Which page it is, for the error.
+        template: A Jinja template's file.
+        filters: Further filters by name.
+        html: Escape what is filled in.
+        values: What the template sees.
+
+    Raises:
+        BundleError: The template needs something the records do not hold.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=html,
+    )
+    environment.filters.update(bytes=readable_size, number=_number, use=file_use, **filters)
+    try:
+        return environment.from_string(template.read_text(encoding="utf-8")).render(**values)
+    except jinja2.UndefinedError as error:
+        raise BundleError(f"{what}'s template asks for something the release does not record: {error}") from error
+
+
+def _number(value: float | None, form: str, missing: str = "–") -> str:
+    return missing if value is None else format(value, form)

@@ -9,10 +9,9 @@ from importlib import resources
 
 from aethernet.architectures import Descriptor, describe
 from aethernet.engine.commands import build_commands
-from aethernet.errors import BundleError
 from aethernet.manifest import BuildRecord, FileEntry, Manifest
 from aethernet.precision import Precision
-from aethernet.summary import file_use, mean_quality, quality_rows, readable_size, worst_measurements
+from aethernet.summary import fill_template, mean_quality, quality_rows, worst_measurements
 
 __all__ = ["render_card"]
 
@@ -31,37 +30,23 @@ def render_card(manifest: Manifest, build: BuildRecord) -> str:
     Raises:
         BundleError: The template needs something the records do not hold.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
+    body = fill_template(
+        "the card",
+        resources.files(__name__) / "template.md.jinja",
+        {
+            "commands": _commands,
+            "plain": _plain,
+            "title": lambda network: describe(network.config).title,
+            "sizes": lambda network: _sizes(describe(network.config)),
+        },
+        html=False,
+        release=_shown(manifest),
+        build=build,
+        summary=worst_measurements(manifest),
+        rows=quality_rows(_shown(manifest)),
+        means=mean_quality(manifest),
+        onnx=_onnx_files(manifest),
     )
-    environment.filters.update(
-        bytes=readable_size,
-        commands=_commands,
-        number=_number,
-        plain=_plain,
-        use=file_use,
-        title=lambda network: describe(network.config).title,
-        sizes=lambda network: _sizes(describe(network.config)),
-        finite=lambda values: [v for v in values if v is not None],
-    )
-    template = (resources.files(__name__) / "template.md.jinja").read_text(encoding="utf-8")
-    try:
-        body = environment.from_string(template).render(
-            release=_shown(manifest),
-            build=build,
-            summary=worst_measurements(manifest),
-            rows=quality_rows(_shown(manifest)),
-            means=mean_quality(manifest),
-            onnx=_onnx_files(manifest),
-        )
-    except jinja2.UndefinedError as error:
-        raise BundleError(f"the card's template asks for something the release does not record: {error}") from error
     return f"---\n{_metadata(manifest)}---\n\n{body}"
 
 
@@ -134,10 +119,6 @@ def _sizes(network: Descriptor) -> str:
     ]
     told = ", ".join(word for word in words if word)
     return f"{told}; aethernet pads others and cuts the rest off" if told else ""
-
-
-def _number(value: float | None, form: str, missing: str = "–") -> str:
-    return missing if value is None else format(value, form)
 
 
 def _plain(text: str) -> str:

@@ -7,8 +7,7 @@ other directly, is seen by running the network once, not read from anybody's cod
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from aethernet.architectures.foreign import ForeignNetwork
 from aethernet.errors import QuantizationError
 from aethernet.quantization.modules import QuantizedConv
 
-__all__ = ["last_layer", "restructure_generic", "units_of_generic"]
+__all__ = ["last_layer", "quantize_convolutions", "units_of_generic"]
 
 _KERNELS = ((1, 1), (3, 3))
 _LEAST_SHARE = 0.5
@@ -60,30 +59,14 @@ def last_layer(network: ForeignNetwork) -> str:
     return _look(network).order[-1]
 
 
-@torch.no_grad()
-def restructure_generic(fused: ForeignNetwork, keep_float: Collection[str] = ()) -> ForeignNetwork:
-    """A copy of ``fused`` with quantisers in place, switched off; float weights that stay are in half precision.
+def quantize_convolutions(network: ForeignNetwork, fused: ForeignNetwork, quantized: Sequence[str]) -> None:
+    """Put quantisers, switched off, around the convolutions of ``network`` that ``quantized`` names, in place.
 
     Args:
-        fused: The folded network.
-        keep_float: Units to leave alone.
-
-    Raises:
-        QuantizationError: There is no such unit, or nothing is left to quantise.
+        network: A copy of ``fused``.
+        fused: Whose weights, in full precision, are to be quantised.
+        quantized: Some of :func:`units_of_generic`, in their order.
     """
-    units = units_of_generic(fused)
-    unknown = sorted(set(keep_float) - set(units))
-    if unknown:
-        raise QuantizationError(
-            f"expected names of parts to keep float, found {', '.join(unknown)}", hint=f"known are {', '.join(units)}"
-        )
-    quantized = [unit for unit in units if unit not in keep_float]
-    if not quantized:
-        raise QuantizationError("every part was to stay float, so nothing is quantised")
-    network = copy.deepcopy(fused).eval()
-    for tensor in (*network.parameters(), *network.buffers()):
-        if tensor.is_floating_point():
-            tensor.copy_(tensor.half().float())
     fed_by = _look(fused).fed_by
     made: dict[str, QuantizedConv] = {}
     for name in quantized:
@@ -93,7 +76,6 @@ def restructure_generic(fused: ForeignNetwork, keep_float: Collection[str] = ())
             made[name].sources = [source.output]
         parent, _, child = name.rpartition(".")
         setattr(network.get_submodule(parent), child, made[name])
-    return network.eval().requires_grad_(False)
 
 
 @torch.no_grad()

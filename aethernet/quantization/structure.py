@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from aethernet.errors import QuantizationError
 from aethernet.fusion import fold_affine_after, fold_gain_before
 from aethernet.network.blocks import ChannelAttention, ChannelLayerNorm, GatedFeedForward, SpatialAttention
 from aethernet.network.generation1 import AetherNet1, Block1, GatedLinear
-from aethernet.quantization.generic import restructure_generic, units_of_generic
+from aethernet.quantization.generic import quantize_convolutions, units_of_generic
 from aethernet.quantization.modules import QuantizedConv, QuantizedGate, Quantizer, ResidualBlock
 
 if TYPE_CHECKING:
@@ -72,8 +72,6 @@ def restructure(
     Raises:
         QuantizationError: There is no such unit, or nothing is left to quantise.
     """
-    if isinstance(fused, ForeignNetwork):
-        return cast("SomeNetwork", restructure_generic(fused, keep_float))
     units = units_of(fused)
     unknown = sorted(set(keep_float) - set(units))
     if unknown:
@@ -87,6 +85,18 @@ def restructure(
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.is_floating_point():
             tensor.copy_(tensor.half().float())
+    if isinstance(fused, ForeignNetwork):
+        quantize_convolutions(network, fused, quantized)
+    else:
+        _quantize_parts(network, fused, quantized, slopes or {}, keep_float)
+    result: SomeNetwork = network.eval().requires_grad_(False)
+    return result
+
+
+def _quantize_parts(
+    network: Any, fused: Network, quantized: Collection[str], slopes: Mapping[str, float], keep_float: Collection[str]
+) -> None:
+    """The same for an AetherNet's copy, in place."""
     # Weights that are quantised keep full precision until then.
     originals = dict(fused.named_modules())
     for name, module in network.named_modules():
@@ -95,14 +105,12 @@ def restructure(
             module.weight.copy_(source.weight)
             if module.bias is not None:
                 module.bias.copy_(source.bias)
-    _gates(network, slopes or {}, keep_float)
+    _gates(network, slopes, keep_float)
     if not isinstance(network, AetherNet1) and "quant_fusion_layer" not in keep_float:
         _stage_fusion(network)
     if "conv_after_body" not in keep_float:
         network.conv_after_body = QuantizedConv(network.conv_after_body, input=True)
     _tail(network, quantized)
-    result: SomeNetwork = network.eval().requires_grad_(False)
-    return result
 
 
 def _gates(network: Any, slopes: Mapping[str, float], keep_float: Collection[str]) -> None:

@@ -14,9 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aethernet.errors import BundleError
 from aethernet.report.charts import Point, bars, scatter
-from aethernet.summary import file_use, mean_quality, quality_rows, readable_size, worst_measurements
+from aethernet.summary import fill_template, mean_quality, quality_rows, worst_measurements
 
 if TYPE_CHECKING:
     from aethernet.manifest import BuildRecord, Manifest
@@ -39,34 +38,24 @@ def render_report(manifest: Manifest, build: BuildRecord, pieces: Sequence[Piece
     Raises:
         BundleError: The template needs something the records do not hold.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=True,
-    )
-    environment.filters.update(bytes=readable_size, number=_number, use=file_use)
-    template = (resources.files(__name__) / "page.html.jinja").read_text(encoding="utf-8")
     shown = [
         {"name": one.name, "versions": [{"caption": caption, **_embedded(path)} for caption, path in one.versions]}
         for one in pieces
     ]
     sensitivity = manifest.quantization.sensitivity if manifest.quantization else None
-    try:
-        return environment.from_string(template).render(
-            release=manifest,
-            build=build,
-            pieces=shown,
-            quality=quality_rows(manifest),
-            summary=worst_measurements(manifest),
-            against_speed=_against_speed(manifest, build),
-            sensitivity=sensitivity and _sensitivity(manifest, build),
-        )
-    except jinja2.UndefinedError as error:
-        raise BundleError(f"the report's template asks for something the release does not record: {error}") from error
+    return fill_template(
+        "the report",
+        resources.files(__name__) / "page.html.jinja",
+        {},
+        html=True,
+        release=manifest,
+        build=build,
+        pieces=shown,
+        quality=quality_rows(manifest),
+        summary=worst_measurements(manifest),
+        against_speed=_against_speed(manifest, build),
+        sensitivity=sensitivity and _sensitivity(manifest, build),
+    )
 
 
 def _against_speed(manifest: Manifest, build: BuildRecord) -> str | None:
@@ -111,7 +100,3 @@ def _embedded(path: Path) -> dict[str, Any]:
         image.convert("RGB").save(buffer, format="WEBP", lossless=True, quality=80, method=4)
         text = base64.b64encode(buffer.getvalue()).decode("ascii")
         return {"data": f"data:image/webp;base64,{text}", "width": image.width, "height": image.height}
-
-
-def _number(value: float | None, form: str, missing: str = "–") -> str:
-    return missing if value is None else format(value, form)
