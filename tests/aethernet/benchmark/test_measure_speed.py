@@ -72,10 +72,10 @@ def test_ratio_is_times_faster_than_the_first(clock: list[float]) -> None:
     ]
 
 
-def test_a_race_is_decided_by_processor_time_in_turns_without_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_race_is_decided_by_the_fastest_runs_in_turns_without_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "thread_time", lambda: now[0])
-    baseline, challenger = runtime_that_takes(now, 1, 6, 8, 90), runtime_that_takes(now, 100, 2, 4, 2)
+    baseline, challenger = runtime_that_takes(now, 1, 9, 8, 90), runtime_that_takes(now, 1, 5, 2, 70)
 
     assert race(baseline, challenger, PICTURE, runs=3) == 4
 
