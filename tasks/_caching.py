@@ -300,7 +300,7 @@ def code_digest(module_file: Path) -> str:
         file = waiting.pop()
         if file in seen:
             continue
-        seen[file], names = _read_source(file)
+        seen[file], names = _read_source(file.read_bytes())
         if file.name == "__init__.py" and file.parent.name != "aethernet":
             for data in sorted(file.parent.iterdir()):
                 if data.is_file() and data.suffix not in (".py", ".pyc"):
@@ -312,9 +312,9 @@ def code_digest(module_file: Path) -> str:
 
 
 @functools.cache
-def _read_source(file: Path) -> tuple[str, tuple[str, ...]]:
+def _read_source(source: bytes) -> tuple[str, tuple[str, ...]]:
     """Digest of a source file without comments and layout, and the names it imports."""
-    tree = ast.parse(file.read_bytes())
+    tree = ast.parse(source)
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(_imported(tree))
 
 

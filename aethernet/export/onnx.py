@@ -131,6 +131,7 @@ def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
     import torch
 
     from aethernet.architectures.foreign import ForeignNetwork
+    from aethernet.architectures.windows import traceable_windows
 
     batch, height, width = _traced_shape(model.config.size) if config.static is None else (1, *config.static)
     example = torch.linspace(0, 1, batch * model.config.in_channels * height * width)
@@ -140,7 +141,7 @@ def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
         # What its code says about sizes (multiples, parities) is for the exporter to find out: names would forbid it.
         axes = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     try:
-        with _quiet_exporter():
+        with _quiet_exporter(), traceable_windows():
             program = torch.onnx.export(
                 copy.deepcopy(model).eval(),  # the caller's stays in its mode
                 (example.to(next(model.parameters()).dtype),),

@@ -357,6 +357,7 @@ def test_identity_depends_on_weights_onnx_and_config_alone(finished_release: Pat
     assert identity_of(files[::-1]) == identity_of(files)
 
 
+@pytest.mark.slow
 def test_network_that_computes_another_picture_is_found(release: Path) -> None:
     """All digests fit; only running it shows."""
     manifest = open_bundle(release).manifest

@@ -18,6 +18,8 @@ from tasks.sensitivity import Choice, sensitivity
 from tests.support.networks import tiny_network
 from tests.support.releases import small_pictures
 
+pytestmark = pytest.mark.slow  # every part is timed
+
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact, list[Picture]]:

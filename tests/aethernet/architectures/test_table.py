@@ -8,7 +8,7 @@ from benchmarks.architectures import FAST, NETWORKS, Row, judge_architecture, ta
 from tests.support.foreign import spandrel
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", [FAST[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FAST[1:])])
 def test_an_architecture_is_released_with_an_fp32_onnx_file(name: str) -> None:
     row = judge_architecture(name, engines=False)
 

@@ -194,6 +194,7 @@ def test_a_process_that_dies_is_an_error_not_a_hang(tmp_path: Path) -> None:
             process.run()
 
 
+@pytest.mark.slow
 def test_a_network_of_another_kind_runs_where_spandrel_knows_it(tmp_path: Path) -> None:
     pytest.importorskip("spandrel")
     compact = importlib.import_module("spandrel.architectures.Compact.__arch.SRVGG").SRVGGNetCompact
@@ -288,6 +289,7 @@ def test_where_time_is_short_there_are_fewer_runs_then_fewer_forms(
     assert (fitting, [one.name for one in slow]) == (runs, left_out)
 
 
+@pytest.mark.slow
 def test_a_contest_keeps_to_its_time_and_says_what_it_left_out(
     entries: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
 ) -> None:

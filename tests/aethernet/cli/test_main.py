@@ -69,6 +69,7 @@ def test_fuse_writes_half_precision_pth(call, checkpoint: Path, tmp_path: Path) 
     assert json.loads(call("info", tmp_path / "half.pth", "--json").out)["stored_as"] == "float16"
 
 
+@pytest.mark.slow
 def test_export_takes_every_option(call, checkpoint: Path, tmp_path: Path) -> None:
     options = ["--precision", "fp32", "--opset", 18, "--min", "1x8x8", "--opt", "1x16x16", "--max", "2x32x32"]
 
@@ -89,6 +90,7 @@ def test_export_with_a_fixed_size_and_without_folding(call, checkpoint: Path, tm
     assert fused["nodes"] < plain["nodes"]
 
 
+@pytest.mark.slow
 def test_a_tolerance_nothing_can_keep_fails_the_export(call, checkpoint: Path, tmp_path: Path) -> None:
     found = call(
         "export", checkpoint, tmp_path / "n.onnx", "--precision", "fp16", "--static", "9x9", "--verify", "--atol", 0
@@ -98,6 +100,7 @@ def test_a_tolerance_nothing_can_keep_fails_the_export(call, checkpoint: Path, t
     assert "within the tolerances" in found.err
 
 
+@pytest.mark.slow
 def test_compare_measures_again_and_writes_pictures(call, finished_release: Path, tmp_path: Path) -> None:
     found = call("compare", finished_release, "--write", tmp_path / "made", "--json")
 

@@ -22,6 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_json_holds_cost_and_gain_of_every_part_and_the_chart_is_written(call, place: Path, tmp_path: Path) -> None:
     chart = tmp_path / "chart.png"
     arguments = ("--images", place / "low", "--size", "24x20", "--threads", 1, "--chart", chart, "--json")

@@ -1,8 +1,9 @@
-"""Exported files shared by the tests of this folder; an export takes a second or more."""
+"""Exported files shared by the tests of this folder; an export takes seconds."""
 
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from aethernet.export import ExportConfig, OnnxDescription, export_fp32
 from aethernet.fusion import fuse
 from aethernet.network import AetherNet, NetworkConfig, Norm, build_network
 from tests.support.networks import randomised, tiny_config
+from tests.support.releases import made_once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,23 +40,31 @@ CONFIGS: dict[str, NetworkConfig] = {
 REFERENCE = "gen2-both-x2-grey"
 """The one that stands for all where one is enough."""
 
+every_network = pytest.mark.parametrize(
+    "name",
+    [name if name in ("gen1-x1-rgb", REFERENCE) else pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS],
+)
+
 
 @pytest.fixture(scope="session")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Export once per session: ``export(name, fused=True, opset=17, static=None)``."""
-    folder = tmp_path_factory.mktemp("exported")
-    made: dict[tuple[object, ...], Exported] = {}
+    """Export once for all of pytest's processes: ``export(name, fused=True, opset=17, static=None)``."""
+    known: dict[tuple[object, ...], Exported] = {}
 
     def export(
         name: str = REFERENCE, *, fused: bool = True, opset: int = 17, static: tuple[int, int] | None = None
     ) -> Exported:
         key = (name, fused, opset, static)
-        if key not in made:
+        if key not in known:
             network = randomised(build_network(CONFIGS[name]))
             network = fuse(network) if fused else network
-            path = folder / f"{len(made)}.onnx"
             config = ExportConfig(opset=opset, static=static)
-            made[key] = Exported(network, path, export_fp32(network, path, config, {"license": "test"}))
-        return made[key]
+            with made_once(tmp_path_factory, "exported-" + "-".join(map(str, key))) as (folder, made):
+                path, description = folder / "network.onnx", folder / "description.pickle"
+                if not made:
+                    described = export_fp32(network, path, config, {"license": "test"})
+                    description.write_bytes(pickle.dumps(described))
+                known[key] = Exported(network, path, pickle.loads(description.read_bytes()))
+        return known[key]
 
     return export

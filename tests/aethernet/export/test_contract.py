@@ -12,7 +12,7 @@ from onnx.external_data_helper import set_external_data
 from aethernet.errors import ExportError
 from aethernet.export.contract import INFERENCE_SIZES, describe_onnx, require_contract
 from aethernet.precision import Precision
-from tests.aethernet.export.conftest import CONFIGS, REFERENCE, Export
+from tests.aethernet.export.conftest import REFERENCE, Export, every_network
 
 PROMISES = {"precision": Precision.FP32, "channels": 1, "scale": 2, "opset": 17}
 """What the reference file keeps."""
@@ -103,7 +103,7 @@ def reference(export: Export) -> onnx.ModelProto:
     return onnx.load(export(REFERENCE).path)
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@every_network
 def test_exported_file_keeps_its_contract(export: Export, name: str) -> None:
     exported = export(name)
     config = exported.network.config
@@ -159,7 +159,7 @@ def test_scale_that_only_the_axis_names_claim_is_found_by_shape_inference_at_eve
 
 
 @pytest.mark.parametrize("side", [16, 64, 256, 512])
-@pytest.mark.parametrize("name", CONFIGS)
+@every_network
 def test_strict_shape_inference_tells_the_scale(export: Export, name: str, side: int) -> None:
     """That is how chaiNNer finds it; so the same steps, written apart from the library's own."""
     exported = export(name)

@@ -14,6 +14,7 @@ from tests.aethernet.export.conftest import REFERENCE, Export
 from tests.support.pictures import natural_picture
 
 
+@pytest.mark.slow
 def test_fp32_file_is_that_of_the_release(export: Export, tmp_path: Path) -> None:
     exported, config = export(REFERENCE, static=(12, 20)), ExportConfig(static=(12, 20))
 
@@ -30,6 +31,7 @@ def test_fp16_file_is_made_with_the_library_s_own_pictures(export: Export, tmp_p
     assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
 
 
+@pytest.mark.slow
 def test_fp16_file_is_made_with_given_pictures_at_a_fixed_size(export: Export, tmp_path: Path) -> None:
     network, config = export(REFERENCE).network, ExportConfig(static=(12, 20))
     asked: list[int] = []

@@ -40,9 +40,17 @@ blocks with attention and without."""
 
 FILES = [*((name, None) for name in NETWORKS), ("gen3", STATIC)]
 every_unsigned_file = pytest.mark.parametrize(
-    ("name", "static"), FILES, ids=[f"{name}-{'fixed' if static else 'free'}" for name, static in FILES]
+    ("name", "static"),
+    [
+        pytest.param(
+            name, static, id=f"{name}-{'fixed' if static else 'free'}", marks=() if name == "gen2" else pytest.mark.slow
+        )
+        for name, static in FILES
+    ],
 )
-every_network = pytest.mark.parametrize("name", NETWORKS)
+every_network = pytest.mark.parametrize(
+    "name", ["gen2", *(pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS if name != "gen2")]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +197,7 @@ def test_onnx_runtime_computes_what_pytorch_computes_with_the_biases_of_the_file
     assert differing(answer, with_rounded_biases(exported)(picture).numpy()) <= 1e-3
 
 
-@pytest.mark.parametrize("name", ["gen1", "gen2", "gen3"])
+@every_network
 @torch.no_grad()
 def test_onnx_runtime_computes_what_pytorch_computes(int8: Int8Export, name: str) -> None:
     exported = int8(name)
@@ -314,6 +322,7 @@ def test_a_single_stage_is_not_rounded_twice(int8: Int8Export) -> None:
     assert [one.message for one in report.findings if one.rule == "double"] == []
 
 
+@pytest.mark.slow
 def test_the_same_network_gives_the_same_bytes(int8: Int8Export, tmp_path: Path) -> None:
     exported, config = int8("gen3", static=STATIC), ExportConfig(static=STATIC)
 

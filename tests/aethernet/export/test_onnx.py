@@ -19,18 +19,17 @@ from aethernet.export import ExportConfig, ShapeRange, export_fp32
 from aethernet.export import onnx as onnx_export
 from aethernet.fusion import fuse
 from aethernet.network import NetworkConfig, build_network
-from tests.aethernet.export.conftest import CONFIGS, REFERENCE, Export
+from tests.aethernet.export.conftest import CONFIGS, REFERENCE, Export, every_network
 from tests.support.networks import SELECTED_CONFIGS, randomised
 from tests.support.pictures import natural_picture
 
 TOLERANCE = 1e-5
 
-every_network = pytest.mark.parametrize("name", CONFIGS)
 every_opset = pytest.mark.parametrize(
     ("opset", "ir_version"),
     [
         (17, 8),
-        (18, 8),
+        pytest.param(18, 8, marks=pytest.mark.slow),
         pytest.param(19, 9, marks=pytest.mark.slow),
         pytest.param(20, 9, marks=pytest.mark.slow),
         pytest.param(21, 10, marks=pytest.mark.slow),  # the int8 files for TensorRT are in it, too
@@ -109,6 +108,7 @@ def test_reductions_over_channels_have_opset_17_form_in_opset_17(export: Export)
     assert all(attribute.name in ("axes", "keepdims") for node in reductions for attribute in node.attribute)
 
 
+@pytest.mark.slow
 def test_reductions_over_channels_have_their_own_form_in_opset_18(export: Export) -> None:
     graph = onnx.load(export(REFERENCE, opset=18).path).graph
 
@@ -145,6 +145,7 @@ def test_metadata_says_what_the_file_is_and_what_it_was_given(export: Export) ->
     }
 
 
+@pytest.mark.slow
 def test_exporting_again_gives_the_same_bytes_and_leaves_the_network_as_it_was(export: Export, tmp_path: Path) -> None:
     first = export(REFERENCE)
     network = fuse(randomised(build_network(CONFIGS[REFERENCE]))).train()
@@ -168,6 +169,7 @@ def test_file_says_nothing_about_the_machine_that_made_it(export: Export, name: 
     assert found == []
 
 
+@pytest.mark.slow
 def test_fused_graph_has_fewer_nodes_than_the_training_graph(export: Export) -> None:
     fused, training = (export(REFERENCE, fused=fused, static=(12, 20)) for fused in (True, False))
 
@@ -175,6 +177,7 @@ def test_fused_graph_has_fewer_nodes_than_the_training_graph(export: Export) -> 
     assert fused.description.operators["Conv"] < training.description.operators["Conv"]
 
 
+@pytest.mark.slow
 def test_training_form_exports_to_what_pytorch_computes(export: Export) -> None:
     exported = export(REFERENCE, fused=False, static=(12, 20))
 
@@ -260,7 +263,7 @@ def test_shapes_out_of_order_are_a_usage_error(shapes: dict[str, tuple[int, int,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(SELECTED_CONFIGS)[::3])  # an export takes seconds
+@pytest.mark.parametrize("name", list(SELECTED_CONFIGS)[::5])  # an export takes seconds
 def test_every_kind_of_network_exports_to_what_pytorch_computes(name: str, tmp_path: Path) -> None:
     config = SELECTED_CONFIGS[name]
     network = fuse(randomised(build_network(config)))

@@ -65,6 +65,9 @@ class Prepared:
     pictures: list[np.ndarray]
 
 
-@pytest.fixture(scope="module", params=GENERATIONS, ids=lambda generation: f"gen{generation}")
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(one, marks=() if one == 2 else pytest.mark.slow, id=f"gen{one}") for one in GENERATIONS],
+)
 def prepared(request: pytest.FixtureRequest) -> Prepared:
     return Prepared(request.param, fused_network(request.param), calibration_pictures())

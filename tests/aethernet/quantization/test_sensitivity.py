@@ -51,7 +51,7 @@ def worst(measured: Sensitivity) -> str:
     return max(measured.units, key=lambda one: one.cost.noise).unit
 
 
-@pytest.mark.parametrize("generation", [1, 2])
+@pytest.mark.parametrize("generation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_bad_part_is_named_and_keeping_it_float_helps(generation: int) -> None:
     ready, bad = calibrated_with_a_bad_part(generation)
 
@@ -66,7 +66,7 @@ def test_a_bad_part_is_named_and_keeping_it_float_helps(generation: int) -> None
     assert without.expected.psnr > everything.expected.psnr + 3
 
 
-@pytest.mark.parametrize("generation", [1, 2])
+@pytest.mark.parametrize("generation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_only_a_part_out_of_proportion_is_left_float_unasked(generation: int) -> None:
     ready, bad = calibrated_with_a_bad_part(generation)
     for name, quantizer in quantizers_of(ready.network).items():
@@ -78,7 +78,7 @@ def test_only_a_part_out_of_proportion_is_left_float_unasked(generation: int) ->
     assert bad not in out_of_proportion(calibrate(fused_network(generation), pictures=calibration_pictures()))
 
 
-@pytest.mark.parametrize("generation", [1, 2])
+@pytest.mark.parametrize("generation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_keeping_another_part_float_does_not_help_as_much(generation: int) -> None:
     ready, bad = calibrated_with_a_bad_part(generation)
     other = units_of(ready.fused)[0]

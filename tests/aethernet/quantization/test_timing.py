@@ -60,9 +60,9 @@ def test_without_marks_nothing_belongs_anywhere() -> None:
     assert set(owners(nodes, ["one", "a"]).values()) == {None}
 
 
-@pytest.fixture(scope="module", params=[1, 2], ids=["gen1", "gen2"])
-def network(request: pytest.FixtureRequest) -> AetherNet:
-    return fused_network(request.param, depths=(1,))
+@pytest.fixture(scope="module")
+def network() -> AetherNet:
+    return fused_network(2, depths=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,7 @@ def timed(network: AetherNet) -> UnitTimes:
     return time_units(network, ready.network, calibration_pictures(1, 24)[0], runs=2, threads=1)
 
 
+@pytest.mark.slow
 def test_every_part_takes_time_in_both_graphs(timed: UnitTimes, network: AetherNet) -> None:
     assert list(timed.units) == units_of(network)
     assert all(min(pair) > 0 for pair in timed.units.values())
@@ -78,6 +79,7 @@ def test_every_part_takes_time_in_both_graphs(timed: UnitTimes, network: AetherN
     assert (timed.shape, timed.runs) == ((1, 3, 24, 24), 2)
 
 
+@pytest.mark.slow
 def test_parts_and_the_rest_make_up_the_whole(timed: UnitTimes) -> None:
     for place in (0, 1):
         parts = sum(pair[place] for pair in timed.units.values()) + timed.elsewhere[place]

@@ -95,6 +95,7 @@ def test_a_doubled_scale_costs_much_and_learning_wins_part_of_it_back(
     assert result.after.psnr > result.before.psnr + 0.2
 
 
+@pytest.mark.slow
 def test_learning_that_only_harms_leaves_what_calibration_found(
     checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:
@@ -107,6 +108,7 @@ def test_learning_that_only_harms_leaves_what_calibration_found(
     assert int8_of(result.checkpoint).facts.steps == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generation", [1, 3])
 def test_every_generation_learns(generation: int, pictures: Path, tmp_path: Path) -> None:
     network = tiny_network(generation, channel_attention=generation == 3, spatial_attention=generation == 3)
@@ -182,6 +184,7 @@ finetune(*map(Path, sys.argv[2:]), recipe(), state_minutes=0,
 """
 
 
+@pytest.mark.slow
 def test_a_run_killed_and_continued_gives_the_file_of_an_uninterrupted_one(
     checkpoint: Path, pictures: Path, whole: FinetuningResult, tmp_path: Path
 ) -> None:
