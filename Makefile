@@ -29,12 +29,11 @@ $(STAMP): pyproject.toml constraints.txt
 release: $(STAMP) ## Release the sample network that comes with the repository into out/ and publish it to hub/
 	$(BIN)/python -m flows release releases/aether_tiny_2x --output out --hub "file://$(CURDIR)/hub"
 
-test: $(STAMP) ## Run all tests, fast ones first
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
+test: $(STAMP) ## Run all tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow or not slow"
 
 test-fast: $(STAMP) ## Run the fast tests only
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## Check style
 	$(BIN)/ruff check .

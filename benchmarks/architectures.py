@@ -96,7 +96,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
                     num_heads=[1, 2, 4, 8, 8, 8, 4, 2, 1],
                     token_mlp="leff"),
 }  # fmt: skip
-FAST = ("Compact", "SPAN", "SAFMN")
+FAST = ("Compact", "SPAN")
 """A few that say most in seconds; tests run these."""
 
 

@@ -26,9 +26,7 @@ from aethernet.errors import GateError
 from aethernet.export import ExportConfig
 from aethernet.export.int8 import export_int8
 from aethernet.lint import lint_onnx
-from aethernet.pictures import load_picture
 from aethernet.precision import Precision
-from aethernet.quantization import quantize
 from aethernet.runtimes import open_runtime
 from aethernet.runtimes.pytorch import TorchRuntime
 
@@ -48,9 +46,9 @@ class Files:
     """The int8 files of the sample network, its float answer, and the gate between them."""
 
     def __init__(self, folder: Path) -> None:
-        network = aethernet.load(SAMPLE / "aether_tiny_2x.safetensors").model
-        pictures = [load_picture(path, 3) for path in sorted((SAMPLE / "images" / "lr").glob("*.png"))]
-        finished = quantize(aethernet.fuse(network), pictures=pictures).model
+        loaded = aethernet.load(SAMPLE / "aether_tiny_2x.safetensors")
+        assert loaded.finetuned is not None
+        network, finished = loaded.model, loaded.finetuned.model
         self.int8, self.tensorrt = folder / "int8.onnx", folder / "int8_trt.onnx"
         for path in (self.int8, self.tensorrt):
             export_int8(finished, path, ExportConfig(), {}, tensorrt=path is self.tensorrt)

@@ -69,8 +69,7 @@ def test_killed_at_any_moment_the_same_command_finishes_the_release(
 
     for marker, ending in (
         (None, signal.SIGKILL),
-        ("… export", signal.SIGKILL),
-        ("… benchmark", signal.SIGTERM),
+        ("… export", signal.SIGTERM),
         ("… publish", signal.SIGKILL),
     ):
         delay = chance.uniform(1, 4) if marker is None else chance.uniform(0, 0.3)
@@ -107,11 +106,10 @@ def test_killed_release_all_takes_its_releases_along(workplace: Workplace, prefe
     workplace.require_unpublished()
 
 
-def test_two_releases_at_once_share_the_work_and_both_succeed(
-    workplace: Workplace, prefect_home: Path, first_release: tuple[Workplace, Finished]
-) -> None:
+def test_two_releases_at_once_share_the_work_and_both_succeed(workplace: Workplace, prefect_home: Path) -> None:
     for record in (workplace.store / "records").iterdir():
         record.unlink()
+    workplace.edit_spec('precisions = ["fp32"]\n')
 
     with (
         workplace.start(workplace.release, prefect_home) as one,
@@ -121,7 +119,7 @@ def test_two_releases_at_once_share_the_work_and_both_succeed(
 
     finished = [Finished(process.returncode, *end) for process, end in zip((one, other), ends, strict=True)]
     assert [one.code for one in finished] == [0, 0], finished
-    assert [one.summary["identity"] for one in finished] == [first_release[1].summary["identity"]] * 2
+    assert len({one.summary["identity"] for one in finished}) == 1
     ran = sorted(step for one in finished for step in one.summary["ran"])
     assert ran == sorted(set(ran)), "a step ran twice"
     assert verify_bundle(workplace.published).ok

@@ -151,6 +151,7 @@ def test_real_checkpoint_goes_over_http_and_computes_its_picture_afterwards(
         origin="the author's training run",
         images=small_pictures(tmp_path / "low"),
         precisions=(Precision.FP32,),
+        engines={"backends": ()},
     )
     bundle = make_release(spec, tmp_path)
     sign_bundle(open_bundle(bundle), Signer(private_key=key.private))

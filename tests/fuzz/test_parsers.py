@@ -242,7 +242,7 @@ def test_record_that_is_a_link_out_of_the_release_is_not_read(release: Path, tmp
 def test_fuzzer_guided_by_coverage_finds_nothing_either(target: str, seeds: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "good").write_bytes(seeds[target])
-    limits = ["-max_total_time=3", "-rss_limit_mb=3000", "-timeout=20", f"-artifact_prefix={tmp_path}/"]
+    limits = ["-max_total_time=2", "-rss_limit_mb=3000", "-timeout=20", f"-artifact_prefix={tmp_path}/"]
 
     done = subprocess.run(
         [sys.executable, "-m", "tests.fuzz.parsers", target, str(tmp_path / "corpus"), *limits],
