@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -651,6 +652,8 @@ def main() -> None:
     if debug and sys.argv[1] != "--debug":
         # Accepted anywhere, because it is added after something went wrong.
         sys.argv = [sys.argv[0], "--debug", *(word for word in sys.argv[1:] if word != "--debug")]
+    # As Ctrl-C: what is half written is removed on the way out.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app(prog_name="aethernet")
     except SystemExit:
@@ -661,3 +664,5 @@ def main() -> None:
         else:
             print_error(error)
         raise SystemExit(exit_code_for(error)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)

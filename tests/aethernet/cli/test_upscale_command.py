@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -186,3 +189,21 @@ def test_no_bar_is_drawn_into_a_file(capsys: pytest.CaptureFixture[str]) -> None
         bar.tell("done")
 
     assert capsys.readouterr().err == "done\n"
+
+
+@pytest.mark.slow
+def test_terminated_it_leaves_nothing_half_written(bundle: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (3000, 2000), "orange").save(tmp_path / "large.png")
+    out = tmp_path / "out"
+    start = [sys.executable, "-c", "from aethernet.cli.main import main; main()", "upscale"]
+    options = ["-o", out / "larger.png", "--bundle", bundle, "--runtime", "onnxruntime", "--tile", "64"]
+
+    with subprocess.Popen([*start, tmp_path / "large.png", *options], stderr=subprocess.PIPE, text=True) as run:
+        while run.poll() is None and not list(out.glob(".*.part")):
+            time.sleep(0.01)
+        run.send_signal(signal.SIGTERM)
+        _, told = run.communicate(timeout=60)
+
+    assert run.returncode == 130, told
+    assert list(out.iterdir()) == []
+    assert "Traceback" not in told
