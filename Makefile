@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := convert,flows,hub,pictures,signing,spandrel,training,video,openvino,development
+EXTRAS := cluster,convert,flows,hub,pictures,signing,spandrel,training,video,openvino,development
 STAMP := $(VENV)/.installed
 
 .PHONY: help setup release test test-fast lint types benchmark clean
