@@ -21,7 +21,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 Store = Annotated[
     str | None,
-    typer.Option(help="Folder or fsspec address (s3://bucket/prefix) of the store (default: the user's cache)."),
+    typer.Option(
+        help="Folder or fsspec address (s3://bucket/prefix) of the store (default: the user's cache).",
+        envvar="AETHERNET_STORE",
+    ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder in which the release folder NAME is put.")]
 HubPlace = Annotated[str | None, typer.Option("--hub", help="Place to publish to: hf://org, file:///folder.")]
@@ -295,7 +298,7 @@ def worker(
     with _errors(debug):
         from flows._deploying import work
 
-        raise typer.Exit(work(work_pool, queue or ["default"], name=name, limit=limit))
+        work(work_pool, queue or ["default"], name=name, limit=limit)
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NoReturn
 
 import yaml
 from prefect.client.orchestration import get_client
@@ -17,7 +19,7 @@ from prefect.settings import get_current_settings
 
 from aethernet.errors import AethernetError, UsageError
 from flows._reporting import slug
-from flows._session import LIMITS, watched
+from flows._session import LIMITS
 
 __all__ = ["deploy", "queue_of", "work"]
 
@@ -58,10 +60,8 @@ def deploy(
             }
         )
     with get_client(sync_client=True) as client:
-        try:
+        with contextlib.suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=work_pool, type="process"))
-        except ObjectAlreadyExists:
-            pass
         wanted = {"aethernet-releases": releases, "aethernet-gpu": gpu_jobs}
         there = {limit.name for limit in client.read_global_concurrency_limits(limit=200)}
         for name, default in LIMITS.items():
@@ -88,12 +88,8 @@ def _flow_name(entrypoint: str) -> str:
     return entrypoint.rpartition(".")[2].replace("_", "-")
 
 
-def work(work_pool: str, queues: Iterable[str], *, name: str | None, limit: int) -> int:
-    """Run what the pool's queues hold on this machine until stopped; the queue of its own GPU is always among them.
-
-    Returns:
-        Exit code of Prefect's worker.
-    """
+def work(work_pool: str, queues: Iterable[str], *, name: str | None, limit: int) -> NoReturn:
+    """Become a worker that runs what the pool's queues hold; the queue of this machine's own GPU is always among them."""
     from aethernet.engine import find_gpu
 
     require_server()
@@ -102,12 +98,7 @@ def work(work_pool: str, queues: Iterable[str], *, name: str | None, limit: int)
     command += ["--limit", str(limit), *(["--name", name] if name else [])]
     for queue in [*queues, *([queue_of(gpu.name)] if gpu else [])]:
         command += ["--work-queue", queue]
-    with watched() as watch, subprocess.Popen(command, env=_environment()) as process:
-        watch(process.pid)
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            return process.wait()  # it was told, too, and ends its runs
+    os.execve(sys.executable, command, _environment())
 
 
 def queue_of(gpu: str) -> str:

@@ -16,7 +16,7 @@ from aethernet.errors import BundleError, UsageError
 from aethernet.spec import ReleaseSpec, read_spec
 from aethernet.store import Store
 
-__all__ = ["opened_spec", "pack_bundle", "pack_spec", "place_bundle"]
+__all__ = ["named_in", "opened_spec", "pack_bundle", "pack_spec", "place_bundle"]
 
 _PACKED = "packed:"
 _FILES = ("checkpoint", "images", "hr", "calibration")
@@ -40,7 +40,12 @@ def pack_spec(spec: ReleaseSpec, store: Store) -> str:
         for one in found:
             inside = one.relative_to(path).as_posix() if path.is_dir() else path.name
             files[f"{field}/{inside}"] = asdict(store.put(one))
-    return f"{_PACKED}{_put_json(store, {'spec': packed, 'files': files})}"
+    return f"{_PACKED}{spec.name} {spec.version}:{_put_json(store, {'spec': packed, 'files': files})}"
+
+
+def named_in(text: str) -> str:
+    """The release behind a path or a packed spec, for people."""
+    return text.split(":")[1] if text.startswith(_PACKED) else Path(text.removesuffix("/release.toml")).name
 
 
 @contextmanager
@@ -49,7 +54,7 @@ def opened_spec(text: str, store: Store) -> Iterator[ReleaseSpec]:
     if not text.startswith(_PACKED):
         yield read_spec(Path(text))
         return
-    packed = _get_json(store, text.removeprefix(_PACKED))
+    packed = _get_json(store, text.removeprefix(_PACKED).partition(":")[2])
     with store.scratch() as folder:
         _unpack(packed["files"], folder, store)
         named = {field: folder / packed["spec"][field] for field in _FILES if packed["spec"].get(field)}

@@ -16,7 +16,15 @@ from aethernet.precision import Precision
 __all__ = ["qat_finetune", "release", "release_all"]
 
 
-@flow(name="release", flow_run_name="release {spec}", persist_result=False)
+def _run_name() -> str:
+    from prefect import runtime
+
+    from flows._packing import named_in
+
+    return f"release {named_in(runtime.flow_run.parameters['spec'])}"
+
+
+@flow(name="release", flow_run_name=_run_name, persist_result=False)
 def release(
     spec: str = "releases/aether_tiny_2x",
     precisions: list[Precision] | None = None,

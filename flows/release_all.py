@@ -47,6 +47,8 @@ __all__ = ["Result", "read_specs", "release_all", "release_on_workers"]
 _ATTEMPTS = 3
 """How often a release is given to a worker before its workers' dying is its own failure."""
 _POLL_S = 1.0
+_PAGE = 100
+"""How many runs Prefect is asked about at once; it answers for 200 at most."""
 
 
 class Result(BaseModel):
@@ -219,10 +221,13 @@ def _start(deployment: str, name: str, parameters: Mapping[str, Any]) -> UUID:
 def _states(runs: Mapping[str, _Run]) -> list[tuple[_Run, State | None]]:
     """What Prefect knows of each run; nothing while its server does not answer."""
     by_id = {run.id: run for run in runs.values()}
+    found: dict[UUID, State | None] = {}
     try:
         with get_client(sync_client=True) as client:
-            wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(by_id)))
-            found = {run.id: run.state for run in client.read_flow_runs(flow_run_filter=wanted, limit=200)}
+            for start in range(0, len(by_id), _PAGE):
+                wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(by_id)[start : start + _PAGE]))
+                page = client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE)
+                found |= {run.id: run.state for run in page}
     except (httpx.HTTPError, PrefectException):
         # Silence is the server's now, not the workers'.
         for run in runs.values():
