@@ -89,7 +89,7 @@ def _flow_name(entrypoint: str) -> str:
 
 
 def work(work_pool: str, queues: Iterable[str], *, name: str | None, limit: int) -> NoReturn:
-    """Become a worker that runs what the pool's queues hold; the queue of this machine's own GPU is always among them."""
+    """Become a worker for what the queues hold; the queue of this machine's own GPU is always among them."""
     from aethernet.engine import find_gpu
 
     require_server()
