@@ -21,7 +21,7 @@ from aethernet.errors import AethernetError, UsageError
 from flows._reporting import slug
 from flows._session import LIMITS
 
-__all__ = ["deploy", "queue_of", "work"]
+__all__ = ["deploy", "located", "queue_of", "work"]
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 
@@ -101,6 +101,11 @@ def work(work_pool: str, queues: Iterable[str], *, name: str | None, limit: int)
     os.execve(sys.executable, command, _environment())
 
 
+def located(path: str) -> str:
+    """A path of the worker's checkout where it is relative: runs have working directories of their own."""
+    return path if path.startswith("packed:") else str(CHECKOUT / path)
+
+
 def queue_of(gpu: str) -> str:
     """Work queue, and name of the deployment, for a GPU: ``NVIDIA GeForce RTX 4090`` -> ``nvidia-geforce-rtx-4090``."""
     return slug(gpu)
@@ -120,4 +125,6 @@ def _environment() -> dict[str, str]:
     path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
     patient = {"PREFECT_CLIENT_MAX_RETRIES": "12", "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504"}
     settings = get_current_settings().to_environment_variables(exclude_unset=True)
-    return {**patient, **os.environ, **settings, "PYTHONPATH": path}
+    # Our commands keep Prefect's log to themselves; a worker's is read in the UI.
+    told = {"PREFECT_LOGGING_LEVEL": "INFO"} if settings.get("PREFECT_LOGGING_LEVEL") == "CRITICAL" else {}
+    return {**patient, **os.environ, **settings, **told, "PYTHONPATH": path}

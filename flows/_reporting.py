@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from rich.console import Console
 
@@ -18,7 +19,7 @@ from aethernet.errors import StoreError
 from aethernet.manifest import Manifest
 from tasks._caching import StageEvent, current_context
 
-__all__ = ["Progress", "report_release", "slug"]
+__all__ = ["Progress", "log_event", "report_release", "slug"]
 
 
 def report_release(manifest: Manifest, card: Artifact) -> None:
@@ -29,6 +30,15 @@ def report_release(manifest: Manifest, card: Artifact) -> None:
     )
     text = current_context().store.get(card).read_text(encoding="utf-8")
     create_markdown_artifact(text, key=slug(f"card-{manifest.name}"), description="Model card")
+
+
+def log_event(event: StageEvent) -> None:
+    """One line in the run's log, which Prefect's UI shows, for whatever became of a stage."""
+    if event.kind == "started":
+        return
+    told = {"ran": f"ran, {event.seconds:.1f} s", "cached": "unchanged", "rebuilding": f"made again: {event.detail}"}
+    step = f"{event.stage} {event.label}".strip()
+    get_run_logger().info("%s: %s", step, told.get(event.kind, f"{event.kind}: {event.detail}"))
 
 
 def slug(text: str) -> str:

@@ -12,13 +12,17 @@ from aethernet.store import Store
 from aethernet.store.history import noted
 from flows._reporting import Progress
 from flows.release import Outcome
-from tasks._caching import RunContext, running
+from tasks._caching import Observer, RunContext, running
 
 __all__ = ["opened_store", "summarised"]
 
 
 def summarised(
-    store: Store, spec: ReleaseSpec, flow: Callable[[], Outcome], run: str | None = None
+    store: Store,
+    spec: ReleaseSpec,
+    flow: Callable[[], Outcome],
+    run: str | None = None,
+    observers: tuple[Observer, ...] = (),
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run the release flow in a store, under a note of how it ended.
 
@@ -27,9 +31,11 @@ def summarised(
         spec: Of the release.
         flow: Runs it.
         run: Prefect's id of the flow run, where a worker runs it.
+        observers: Told of every stage, beside the progress on stderr.
     """
     progress = Progress(spec.name, store.root / "durations" / f"{spec.name}.json")
-    with noted(store, spec.name, spec.version, run) as note, running(RunContext(store=store, observers=(progress,))):
+    context = RunContext(store=store, observers=(progress, *observers))
+    with noted(store, spec.name, spec.version, run) as note, running(context):
         outcome = flow()
         note.identity = outcome.manifest.identity
         note.published = outcome.publication.address if outcome.publication else None

@@ -50,19 +50,22 @@ def release(
     from aethernet.signing import Signer
     from aethernet.spec import make_spec
     from flows._packing import opened_spec, pack_bundle
+    from flows._deploying import located
+    from flows._reporting import log_event
     from flows._running import opened_store, summarised
     from flows._session import limited
     from flows.release import release as make
 
     artifacts = opened_store(store)
     signer = Signer(private_key=Path(sign_key)) if sign_key else None
-    with opened_spec(spec, artifacts) as read, limited("aethernet-releases"):
+    with opened_spec(located(spec), artifacts) as read, limited("aethernet-releases"):
         chosen = make_spec({**read.model_dump(exclude_unset=True), "precisions": precisions}) if precisions else read
         outcome, summary = summarised(
             artifacts,
             chosen,
             lambda: make.fn(chosen, Path(output).absolute(), hub, signer, private),
             run=str(runtime.flow_run.id),
+            observers=(log_event,),
         )
         # Results of runs are not kept by Prefect; this one is a line of text and a folder in the store.
         packed = pack_bundle(outcome.bundle, artifacts)
@@ -90,10 +93,11 @@ def release_all(
         work_pool: Whose workers make the releases; one of them is busy waiting for the others.
     """
     from aethernet.errors import AethernetError
+    from flows._deploying import located
     from flows._running import opened_store
     from flows.release_all import read_specs, release_on_workers
 
-    specs, unreadable = read_specs(Path(folder))
+    specs, unreadable = read_specs(Path(located(folder)))
     results = unreadable + release_on_workers(
         specs, opened_store(store), Path(output), {"hub": hub, "private": private}, work_pool
     )
@@ -138,6 +142,7 @@ def qat_finetune(
     from contextlib import nullcontext
 
     from aethernet.training import FinetuningRecipe
+    from flows._deploying import located
     from flows._session import limited
     from flows.qat_finetune import qat_finetune as run
 
@@ -153,10 +158,10 @@ def qat_finetune(
     with nullcontext() if device == "cpu" else limited("aethernet-gpu"):
         run.fn(
             recipe,
-            Path(checkpoint),
-            Path(images),
-            Path(output),
-            Path(validation) if validation else None,
+            Path(located(checkpoint)),
+            Path(located(images)),
+            Path(located(output)),
+            Path(located(validation)) if validation else None,
             residual_scale,
             device,
         )

