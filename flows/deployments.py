@@ -49,8 +49,8 @@ def release(
 
     from aethernet.signing import Signer
     from aethernet.spec import make_spec
-    from flows._packing import opened_spec, pack_bundle
     from flows._deploying import located
+    from flows._packing import opened_spec, pack_bundle
     from flows._reporting import log_event
     from flows._running import opened_store, summarised
     from flows._session import limited
