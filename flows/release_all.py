@@ -162,7 +162,7 @@ def release_on_workers(
         work_pool: Whose workers make them.
 
     Raises:
-        UsageError: No server or no such deployment; or a store that others cannot see.
+        UsageError: No server is configured, or it has no such deployment.
     """
     if not get_current_settings().api.url:
         raise UsageError(
