@@ -272,6 +272,7 @@ def plan(
     spec: Annotated[str | None, typer.Option(help="Release this one, by the name of its folder.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help="Release this checkpoint, a file or an address.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the checkpoint's release.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version of the checkpoint's release (default 1.0.0).")] = None,
     tag: Annotated[str | None, typer.Option(help="Release the spec that this tag, NAME-vVERSION, names.")] = None,
     since: Annotated[str | None, typer.Option(help="Release what changed since this commit.")] = None,
     hub: HubPlace = None,
@@ -283,7 +284,15 @@ def plan(
         from flows._actions import plan_releases, set_outputs
 
         planned = plan_releases(
-            specs, spec=spec, checkpoint=checkpoint, name=name, tag=tag, since=since, hub=hub, dry_run=dry_run
+            specs,
+            spec=spec,
+            checkpoint=checkpoint,
+            name=name,
+            version=version,
+            tag=tag,
+            since=since,
+            hub=hub,
+            dry_run=dry_run,
         )
         set_outputs(planned.outputs)
         print(json.dumps(dataclasses.asdict(planned), indent=2))
@@ -293,8 +302,9 @@ def plan(
 def trigger(
     deployment: Annotated[str, typer.Argument(help="FLOW/DEPLOYMENT.", envvar=f"{ENVIRONMENT}_TRIGGER_DEPLOYMENT")],
     param: Annotated[
-        list[str] | None, typer.Option(help="name=value, the value as JSON or as text; an empty one is left out.")
+        list[str] | None, typer.Option(help="One parameter, name=value; the value as JSON or as text.")
     ] = None,
+    parameters: Annotated[str, typer.Option(help="Several, as a JSON object.")] = "{}",
     watch: Annotated[bool, typer.Option("--watch", help="Wait for the end; 1 unless it is Completed.")] = False,
     timeout: Annotated[float | None, typer.Option(min=1, help="Seconds to wait at most.")] = None,
     as_json: AsJson = False,
@@ -308,8 +318,8 @@ def trigger(
         def tell(text: str) -> None:
             print(text, file=sys.stderr)
 
-        parameters = {name: value for name, value in map(_parameter, param or ()) if value != ""}
-        found = run(deployment, parameters, timeout=timeout if watch else 0, tell=tell)
+        given = {**_object(parameters), **dict(map(_parameter, param or ()))}
+        found = run(deployment, given, timeout=timeout if watch else 0, tell=tell)
         summarize("\n\n".join([f"# {deployment}: {found.state}", found.message, *found.pages]))
         print(
             json.dumps(dataclasses.asdict(found), indent=2) if as_json else f"{found.name}\t{found.state}\t{found.id}"
@@ -318,6 +328,18 @@ def trigger(
             tell(found.message)
         if watch and not found.completed:
             raise typer.Exit(1)
+
+
+def _object(text: str) -> dict[str, Any]:
+    from aethernet.errors import UsageError
+
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"expected --parameters as a JSON object, found '{text}'")
+    return found
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aethernet.artifact import file_digest
 from aethernet.errors import HubError, UsageError
 from aethernet.spec import ReleaseSpec, make_spec, read_spec
 
@@ -28,8 +30,10 @@ class Job:
     name: str
     spec: str
     """Folder of the spec; empty where there is a checkpoint instead."""
+    digest: str
+    """Of everything that decides which of a release's steps have been done before; names the cache of the store."""
     address: str
-    """Where it is published, ``place/name``; empty without a hub."""
+    """Where it is published, ``place/name@version``; empty without a hub."""
     resource: str
     """What the Hub's Trusted Publishers call that, ``org/name``; empty elsewhere."""
 
@@ -58,6 +62,7 @@ def plan_releases(
     spec: str | None = None,
     checkpoint: str | None = None,
     name: str | None = None,
+    version: str | None = None,
     tag: str | None = None,
     since: str | None = None,
     hub: str | None = None,
@@ -70,6 +75,7 @@ def plan_releases(
         spec: Name of a folder in ``specs``, or a path.
         checkpoint: File or address; needs ``name``.
         name: Name of the checkpoint's release.
+        version: Version of the checkpoint's release.
         tag: Git tag ``NAME-vVERSION``; the spec must say the same.
         since: Commit before the change; specs whose folders differ from it are released.
         hub: Place to publish to.
@@ -78,25 +84,35 @@ def plan_releases(
     Raises:
         UsageError: What is asked for does not exist, or contradicts itself.
     """
-    if (checkpoint is None) != (name is None) or (checkpoint and spec):
-        raise UsageError("expected a spec, or a checkpoint together with its name")
-    if checkpoint is not None and name is not None:
-        make_spec({"name": name, "checkpoint": checkpoint})  # says what is wrong with the name
-        chosen = [(name, "")]
+    if (checkpoint is None) != (name is None) or (checkpoint and spec) or (version and not checkpoint):
+        raise UsageError("expected a spec, or a checkpoint together with its name and, if need be, its version")
+    if checkpoint is not None:
+        given = {"name": name, "checkpoint": checkpoint, "version": version}
+        chosen = [(make_spec({key: value for key, value in given.items() if value is not None}), None)]
     else:
-        folders = _folders(specs, spec, tag, since)
-        chosen = [(_read(folder, tag).name, folder.as_posix()) for folder in folders]
+        chosen = [(_read(folder, tag), folder) for folder in _folders(specs, spec, tag, since)]
     place = (hub or "").rstrip("/")
     jobs = [
         Job(
-            name=one,
-            spec=folder,
-            address=f"{place}/{one}" if place else "",
-            resource=f"{place.removeprefix('hf://')}/{one}" if place.startswith("hf://") else "",
+            name=one.name,
+            spec="" if folder is None else folder.as_posix(),
+            digest="" if folder is None else _digest(folder),
+            address=f"{place}/{one.name}@{one.version}" if place else "",
+            resource=f"{place.removeprefix('hf://')}/{one.name}" if place.startswith("hf://") else "",
         )
         for one, folder in chosen
     ]
     return Plan(jobs=tuple(jobs), publish=bool(place) and not dry_run)
+
+
+def _digest(folder: Path) -> str:
+    """Over a spec with its files, our code and the pinned tools."""
+    checkout = Path(__file__).resolve().parents[1]
+    code = [path for layer in ("aethernet", "tasks", "flows") for path in (checkout / layer).rglob("*.py")]
+    files = {path.relative_to(checkout): path for path in [*code, checkout / "constraints.txt"]}
+    files |= {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    lines = sorted(f"{file_digest(path)}  {name.as_posix()}\n" for name, path in files.items())
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _folders(specs: Path, spec: str | None, tag: str | None, since: str | None) -> list[Path]:
