@@ -253,6 +253,7 @@ def runner(
         **workplace.environment(prefect_home),
         **{name: value for name, value in os.environ.items() if name.startswith("HF_")},
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
         "NO_PROXY": "127.0.0.1",
         "HF_ENDPOINT": hub_server.endpoint,
         "GITHUB_API_URL": github_server.url,
@@ -387,16 +388,20 @@ def test_dispatched_checkpoint_is_built_in_the_forms_asked_for_and_a_dry_run_pub
         "precisions": "fp32",
     }
 
-    made = runner.run(FOLDER / "release.yml", event(runner, "workflow_dispatch"), inputs)
-    wrong = runner.run(
-        FOLDER / "release.yml", event(runner, "workflow_dispatch"), {**inputs, "checkpoint_sha256": "0" * 64}
-    )
+    dispatched = event(runner, "workflow_dispatch")
+
+    made = runner.run(FOLDER / "release.yml", dispatched, inputs)
+    manifest = open_bundle(runner.artifacts / "other_2x").manifest
+    wrong = runner.run(FOLDER / "release.yml", dispatched, {**inputs, "checkpoint_sha256": "0" * 64})
 
     assert results(made) == {"plan": "success", "build other_2x": "success"}, made["build other_2x"].told
+    assert (manifest.version, manifest.license) == ("2.1.0", "CC0-1.0")
+    assert manifest.checkpoint.origin == inputs["checkpoint"]
+    assert [form.precision.value for form in manifest.forms if form.status == "released"] == ["fp32"]
     assert results(wrong) == {"plan": "success", "build other_2x": "failure"}
     assert "expected a file with sha256 0000" in wrong["build other_2x"].told
-    assert list(runner.artifacts.iterdir()) == [runner.artifacts / "other_2x-report"]
     assert hub_server.state() == {}
+    assert len(list(runner.caches.iterdir())) == 1, "third-party weights do not get to write caches"
 
 
 SERVED = """
