@@ -26,9 +26,9 @@ from tests.support.github_server import GitHubServer, github_server
 from tests.support.hub_server import Fault, HubServer
 from tests.support.keys import KeyPair, key_pair
 from tests.support.releases import NAME, tiny_checkpoint
-from tests.support.workplace import Workplace, first_release, prefect_home, workplace
+from tests.support.workplace import CommandLine, Workplace, command_line, first_release, prefect_home, workplace
 
-__all__ = ["engine", "first_release", "github_server", "prefect_home", "workplace"]
+__all__ = ["command_line", "engine", "first_release", "github_server", "prefect_home", "workplace"]
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".github" / "workflows"
@@ -420,26 +420,28 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_deployment_of_a_server_is_run_in_the_runners_place_and_its_end_is_told(runner: Runner, tmp_path: Path) -> None:
+def test_deployment_of_a_server_is_run_in_the_runners_place_and_its_end_is_told(
+    runner: Runner, command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from prefect.client.orchestration import get_client
 
     (tmp_path / "served.py").write_text(SERVED)
     environment = {**runner.environment, "PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_RUNNER_SERVER_ENABLE": "false"}
     worker = subprocess.Popen([sys.executable, tmp_path / "served.py"], cwd=tmp_path, env=environment)
     runner.variables["PREFECT_API_URL"] = runner.environment["PREFECT_API_URL"]
-    dispatched = event(runner, "workflow_dispatch")
     inputs = {"deployment": "release/here", "parameters": '{"spec": "releases/x"}'}
+    command = ["trigger", "--watch"]
     try:
         with get_client(sync_client=True) as client:
             for _ in range(300):
                 if any(one.name == "here" for one in client.read_deployments()):
                     break
                 threading.Event().wait(0.2)
-        good = runner.run(FOLDER / "release.yml", dispatched, inputs)
-        failing = {**inputs, "parameters": '{"spec": "releases/x", "works": false}'}
-        bad = runner.run(FOLDER / "release.yml", dispatched, failing)
-        unknown = runner.run(FOLDER / "release.yml", dispatched, {**inputs, "deployment": "release/nowhere"})
-        refused = runner.run(FOLDER / "release.yml", dispatched, {**inputs, "parameters": '{"speck": 1}'})
+        good = runner.run(FOLDER / "release.yml", event(runner, "workflow_dispatch"), inputs)
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary"))
+        bad = command_line([*command, "release/here", "--param", "spec=releases/x", "--param", "works=false"])
+        unknown = command_line([*command, "release/nowhere"])
+        refused = command_line([*command, "release/here", "--param", "speck=1"])
     finally:
         worker.terminate()
         worker.wait()
@@ -447,9 +449,10 @@ def test_deployment_of_a_server_is_run_in_the_runners_place_and_its_end_is_told(
     assert results(good) == {"server": "success"}, good["server"].told
     assert "Completed" in good["server"].summary
     assert "| releases/x | passes |" in good["server"].summary
-    assert results(bad) == {"server": "failure"}
-    assert "the gate stayed shut" in bad["server"].summary
-    assert "| releases/x | passes |" in bad["server"].summary
-    assert "found none called 'release/nowhere'" in unknown["server"].told
-    assert results(refused) == {"server": "failure"}
-    assert "could not run release/here" in refused["server"].told
+    assert bad.code == 1
+    assert "the gate stayed shut" in (tmp_path / "summary").read_text()
+    assert "| releases/x | passes |" in (tmp_path / "summary").read_text()
+    assert unknown.code == 2
+    assert "found none called 'release/nowhere'" in unknown.err
+    assert refused.code == 1
+    assert "could not run release/here" in refused.err
