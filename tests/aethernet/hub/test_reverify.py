@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -16,7 +17,7 @@ from aethernet.hub import connect
 from aethernet.hub.reverify import Finding, Target, issue_text, released_at, reverify, specified_in
 from aethernet.manifest import identity_of
 from aethernet.signing import Signer, sign_bundle
-from aethernet.spec import make_spec
+from aethernet.spec import ReleaseSpec, make_spec
 from tests.support.keys import KeyPair, key_pair
 from tests.support.releases import NAME, flip_byte, rewrite, tiny_checkpoint
 
@@ -42,23 +43,47 @@ def folder_of(release: Path) -> Path:
     return release.parent / "hub" / NAME / "1.0.0"
 
 
-def test_release_that_keeps_its_promises_passes_with_all_its_numbers(release: Path, pictures: list[Path]) -> None:
-    manifest = open_bundle(release).manifest
+def own_spec(folder: Path) -> ReleaseSpec:
+    return make_spec({"name": NAME, "checkpoint": tiny_checkpoint(folder)})
 
-    found = reverify(published(release), images=pictures)
+
+def test_release_that_keeps_its_promises_passes_with_its_signature_spec_and_all_its_numbers(
+    release: Path, pictures: list[Path], key: KeyPair, tmp_path: Path
+) -> None:
+    signer = Signer(private_key=key.private)
+    sign_bundle(open_bundle(release), signer)
+    manifest = open_bundle(release).manifest
+    target = replace(published(release), spec=own_spec(tmp_path))
+
+    found = reverify(target, trust=signer.trust(), images=pictures)
 
     assert found.problems == ()
     assert found.note == ""
     assert found.identity == manifest.identity
+    assert found.signature.startswith("signed by the key")
     assert set(found.forms) == {item.form.file for item in manifest.measurements}
     promised = sum(item.psnr_rgb is not None for item in manifest.quality)
     assert found.numbers == len(manifest.measurements) + promised > 20
 
 
-def test_without_its_pictures_limits_are_judged_and_the_note_says_what_was_not(release: Path) -> None:
-    found = reverify(published(release))
+def test_signature_of_somebody_else_is_found(slim_release: Path, key: KeyPair, tmp_path: Path) -> None:
+    sign_bundle(open_bundle(slim_release), Signer(private_key=key.private))
+    theirs = Signer(private_key=key_pair(tmp_path, "theirs").private)
 
-    assert found.ok
+    found = reverify(published(slim_release), trust=theirs.trust())
+
+    assert "expected a signature by" in found.problems[0]
+
+
+def test_without_pictures_limits_and_spec_are_held_and_the_note_says_what_was_not(
+    release: Path, tmp_path: Path
+) -> None:
+    other = own_spec(tmp_path).model_copy(update={"checkpoint": release / f"{NAME}_fp32.safetensors"})
+
+    found = reverify(replace(published(release), spec=other))
+
+    (problem,) = found.problems
+    assert "expected a release of the checkpoint" in problem
     assert found.forms
     assert found.numbers == 0
     assert "numbers were not measured again" in found.note
@@ -163,31 +188,6 @@ def test_form_that_is_not_what_its_consistent_records_promise_is_found(
 
     assert found.identity is not None, "all digests fit"
     assert told in " ".join(found.problems)
-
-
-def test_signature_is_asked_for(release: Path, key: KeyPair, tmp_path: Path) -> None:
-    sign_bundle(open_bundle(release), Signer(private_key=key.private))
-    target = published(release)
-
-    right = reverify(target, trust=Signer(private_key=key.private).trust())
-    wrong = reverify(target, trust=Signer(private_key=key_pair(tmp_path, "theirs").private).trust())
-
-    assert right.ok
-    assert right.signature.startswith("signed by the key")
-    assert "expected a signature by" in wrong.problems[0]
-
-
-def test_release_of_another_checkpoint_than_the_specs_is_found(release: Path, tmp_path: Path) -> None:
-    target = published(release)
-    (tmp_path / "own").mkdir()
-    own = make_spec({"name": NAME, "checkpoint": tiny_checkpoint(tmp_path / "own")})
-    other = own.model_copy(update={"checkpoint": release / f"{NAME}_fp32.onnx"})
-
-    right = reverify(Target(address=target.address, spec=own))
-    wrong = reverify(Target(address=target.address, spec=other))
-
-    assert right.ok
-    assert "expected a release of the checkpoint" in wrong.problems[0]
 
 
 def test_release_that_is_not_there_is_a_finding(tmp_path: Path) -> None:
