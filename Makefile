@@ -39,7 +39,8 @@ test-fast: $(STAMP) ## Run the fast tests only
 
 workflows: $(STAMP) ## Check the GitHub Actions workflows: schema and security
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	$(BIN)/zizmor --offline --no-progress --quiet .github/workflows
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline --no-progress --quiet .github
 
 lint: $(STAMP) workflows ## Check style, and the workflows
 	$(BIN)/ruff check .

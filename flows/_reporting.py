@@ -30,7 +30,11 @@ def report_release(manifest: Manifest, card: Artifact) -> None:
     )
     text = current_context().store.get(card).read_text(encoding="utf-8")
     create_markdown_artifact(text, key=slug(f"card-{manifest.name}"), description="Model card")
-    summarize(f"# {manifest.name} {manifest.version}\n\n{table}")
+    forms = [
+        f"- {form.precision.value}: {form.status}" + (f": {form.reason}" if form.reason else "")
+        for form in manifest.forms
+    ]
+    summarize("\n".join([f"# {manifest.name} {manifest.version}", "", *forms, "", table]))
 
 
 def slug(text: str) -> str:
