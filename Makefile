@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := cluster,convert,flows,hub,pictures,signing,spandrel,training,video,openvino,development
+# TensorRT-RTX builds engines; atheris guides fuzzing by coverage. Neither is there for every machine.
+OPTIONAL := tensorrt-rtx atheris
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup release test test-fast test-cluster lint types benchmark clean
+.PHONY: help setup release test test-fast test-cluster lint types workflows benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -20,10 +22,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install -qq --editable '.[$(EXTRAS)]' --constraint constraints.txt
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt tensorrt-rtx || \
-		echo "TensorRT-RTX has no package for this machine; releases will be made without its engines" >&2
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt atheris || \
-		echo "atheris has no package for this machine; fuzzing is done by hypothesis alone" >&2
+	@for package in $(OPTIONAL); do \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt $$package || \
+		echo "$$package has no package for this machine; what needs it is left out" >&2; \
+	done
 	@touch $@
 
 release: $(STAMP) ## Release the sample network that comes with the repository into out/ and publish it to hub/
@@ -38,7 +40,12 @@ test-fast: $(STAMP) ## Run the fast tests only
 test-cluster: $(STAMP) ## Run releases on a cluster of its own: Prefect on PostgreSQL, S3, three workers, faults
 	$(BIN)/python -m pytest -q --randomly-dont-reorganize -m cluster tests/flows/test_cluster.py
 
-lint: $(STAMP) ## Check style
+workflows: $(STAMP) ## Check the GitHub Actions workflows: schema and security
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline --no-progress --quiet .github
+
+lint: $(STAMP) workflows ## Check style, and the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 

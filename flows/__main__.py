@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +18,9 @@ import typer
 from flows._session import embedded_server, prepare_prefect
 
 prepare_prefect()
+
+ENVIRONMENT = "AETHERNET"
+"""Options can also be given as variables, AETHERNET_RELEASE_HUB for ``release --hub``; an empty one counts as none."""
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
@@ -35,6 +40,10 @@ SignCertificate = Annotated[Path | None, typer.Option(help="PEM certificate of t
 SignChain = Annotated[list[Path] | None, typer.Option(help="PEM certificates up to the root; the root last.")]
 Sigstore = Annotated[bool, typer.Option("--sigstore", help="Sign as who we are, in GitHub Actions the workflow.")]
 Private = Annotated[bool, typer.Option("--private", help="A repository that has to be made is for invited readers.")]
+PublicKey = Annotated[Path | None, typer.Option(help="PEM public key it must be signed for.")]
+Certificates = Annotated[Path | None, typer.Option(help="PEM certificates its signer must lead back to.")]
+Identity = Annotated[str | None, typer.Option(help="Sigstore identity that must have signed.")]
+Issuer = Annotated[str | None, typer.Option(help="Who must vouch for the identity.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -46,8 +55,14 @@ def _root() -> None:
 
 @app.command()
 def release(
-    spec: Annotated[Path | None, typer.Argument(help="release.toml, or the folder that holds it.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint file, instead of a spec.")] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Argument(help="release.toml, or the folder that holds it.", envvar=f"{ENVIRONMENT}_RELEASE_SPEC"),
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint, a file or an address (https://…), instead of a spec.")
+    ] = None,
+    checkpoint_sha256: Annotated[str | None, typer.Option(help="Digest the checkpoint must have.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the release.")] = None,
     images: Annotated[Path | None, typer.Option(help="Folder of validation pictures (LR).")] = None,
     hr: Annotated[Path | None, typer.Option(help="Folder of their HR partners, paired by file stem.")] = None,
@@ -64,16 +79,23 @@ def release(
     sign_chain: SignChain = None,
     sigstore: Sigstore = False,
     private: Private = False,
+    table: Annotated[
+        Path | None, typer.Option(help="Write the comparison table (Markdown) there, also when the gate stays shut.")
+    ] = None,
     store: Store = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Make, prove, assemble, sign and publish one release."""
     from aethernet.errors import UsageError
+    from aethernet.remote import fetched_file, is_remote
     from aethernet.spec import make_spec, read_spec
 
+    remote = checkpoint is not None and is_remote(checkpoint)
     options = {
-        "checkpoint": checkpoint,
+        "checkpoint": checkpoint if checkpoint is None or remote else Path(checkpoint),
+        "checkpoint_sha256": checkpoint_sha256,
+        "origin": checkpoint if remote else None,
         "name": name,
         "images": images,
         "hr": hr,
@@ -94,7 +116,14 @@ def release(
             raise UsageError("expected a spec or --checkpoint, found both")
         base: dict[str, Any] = read_spec(spec).model_dump(exclude_unset=True) if spec is not None else {}
         signer = _signer(sign_key, sign_certificate, sign_chain, sigstore)
-        outcome, summary = _release(make_spec({**base, **given}), output, hub, store, signer, private)
+        with (
+            fetched_file(checkpoint or "", checkpoint_sha256) if remote else contextlib.nullcontext(None) as fetched,
+            _tabled(table),
+        ):
+            final = make_spec({**base, **given, **({"checkpoint": fetched} if fetched else {})})
+            outcome, summary = _release(final, output, hub, store, signer, private)
+            if table is not None:
+                _write_table(table, outcome.manifest)
         if as_json:
             print(json.dumps(summary, indent=2))
         else:
@@ -162,10 +191,10 @@ def release_all(
 @app.command("verify-published")
 def verify_published(
     address: Annotated[str, typer.Argument(help="place/name[@version], such as hf://org/name@1.0.0.")],
-    public_key: Annotated[Path | None, typer.Option(help="PEM public key it must be signed for.")] = None,
-    certificates: Annotated[Path | None, typer.Option(help="PEM certificates its signer must lead back to.")] = None,
-    identity: Annotated[str | None, typer.Option(help="Sigstore identity that must have signed.")] = None,
-    issuer: Annotated[str | None, typer.Option(help="Who must vouch for the identity.")] = None,
+    public_key: PublicKey = None,
+    certificates: Certificates = None,
+    identity: Identity = None,
+    issuer: Issuer = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -241,6 +270,158 @@ def gc(
         print(f"{'would remove' if dry_run else 'removed'} {counts}: {found.freed / 2**20:.1f} MiB")
         kept = f"{found.kept_bytes / 2**20:.1f} MiB in {found.kept['objects']} objects"
         print(f"kept {kept} in {artifacts.address}", file=sys.stderr)
+
+
+@app.command()
+def reverify(
+    releases: Annotated[
+        list[str] | None, typer.Argument(help="Addresses place/name[@version]; by default what --hub has.")
+    ] = None,
+    hub: Annotated[
+        str | None, typer.Option(help="Place whose releases are looked at: hf://org, file:///folder.")
+    ] = None,
+    specs: Annotated[
+        Path | None, typer.Option(help="Only releases that specs in this folder, NAME/release.toml, name.")
+    ] = None,
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Folder with pictures that stated numbers were measured on.")
+    ] = None,
+    public_key: PublicKey = None,
+    certificates: Certificates = None,
+    identity: Identity = None,
+    issuer: Issuer = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds that looking at one release may take.")] = 3600,
+    issue_file: Annotated[
+        Path | None, typer.Option(help="Where to write what is wrong, as the text of an issue.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Look at published releases again: fetch, check, run, hold against what they promise; 1 if they broke it."""
+    with _errors(debug):
+        from aethernet.hub.reverify import issue_text
+        from aethernet.signing import make_trust
+        from flows._actions import summarize
+        from flows.reverify import reverify as flow
+
+        trust = make_trust(public_key, certificates, identity, issuer)
+        with embedded_server():
+            findings = flow(hub, releases, specs, images, trust, timeout)
+        text = issue_text(findings)
+        summarize(text)
+        wrong = [finding for finding in findings if not finding.ok]
+        if as_json:
+            print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        else:
+            for finding in findings:
+                told = "; ".join(finding.problems) or f"as promised, {finding.numbers} numbers measured again"
+                print(f"{finding.address}\t{told}")
+        if wrong and issue_file is not None:
+            _write(issue_file, text)
+            print(f"wrote {issue_file}", file=sys.stderr)
+        if wrong:
+            raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    specs: Annotated[Path, typer.Option(help="Folder with NAME/release.toml in it.")] = Path("releases"),
+    spec: Annotated[str | None, typer.Option(help="Release this one, by the name of its folder.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Release this checkpoint, a file or an address.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the checkpoint's release.")] = None,
+    version: Annotated[str | None, typer.Option(help="Version of the checkpoint's release (default 1.0.0).")] = None,
+    tag: Annotated[str | None, typer.Option(help="Release the spec that this tag, NAME-vVERSION, names.")] = None,
+    since: Annotated[str | None, typer.Option(help="Release what changed since this commit.")] = None,
+    hub: HubPlace = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Publish nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Say what the release workflow makes, as JSON and as outputs of a GitHub Actions job; by default all specs."""
+    with _errors(debug):
+        from flows._actions import plan_releases, set_outputs
+
+        planned = plan_releases(
+            specs,
+            spec=spec,
+            checkpoint=checkpoint,
+            name=name,
+            version=version,
+            tag=tag,
+            since=since,
+            hub=hub,
+            dry_run=dry_run,
+        )
+        set_outputs(planned.outputs)
+        print(json.dumps(dataclasses.asdict(planned), indent=2))
+
+
+@app.command()
+def trigger(
+    deployment: Annotated[str, typer.Argument(help="FLOW/DEPLOYMENT.", envvar=f"{ENVIRONMENT}_TRIGGER_DEPLOYMENT")],
+    param: Annotated[
+        list[str] | None, typer.Option(help="One parameter, name=value; the value as JSON or as text.")
+    ] = None,
+    parameters: Annotated[str, typer.Option(help="Several, as a JSON object.")] = "{}",
+    watch: Annotated[bool, typer.Option("--watch", help="Wait for the end; 1 unless it is Completed.")] = False,
+    timeout: Annotated[float | None, typer.Option(min=1, help="Seconds to wait at most.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Run a deployment on the Prefect server of PREFECT_API_URL, in place of this machine."""
+    with _errors(debug):
+        from flows._actions import summarize
+        from flows.trigger import trigger as run
+
+        def tell(text: str) -> None:
+            print(text, file=sys.stderr)
+
+        given = {**_object(parameters), **dict(map(_parameter, param or ()))}
+        found = run(deployment, given, timeout=timeout if watch else 0, tell=tell)
+        summarize("\n\n".join([f"# {deployment}: {found.state}", found.message, *found.pages]))
+        print(
+            json.dumps(dataclasses.asdict(found), indent=2) if as_json else f"{found.name}\t{found.state}\t{found.id}"
+        )
+        if found.message:
+            tell(found.message)
+        if watch and not found.completed:
+            raise typer.Exit(1)
+
+
+def _object(text: str) -> dict[str, Any]:
+    from aethernet.errors import UsageError
+
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UsageError(f"expected --parameters as a JSON object, found '{text}'")
+    return found
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    from aethernet.errors import UsageError
+
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UsageError(f"expected --param name=value, found '{text}'")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+@app.command("open-issue")
+def open_issue(
+    file: Annotated[Path, typer.Argument(help="Markdown text, as `reverify --issue-file` writes it.")],
+    title: Annotated[str, typer.Option(help="An open issue of this title gets a comment instead.")],
+    debug: Debug = False,
+) -> None:
+    """Open an issue in the GitHub repository whose workflow this runs in."""
+    with _errors(debug):
+        from flows._actions import open_issue as write
+
+        print(write(title, file.read_text(encoding="utf-8")))
 
 
 @app.command("serve-builds")
@@ -470,6 +651,34 @@ def _next_steps(outcome: Any) -> None:
     print(f"next: aethernet verify {os.path.relpath(outcome.bundle)}", file=sys.stderr)
 
 
+@contextlib.contextmanager
+def _tabled(table: Path | None) -> Iterator[None]:
+    """Keeps the table of a gate that stays shut, and shows it in the summary of a GitHub Actions job."""
+    from aethernet.errors import GateError
+    from flows._actions import summarize
+
+    try:
+        yield
+    except GateError as error:
+        summarize(f"# Not released\n\n{error}\n\n{error.table}")
+        if table is not None:
+            _write(table, error.table)
+        raise
+
+
+def _write_table(path: Path, manifest: Any) -> None:
+    from aethernet.comparison import measurement_table
+
+    _write(path, measurement_table(manifest.measurements, manifest.quality, manifest.limits))
+
+
+def _write(path: Path, text: str) -> None:
+    from aethernet.artifact import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_text(f"{text.rstrip()}\n", encoding="utf-8")
+
+
 class _errors:  # noqa: N801 (reads as a statement)
     """Turns errors into words and exit codes: 2 for misuse, 1 for a failed check."""
 
@@ -493,7 +702,7 @@ class _errors:  # noqa: N801 (reads as a statement)
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="python -m flows")
+    app(prog_name="python -m flows", auto_envvar_prefix=ENVIRONMENT)
 
 
 if __name__ == "__main__":

@@ -17,19 +17,25 @@ from aethernet.artifact import Artifact, atomic_path
 from aethernet.comparison import measurement_table
 from aethernet.errors import StoreError
 from aethernet.manifest import Manifest
+from flows._actions import summarize
 from tasks._caching import StageEvent, current_context
 
 __all__ = ["Progress", "log_event", "report_release", "slug"]
 
 
 def report_release(manifest: Manifest, card: Artifact) -> None:
-    """Put the comparison table and the card where Prefect's UI shows them."""
+    """Put the comparison table and the card where Prefect's UI and the summary of a GitHub Actions job show them."""
     table = measurement_table(manifest.measurements, manifest.quality, manifest.limits)
     create_markdown_artifact(
         table, key=slug(f"comparison-{manifest.name}"), description="Every form against the reference"
     )
     text = current_context().store.get(card).read_text(encoding="utf-8")
     create_markdown_artifact(text, key=slug(f"card-{manifest.name}"), description="Model card")
+    forms = [
+        f"- {form.precision.value}: {form.status}" + (f": {form.reason}" if form.reason else "")
+        for form in manifest.forms
+    ]
+    summarize("\n".join([f"# {manifest.name} {manifest.version}", "", *forms, "", table]))
 
 
 def log_event(event: StageEvent) -> None:

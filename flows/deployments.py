@@ -13,7 +13,7 @@ from prefect.states import Completed
 
 from aethernet.precision import Precision
 
-__all__ = ["qat_finetune", "release", "release_all"]
+__all__ = ["qat_finetune", "release", "release_all", "reverify"]
 
 
 def _run_name() -> str:
@@ -165,3 +165,24 @@ def qat_finetune(
             residual_scale,
             device,
         )
+
+
+@flow(name="reverify", flow_run_name="reverify {hub}", persist_result=False)
+def reverify(hub: str, specs: str | None = None, images: list[str] | None = None, seconds: float = 3600) -> None:
+    """Look at everything that is published again: download, check, run, hold against what it promises.
+
+    Args:
+        hub: Place whose releases are looked at, such as hf://your-organisation.
+        specs: Only releases that specs in this folder, NAME/release.toml, name; empty: all.
+        images: Folders with the pictures that stated numbers were measured on.
+        seconds: What looking at one release may take.
+    """
+    from aethernet.errors import AethernetError
+    from aethernet.hub.reverify import issue_text
+    from flows._deploying import located
+    from flows.reverify import reverify as run
+
+    folders = [Path(located(folder)) for folder in images or []]
+    findings = run.fn(hub, None, Path(located(specs)) if specs else None, folders, None, seconds)
+    if not all(finding.ok for finding in findings):
+        raise AethernetError(issue_text(findings))

@@ -131,6 +131,6 @@ def save_pth(network: Network, path: Path | str, *, dtype: torch.dtype | None = 
     # torch names the archive's root folder after the file; a buffer gives it a constant name.
     buffer = io.BytesIO()
     torch.save({**_plain_tensors(network, dtype), **_record(network)}, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+    with atomic_path(path) as temporary, buffer.getbuffer() as content:
+        temporary.write_bytes(content)
     return Path(path)

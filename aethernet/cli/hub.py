@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["download", "offer_lines", "publish", "yank"]
 
 
-def publish(bundle: Path, address: str, *, private: bool, verify: bool, trust: Trust | None) -> dict[str, Any]:
+def publish(
+    bundle: Path, address: str, *, private: bool, verify: bool, run: bool, trust: Trust | None
+) -> dict[str, Any]:
     """Publish a release folder, look at what arrived, take it back if that is wrong."""
     from aethernet.bundle import open_bundle
     from aethernet.hub import Address
@@ -34,7 +36,7 @@ def publish(bundle: Path, address: str, *, private: bool, verify: bool, trust: T
     if not verify:
         return {**facts, "verified": None}
     try:
-        verified = verify_release(Address.parse(publication.address), trust=trust, tell=say)
+        verified = verify_release(Address.parse(publication.address), run=run, trust=trust, tell=say)
     except AethernetError as error:
         raise take_back(publication, error) from error
     return {**facts, "verified": dataclasses.asdict(verified)}

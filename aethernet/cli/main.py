@@ -233,6 +233,7 @@ def publish(
     check: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Download it afresh afterwards; take it back if that fails.")
     ] = True,
+    run: Annotated[bool, typer.Option(help="Also run the network on the release's check picture then.")] = True,
     public_key: PublicKey = None,
     certificates: Certificates = None,
     identity: Identity = None,
@@ -244,7 +245,7 @@ def publish(
     from aethernet.signing import make_trust
 
     trust = make_trust(public_key, certificates, identity, issuer)
-    result = hub.publish(bundle, address, private=private, verify=check, trust=trust)
+    result = hub.publish(bundle, address, private=private, verify=check, run=run, trust=trust)
     if as_json:
         emit_json(result)
     else:
@@ -655,7 +656,7 @@ def main() -> None:
     # As Ctrl-C: what is half written is removed on the way out.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        app(prog_name="aethernet")
+        app(prog_name="aethernet", auto_envvar_prefix="AETHERNET")
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 (here everything ends)

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from aethernet.architectures.foreign import Network
     from aethernet.bundle import Bundle
     from aethernet.checkpoint import LoadedNetwork
-    from aethernet.comparison import Measurement, Quality
     from aethernet.pictures import Picture
 
 __all__ = [
@@ -153,54 +152,19 @@ def compare_bundle(
     Returns:
         The numbers as JSON values, the table, and whether every form keeps the release's limits.
     """
-    from aethernet.architectures import describe
-    from aethernet.checkpoint import load
-    from aethernet.comparison import (
-        FormId,
-        bicubic,
-        compare_form,
-        judge,
-        measure_quality,
-        measurement_table,
-        outputs_of,
-    )
+    from aethernet.comparison import judge, measurement_table
+    from aethernet.comparison.again import compare_again
     from aethernet.pictures import list_pictures, pair_by_stem, save_picture
-    from aethernet.runtimes import open_runtime
-    from aethernet.runtimes.pytorch import TorchRuntime
 
     bundle = whole_bundle(path)
-    manifest = bundle.manifest
-    reference = manifest.reference
-    if reference is None:
-        raise BundleError("the release has no reference weights")
-    network = load(bundle.path(reference))
-    pictures = pictures_of(images)
-    cases = _cases(pictures, network.config.in_channels, describe(manifest.network.config).size.fixed)
-    partners = pair_by_stem(list(pictures.values()), list_pictures(hr)) if hr is not None else {}
-    scale = network.config.scale
-    truth = outputs_of(TorchRuntime(network.model), cases)
-    enlarged = {case.name: bicubic(case.input, scale) for case in cases if case.window is not None}
-    measurements: list[Measurement] = []
-    quality: list[Quality] = [
-        *measure_quality("reference", truth, cases, partners, scale),
-        *measure_quality("bicubic", enlarged, cases, partners, scale),
-    ]
-    made: dict[str, Mapping[str, Picture]] = {"reference": truth, "bicubic": enlarged}
-    for entry in manifest.files:
-        if (
-            entry is reference
-            or entry.precision is None
-            or not (entry.role in ("weights", "onnx") or (entry.role == "engine" and _runs_here(bundle.path(entry))))
-        ):
-            continue
-        runtime = open_runtime(bundle.path(entry))
-        form = FormId(precision=entry.precision, file=entry.path, runtime=runtime.name)
-        found, made[entry.path] = compare_form(form, runtime, truth, cases)
-        measurements += found
-        quality += measure_quality(entry.path, made[entry.path], cases, partners, scale, entry.precision)
+    manifest, pictures = bundle.manifest, pictures_of(images)
+    again = compare_again(
+        bundle, pictures, pair_by_stem(list(pictures.values()), list_pictures(hr)) if hr is not None else {}
+    )
+    measurements, quality = again.measurements, again.quality
     if write is not None:
-        for name, outputs in made.items():
-            for case in cases:
+        for name, outputs in again.outputs.items():
+            for case in again.cases:
                 if case.window is not None and case.name in outputs:
                     save_picture(outputs[case.name], write / case.picture / f"{name}.png")
     released = [form.precision for form in manifest.forms if form.status == "released"]
@@ -215,13 +179,6 @@ def compare_bundle(
         "quality": [item.model_dump(mode="json") for item in quality],
     }
     return result, measurement_table(measurements, quality, manifest.limits), passes
-
-
-def _runs_here(engine: Path) -> bool:
-    from aethernet.engine import read_record
-    from aethernet.engine.trial import runs_here
-
-    return runs_here(read_record(engine).identity)
 
 
 def whole_bundle(path: Path) -> Bundle:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from aethernet.bundle import open_bundle, require_accepted, verify_bundle
+from aethernet.bundle import Bundle, open_bundle, require_accepted, verify_bundle
 from aethernet.errors import AethernetError, BundleError, HubError
 from aethernet.hub import Address, Publication, connect
 from aethernet.hub.download import download
 from aethernet.signing import Trust
 
-__all__ = ["Verified", "publish_release", "take_back", "verify_release"]
+__all__ = ["Fetched", "Verified", "fetched", "publish_release", "take_back", "verify_release"]
 
 Tell = Callable[[str], None]
 
@@ -28,6 +29,14 @@ class Verified:
     """How the network did on its check picture."""
     signature: str
     """Who signed it, as far as that was checked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A verified copy of a release, in a folder that lasts as long as the ``with`` block."""
+
+    bundle: Bundle
+    verified: Verified
 
 
 def publish_release(
@@ -58,8 +67,17 @@ def publish_release(
     return connect(place, tell=tell).publish(bundle, name, private=private)
 
 
-def verify_release(address: Address, *, trust: Trust | None = None, tell: Tell = lambda _: None) -> Verified:
-    """Download a release into an empty folder, check every byte and its signature, run one picture.
+@contextmanager
+def fetched(
+    address: Address, *, run: bool = True, trust: Trust | None = None, tell: Tell = lambda _: None
+) -> Iterator[Fetched]:
+    """A release as a stranger gets it: downloaded into an empty folder; all bytes, who signed and one picture checked.
+
+    Args:
+        address: Which release; without a version, the newest.
+        run: Whether to run the network on its picture.
+        trust: Whose signature must be there.
+        tell: Told, in words, what is worth knowing.
 
     Raises:
         BundleError: It is not whole, not unchanged, not signed as it must be, or computes another picture.
@@ -67,15 +85,24 @@ def verify_release(address: Address, *, trust: Trust | None = None, tell: Tell =
     """
     with tempfile.TemporaryDirectory() as folder:
         copy = download(address, Path(folder) / address.name, trust=trust, tell=tell).path
-        verification = verify_bundle(copy, trust=trust)
-    if not verification.ok or verification.identity is None:
-        raise BundleError(f"{address} is not what was released: {'; '.join(verification.problems)}")
-    return Verified(
-        identity=verification.identity,
-        files=verification.files,
-        picture=verification.picture,
-        signature=verification.signature,
-    )
+        verification = verify_bundle(copy, run=run, trust=trust)
+        if not verification.ok or verification.identity is None:
+            raise BundleError(f"{address} is not what was released: {'; '.join(verification.problems)}")
+        verified = Verified(
+            identity=verification.identity,
+            files=verification.files,
+            picture=verification.picture,
+            signature=verification.signature,
+        )
+        yield Fetched(bundle=open_bundle(copy), verified=verified)
+
+
+def verify_release(
+    address: Address, *, run: bool = True, trust: Trust | None = None, tell: Tell = lambda _: None
+) -> Verified:
+    """What :func:`fetched` finds of a release; nothing of it is kept."""
+    with fetched(address, run=run, trust=trust, tell=tell) as found:
+        return found.verified
 
 
 def take_back(publication: Publication, error: AethernetError) -> AethernetError:

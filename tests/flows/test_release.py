@@ -198,17 +198,22 @@ def _require_refused(workplace: Workplace, finished: Finished, *words: str) -> N
 
 
 def test_missed_limit_shows_the_whole_table_and_publishes_nothing(
-    workplace: Workplace, command_line: CommandLine
+    workplace: Workplace, command_line: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workplace.edit_spec("[limits.fp32]\nmin_psnr = 500\n")
+    table, summary = workplace.root / "table.md", workplace.root / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
 
-    finished = command_line(workplace.release)
+    finished = command_line([*workplace.release, "--table", str(table)])
 
     _require_refused(workplace, finished, "fp32 must pass and did not", "nothing was published")
     rows = [line for line in finished.out.splitlines() if line.startswith("| fp")]
     assert len(rows) == 6 * 7  # every file on every case, those that pass as well
     assert any("dB < 500 dB" in row for row in rows)
     assert any(row.endswith("passes |") for row in rows)
+    assert [line for line in table.read_text().splitlines() if line.startswith("| fp")] == rows
+    assert all(row in summary.read_text() for row in rows)
+    assert summary.read_text().startswith("# Not released\n\nfp32 must pass and did not")
 
 
 def test_form_asked_for_that_cannot_be_made_fails_the_release(workplace: Workplace, command_line: CommandLine) -> None:

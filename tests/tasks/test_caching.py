@@ -203,11 +203,11 @@ CODE_CHANGES: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
     "command line": ("aethernet/cli/steps.py", _append, set()),
     "flow": ("flows/release.py", _append, set()),
     "training": ("aethernet/training/recipe.py", _append, set()),
-    "hub": ("aethernet/hub/folder.py", _append, {"publish"}),
+    "hub": ("aethernet/hub/folder.py", _append, {"publish", "reverify"}),
 }
 """What is changed -> file, how, and the task modules whose stages must run again (cheap ones may run, too)."""
 
-CHEAP = {"card", "report", "openmodeldb", "assemble", "publish", "sign", "fetch"}
+CHEAP = {"card", "report", "openmodeldb", "assemble", "publish", "reverify", "sign", "fetch"}
 
 _DIGESTS = """
 import json, pathlib, sys

@@ -1,0 +1,56 @@
+"""Look at everything that is published again: download, check, run, hold against what it promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from aethernet.errors import UsageError
+from aethernet.hub.reverify import Finding, Target, issue_text, released_at, specified_in
+from aethernet.signing import Trust, read_trust
+from flows._reporting import slug
+from tasks.reverify import reverify as look
+
+__all__ = ["reverify"]
+
+
+@flow(name="reverify", flow_run_name="reverify {hub}", persist_result=False)
+def reverify(
+    hub: str | None = None,
+    releases: list[str] | None = None,
+    specs: Path | None = None,
+    images: list[Path] | None = None,
+    trust: Trust | None = None,
+    seconds: float = 3600,
+) -> list[Finding]:
+    """Reverify releases one after the other; whatever is wrong with one does not stop the others.
+
+    Args:
+        hub: Place to look at, such as ``hf://org``: the releases that ``specs`` names there, or all.
+        releases: Addresses ``place/name[@version]`` to look at instead.
+        specs: Folder with ``NAME/release.toml``.
+        images: Folders with the pictures that stated numbers were measured on.
+        trust: Whose signature must be on them; by default what the user's settings say for each address.
+        seconds: What looking at one release may take.
+    """
+    unreadable: list[Finding] = []
+    if releases:
+        targets = [Target(address=address) for address in releases]
+    elif hub is None:
+        raise UsageError("expected a hub or the addresses of releases, found neither")
+    elif specs is not None:
+        targets, unreadable = specified_in(specs, hub)
+    else:
+        targets = released_at(hub)
+    findings = [
+        look(target, trust or read_trust(target.address.partition("@")[0]), images or [], seconds) for target in targets
+    ]
+    findings += unreadable
+    create_markdown_artifact(
+        issue_text(findings),
+        key=slug(f"reverify-{hub or 'releases'}"),
+        description="Published releases, looked at again",
+    )
+    return findings
