@@ -78,7 +78,7 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "PLKSR": make("PLKSR", "PLKSR", dim=16, n_blocks=2, upscaling_factor=2, kernel_size=9),
     "PLKSR (RealPLKSR)": make("PLKSR", "RealPLKSR", dim=16, n_blocks=2, upscaling_factor=2, kernel_size=9),
     "RCAN": make("RCAN", "RCAN", scale=2, n_resgroups=1, n_resblocks=2, n_feats=16, reduction=4),
-    "RGT": make("RGT", "RGT", embed_dim=24, depth=[2, 2], num_heads=[2, 2], split_size=[8, 8], upscale=2),
+    "RGT": make("RGT", "RGT", embed_dim=48, depth=[2, 2], num_heads=[2, 2], split_size=[8, 8], upscale=2),
     "RealCUGAN": make("RealCUGAN", "UpCunet2x"),
     "RestoreFormer": make("RestoreFormer", "RestoreFormer"),
     "RetinexFormer": make("RetinexFormer", "RetinexFormer", n_feat=16, stage=1, num_blocks=[1, 1, 1]),
