@@ -146,7 +146,11 @@ class Remote:
             # Listings that are remembered would hide what other machines do.
             self.filesystem, root = fsspec.core.url_to_fs(address, use_listings_cache=False)
         except ImportError as error:
-            raise MissingDependencyError(_PACKAGES.get(scheme, scheme), "cluster") from error
+            package = _PACKAGES.get(scheme, scheme)
+            missing = MissingDependencyError(package, "cluster")
+            if package != "s3fs":
+                missing.hint = f"install it with: pip install {package}"
+            raise missing from error
         except ValueError as error:
             raise StoreError(f"cannot use {address} as a store: {error}") from error
         self.root = str(root).rstrip("/")

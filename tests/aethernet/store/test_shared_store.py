@@ -113,8 +113,9 @@ def test_storage_that_does_not_answer_is_a_clear_error(
 def test_unknown_storage_is_a_clear_error() -> None:
     with pytest.raises(StoreError, match="cannot use nonsense://bucket as a store"):
         Store("nonsense://bucket")
-    with pytest.raises(MissingDependencyError, match="adlfs"):
+    with pytest.raises(MissingDependencyError, match="adlfs") as missing:
         Store("abfs://bucket/prefix")
+    assert missing.value.hint == "install it with: pip install adlfs"
 
 
 # --- the lock --------------------------------------------------------------------------------------------------------
