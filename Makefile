@@ -2,12 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := convert,flows,hub,pictures,signing,spandrel,training,video,openvino,development
+EXTRAS := cluster,convert,flows,hub,pictures,signing,spandrel,training,video,openvino,development
 # TensorRT-RTX builds engines; atheris guides fuzzing by coverage. Neither is there for every machine.
 OPTIONAL := tensorrt-rtx atheris
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup release test test-fast lint types workflows benchmark clean
+.PHONY: help setup release test test-fast test-cluster lint types workflows benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -32,10 +32,13 @@ release: $(STAMP) ## Release the sample network that comes with the repository i
 	$(BIN)/python -m flows release releases/aether_tiny_2x --output out --hub "file://$(CURDIR)/hub"
 
 test: $(STAMP) ## Run all tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "slow or not slow"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "(slow or not slow) and not cluster"
 
 test-fast: $(STAMP) ## Run the fast tests only
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test-cluster: $(STAMP) ## Run releases on a cluster of its own: Prefect on PostgreSQL, S3, three workers, faults
+	$(BIN)/python -m pytest -q --randomly-dont-reorganize -m cluster tests/flows/test_cluster.py
 
 workflows: $(STAMP) ## Check the GitHub Actions workflows: schema and security
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml

@@ -181,6 +181,10 @@ class StoreError(AethernetError):
     """The content-addressed store cannot hold or give back a file."""
 
 
+class UnreachableStoreError(StoreError):
+    """The object storage behind a shared store does not answer, or not to us."""
+
+
 class EngineError(AethernetError):
     """An engine cannot be built, or is not what its identity says."""
 

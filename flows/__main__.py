@@ -24,7 +24,13 @@ ENVIRONMENT = "AETHERNET"
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 
-Store = Annotated[Path | None, typer.Option(help="Folder of the content-addressed store (default: the user's cache).")]
+Store = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or fsspec address (s3://bucket/prefix) of the store (default: the user's cache).",
+        envvar="AETHERNET_STORE",
+    ),
+]
 Output = Annotated[Path, typer.Option(help="Folder in which the release folder NAME is put.")]
 HubPlace = Annotated[str | None, typer.Option("--hub", help="Place to publish to: hf://org, file:///folder.")]
 SignKey = Annotated[
@@ -135,42 +141,34 @@ def release_all(
     sign_chain: SignChain = None,
     sigstore: Sigstore = False,
     private: Private = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Releases at a time.")] = 2,
+    jobs: Annotated[int, typer.Option(min=1, help="Releases at a time, on this machine.")] = 2,
+    work_pool: Annotated[
+        str | None, typer.Option(help="Let this pool's workers make them; --output is here, keys are on the workers.")
+    ] = None,
     store: Store = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Release every spec in a folder; one failure does not stop the others, and makes the exit code 1."""
     with _errors(debug):
-        from aethernet.errors import SpecError, UsageError
-        from aethernet.spec import read_spec
-
-        paths = sorted(folder.glob("*/release.toml")) if folder.is_dir() else []
-        if not paths:
-            raise UsageError(f"expected NAME/release.toml in {folder}, found none")
-        specs: dict[str, Path] = {}
-        unreadable: dict[str, str] = {}
-        for path in paths:
-            try:
-                name = read_spec(path).name
-            except SpecError as error:
-                unreadable[path.parent.name] = str(error)
-                continue
-            if name in specs:
-                raise UsageError(
-                    f"expected every spec to have a name of its own, found {name} in {specs[name]} and {path}"
-                )
-            specs[name] = path
+        from aethernet.errors import UsageError
         from aethernet.store import Store as ArtifactStore
-        from flows.release_all import Result
+        from flows.release_all import read_specs, release_on_workers
         from flows.release_all import release_all as flow
 
-        with embedded_server():
+        specs, results = read_specs(folder)
+        artifacts = ArtifactStore(store)
+        if work_pool is not None:
+            if sign_certificate or sign_chain or sigstore:
+                raise UsageError("expected --sign-key alone: workers sign with a key of theirs")
+            given = {"hub": hub, "private": private, "sign_key": str(sign_key) if sign_key else None}
+            results += release_on_workers(specs, artifacts, output.absolute(), given, work_pool)
+        else:
             options = [
                 "--output",
                 str(output),
                 "--store",
-                ArtifactStore(store).address,
+                artifacts.address,
                 *(["--hub", hub] if hub else []),
                 *(["--sign-key", str(sign_key)] if sign_key else []),
                 *(["--sign-certificate", str(sign_certificate)] if sign_certificate else []),
@@ -178,8 +176,8 @@ def release_all(
                 *(["--sigstore"] if sigstore else []),
                 *(["--private"] if private else []),
             ]
-            results = flow(specs, options, jobs)
-        results += [Result(name=name, error=told) for name, told in unreadable.items()]
+            with embedded_server():
+                results += flow(specs, options, jobs)
         if as_json:
             print(json.dumps([result.model_dump(mode="json") for result in results], indent=2))
         else:
@@ -213,6 +211,65 @@ def verify_published(
         else:
             print(f"{address}: {verified.files} files, {verified.picture}")
             print(verified.signature, file=sys.stderr)
+
+
+@app.command()
+def status(
+    store: Store = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many runs, the latest first.")] = 20,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """List the latest releases made with a store, on all machines that use it, and how they ended."""
+    with _errors(debug):
+        from rich.console import Console
+        from rich.table import Table
+
+        from aethernet.store import Store as ArtifactStore
+        from aethernet.store.history import recent_runs
+
+        runs = recent_runs(ArtifactStore(store), limit)
+        if as_json:
+            print(json.dumps([run.model_dump(mode="json", exclude={"beat"}) for run in runs], indent=2))
+            return
+        if not runs:
+            print(f"no releases yet in the store {ArtifactStore(store).address}", file=sys.stderr)
+            return
+        table = Table(box=None, pad_edge=False)
+        for heading in ("started (UTC)", "release", "outcome", "time", "where", "what came of it"):
+            table.add_column(heading, overflow="fold")
+        for run in runs:
+            told = run.error.splitlines()[0] if run.error else run.published or (run.identity or "")[:12]
+            started = f"{run.started:%Y-%m-%d %H:%M}"
+            table.add_row(started, f"{run.name} {run.version}", run.outcome, f"{run.seconds:.0f} s", run.host, told)
+        # Pipes have no width; what is cut off would be lost.
+        Console(width=None if sys.stdout.isatty() else 240, highlight=False, markup=False).print(table)
+
+
+@app.command()
+def gc(
+    keep_days: Annotated[float, typer.Option(help="Keep what releases of the last days need; at least 1.")] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    store: Store = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Remove from a store what no release of the last days needs; safe beside running flows."""
+    with _errors(debug):
+        from aethernet.store import Store as ArtifactStore
+        from aethernet.store.collection import collect_garbage
+
+        artifacts = ArtifactStore(store)
+        found = collect_garbage(artifacts, keep_days, dry_run=dry_run)
+        if as_json:
+            told = {"removed": dict(found.removed), "freed": found.freed}
+            told |= {"kept": dict(found.kept), "kept_bytes": found.kept_bytes}
+            print(json.dumps({"store": artifacts.address, "dry_run": dry_run, **told}, indent=2))
+            return
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(found.removed.items()) if count) or "nothing"
+        print(f"{'would remove' if dry_run else 'removed'} {counts}: {found.freed / 2**20:.1f} MiB")
+        kept = f"{found.kept_bytes / 2**20:.1f} MiB in {found.kept['objects']} objects"
+        print(f"kept {kept} in {artifacts.address}", file=sys.stderr)
 
 
 @app.command()
@@ -388,6 +445,44 @@ def serve_builds(
 
 
 @app.command()
+def deploy(
+    work_pool: Annotated[str, typer.Option(help="Pool of the workers; made, for processes, if missing.")] = "aethernet",
+    gpu: Annotated[
+        list[str] | None, typer.Option(help="Card to build engines on, such as 'NVIDIA GeForce RTX 4090'.")
+    ] = None,
+    releases: Annotated[
+        int | None, typer.Option(min=1, help="Releases at a time on all workers (at first 64).")
+    ] = None,
+    gpu_jobs: Annotated[int | None, typer.Option(min=1, help="Jobs on GPUs at a time on all (at first 1).")] = None,
+    debug: Debug = False,
+) -> None:
+    """Register deployments, work pool and concurrency limits on the Prefect server of PREFECT_API_URL."""
+    with _errors(debug):
+        from flows._deploying import deploy as run
+
+        for name in run(work_pool, gpu or (), releases=releases, gpu_jobs=gpu_jobs):
+            print(name)
+        print(f"next: python -m flows worker --work-pool {work_pool}, on every machine", file=sys.stderr)
+
+
+@app.command()
+def worker(
+    work_pool: Annotated[str, typer.Option(help="Pool whose runs are taken.")] = "aethernet",
+    queue: Annotated[
+        list[str] | None, typer.Option(help="Queues to take from; that of this machine's GPU is added.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of this worker in Prefect's UI.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Runs at a time on this machine.")] = 1,
+    debug: Debug = False,
+) -> None:
+    """Run what a pool's queues hold on this machine, until stopped."""
+    with _errors(debug):
+        from flows._deploying import work
+
+        work(work_pool, queue or ["default"], name=name, limit=limit)
+
+
+@app.command()
 def train(
     pictures: Annotated[Path, typer.Argument(help="Folder of training pictures, read recursively.")],
     output: Annotated[
@@ -535,29 +630,14 @@ def _signer(key: Path | None, certificate: Path | None, chain: list[Path] | None
 
 
 def _release(
-    spec: Any, output: Path, hub: str | None, store: Path | None, signer: Any, private: bool
+    spec: Any, output: Path, hub: str | None, store: str | None, signer: Any, private: bool
 ) -> tuple[Any, dict[str, Any]]:
     from aethernet.store import Store as ArtifactStore
-    from flows._reporting import Progress
+    from flows._running import summarised
     from flows.release import release as flow
-    from tasks._caching import RunContext, running
 
-    artifacts = ArtifactStore(store)
-    progress = Progress(spec.name, artifacts.root / "durations" / f"{spec.name}.json")
-    with embedded_server(), running(RunContext(store=artifacts, observers=(progress,))):
-        outcome = flow(spec, output.absolute(), hub, signer, private)
-    progress.finish()
-    summary = {
-        "bundle": str(outcome.bundle),
-        "identity": outcome.manifest.identity,
-        "forms": [form.model_dump(mode="json") for form in outcome.manifest.forms],
-        "published": outcome.publication.address if outcome.publication else None,
-        "already_published": outcome.publication.already_there if outcome.publication else None,
-        "verified": dataclasses.asdict(outcome.verified) if outcome.verified else None,
-        "ran": progress.ran,
-        "unchanged": progress.cached,
-    }
-    return outcome, summary
+    with embedded_server():
+        return summarised(ArtifactStore(store), spec, lambda: flow(spec, output.absolute(), hub, signer, private))
 
 
 def _next_steps(outcome: Any) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from rich.console import Console
 
@@ -19,7 +20,7 @@ from aethernet.manifest import Manifest
 from flows._actions import summarize
 from tasks._caching import StageEvent, current_context
 
-__all__ = ["Progress", "report_release", "slug"]
+__all__ = ["Progress", "log_event", "report_release", "slug"]
 
 
 def report_release(manifest: Manifest, card: Artifact) -> None:
@@ -35,6 +36,15 @@ def report_release(manifest: Manifest, card: Artifact) -> None:
         for form in manifest.forms
     ]
     summarize("\n".join([f"# {manifest.name} {manifest.version}", "", *forms, "", table]))
+
+
+def log_event(event: StageEvent) -> None:
+    """One line in the run's log, which Prefect's UI shows, for whatever became of a stage."""
+    if event.kind == "started":
+        return
+    told = {"ran": f"ran, {event.seconds:.1f} s", "cached": "unchanged", "rebuilding": f"made again: {event.detail}"}
+    step = f"{event.stage} {event.label}".strip()
+    get_run_logger().info("%s: %s", step, told.get(event.kind, f"{event.kind}: {event.detail}"))
 
 
 def slug(text: str) -> str:

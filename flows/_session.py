@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["embedded_server", "prepare_prefect", "watched"]
+__all__ = ["LIMITS", "embedded_server", "limited", "prepare_prefect", "watched"]
+
+LIMITS = {"aethernet-releases": 64, "aethernet-gpu": 1}
+"""Global concurrency limits that ``python -m flows deploy`` creates: how much may happen at once on all workers."""
 
 # Is told process ids, and ends those processes once ours is gone, however it went.
 _WATCHER = """
@@ -95,3 +98,33 @@ def embedded_server() -> Iterator[None]:
         finally:
             APILogWorker.drain_all(timeout=5)
             server.stop()
+
+
+@contextmanager
+def limited(name: str) -> Iterator[None]:
+    """One slot of a global concurrency limit, in runs that a worker started; others have no server in common.
+
+    Raises:
+        UsageError: There is no such limit: Prefect would let everybody in.
+    """
+    from prefect import runtime
+    from prefect.client.orchestration import get_client
+    from prefect.concurrency.sync import concurrency
+    from prefect.exceptions import ObjectNotFound
+
+    from aethernet.errors import UsageError
+
+    if runtime.deployment.id is None:
+        yield
+        return
+    with get_client(sync_client=True) as client:
+        try:
+            client.read_global_concurrency_limit_by_name(name)
+        except ObjectNotFound as error:
+            raise UsageError(
+                f"expected the global concurrency limit '{name}' on the Prefect server, found none",
+                hint="run `python -m flows deploy` once against this server",
+            ) from error
+    # A server that is away for a while must not end what is running.
+    with concurrency(name, occupy=1, strict=True, raise_on_lease_renewal_failure=False):
+        yield

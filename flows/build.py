@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -14,10 +15,12 @@ from pydantic import BaseModel, TypeAdapter
 
 from aethernet.artifact import Artifact
 from aethernet.comparison import Limits
+from aethernet.engine import find_gpu
 from aethernet.errors import EngineError
 from aethernet.precision import Precision
 from aethernet.spec import EngineSpec
 from aethernet.store import Store
+from flows._session import limited
 from tasks._caching import RunContext, current_context, running
 from tasks.build import Engine, build
 from tasks.fetch import Picture
@@ -46,7 +49,7 @@ def build_engines(request: dict[str, Any]) -> State:
     """
     wanted = BuildRequest.model_validate(request)
     store = Store(wanted.store)
-    with running(RunContext(store=store)):
+    with running(RunContext(store=store)), _gpu():
         engines = build(wanted.spec, wanted.models, wanted.reference, wanted.pictures, wanted.limits)
     with store.scratch() as folder:
         (folder / "engines.json").write_bytes(_ENGINES.dump_json(engines))
@@ -66,7 +69,8 @@ def engines_of(
         EngineError: The worker failed; what it raised is in the message.
     """
     if spec.deployment is None:
-        return build(spec, models, reference, pictures, limits)
+        with _gpu():
+            return build(spec, models, reference, pictures, limits)
     store = current_context().store
     request = BuildRequest(
         spec=spec.model_copy(update={"deployment": None}),
@@ -84,3 +88,8 @@ def engines_of(
             hint="its own log has the rest; without `deployment` in the spec they are built here",
         )
     return _ENGINES.validate_json(store.get(Artifact(**json.loads(run.state.message or "{}"))).read_bytes())
+
+
+def _gpu() -> AbstractContextManager[None]:
+    """This machine's GPU for ourselves, where there is one: engines are tuned by timing."""
+    return limited("aethernet-gpu") if find_gpu() is not None else nullcontext()

@@ -1,10 +1,10 @@
 """The only place that knows caching.
 
 A stage is a function from artifacts and plain values to artifacts and plain values. Its cache key is one digest over
-the
-stage's name, its inputs (files by content), the code it reaches, the tool versions and, where numbers depend on it, the
-host. Prefect keeps the record under that key as JSON; records name files by digest, and a hit whose files are gone or
-changed is a miss. Prefect's own policies are not used: they mix up tasks with equal inputs, miss changes in helpers,
+the stage's name, its inputs (files by content), the code it reaches, the tool versions and, where numbers depend on
+it, the host. Prefect keeps the record under that key as JSON; records name files by digest, and a hit whose files are
+gone or changed is a miss. A store that several machines share holds the records, too, so that what one has done no
+other does again. Prefect's own policies are not used: they mix up tasks with equal inputs, miss changes in helpers,
 hash paths as text, and never look at files.
 """
 
@@ -28,11 +28,13 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import prefect
 from prefect.cache_policies import CacheKeyFnPolicy
+from prefect.filesystems import LocalFileSystem
+from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer
 from prefect.transactions import CommitMode, Transaction
 from pydantic import TypeAdapter
 
-from aethernet.artifact import Artifact
+from aethernet.artifact import Artifact, atomic_path
 from aethernet.errors import AethernetError, StoreError
 from aethernet.host import describe_host, toolchain
 from aethernet.store import Store
@@ -41,6 +43,9 @@ __all__ = ["CacheKeyError", "Observer", "RunContext", "Stage", "StageEvent", "co
 
 RECORD_SCHEMA = 2
 """Raised when records change shape, so that old ones are never read as new."""
+
+_NOTE_AGAIN_S = 12 * 3600
+"""How old a shared record's note of its last use may be; housekeeping goes by days."""
 
 _SERIALIZER = JSONSerializer(object_encoder=None, object_decoder=None)
 """Plain JSON: Prefect's own decoder calls whatever a record names."""
@@ -136,8 +141,15 @@ class Stage(Generic[P, R]):
         context.tell(StageEvent(stage=self.name, label=label, kind="started"))
         start = time.perf_counter()
         try:
-            with context.store.lock(key):
-                output, cached = self._run(context, key, inputs, label)
+            # A finished stage needs no lock: records appear whole, and what they name is verified.
+            whole, problem = _find(context.store, key)
+            if problem:
+                context.tell(StageEvent(stage=self.name, label=label, kind="rebuilding", detail=problem))
+            if whole:
+                output, cached = self._run(context, key, inputs)
+            else:
+                with context.store.lock(key):
+                    output, cached = self._run(context, key, inputs, missing=not _find(context.store, key)[0])
         except BaseException as error:
             seconds = time.perf_counter() - start
             context.tell(StageEvent(stage=self.name, label=label, kind="failed", seconds=seconds, detail=str(error)))
@@ -178,22 +190,18 @@ class Stage(Generic[P, R]):
         except Exception as error:
             raise CacheKeyError(f"no cache key for stage '{self.name}': {error}") from error
 
-    def _run(self, context: RunContext, key: str, inputs: dict[str, Any], label: str) -> tuple[Any, bool]:
+    def _run(self, context: RunContext, key: str, inputs: dict[str, Any], *, missing: bool = False) -> tuple[Any, bool]:
         record = context.store.records / key
-        found = _read_record(record, key)
-        if found is None:
-            _remove(record)  # Prefect must never see it
-        problem = next(filter(None, (context.store.problem(artifact) for artifact in _artifacts(found))), None)
-        if problem:
-            context.tell(StageEvent(stage=self.name, label=label, kind="rebuilding", detail=problem))
+        if missing:
+            _remove(record)  # Prefect must never see what is not whole
         task = prefect.task(
             name=self.name,
-            task_run_name=f"{self.name} {label}".strip(),
+            task_run_name=f"{self.name} {_label(inputs)}".strip(),
             cache_policy=CacheKeyFnPolicy(cache_key_fn=lambda _context, _parameters: key),
             result_storage=context.store.records,
             result_serializer=_SERIALIZER,
             persist_result=True,
-            refresh_cache=problem is not None,
+            refresh_cache=missing,
             # Failures here are deterministic: the same inputs fail the same way again.
             retries=0,
         )(self._body(context.store, key))
@@ -218,7 +226,11 @@ class Stage(Generic[P, R]):
             finally:
                 _body_store.reset(token)
             plain = json.loads(json.dumps(self._output.dump_python(output, mode="json"), allow_nan=False))
-            return {"output": plain, "seal": _seal(key, plain)}
+            sealed = {"output": plain, "seal": _seal(key, plain)}
+            if store.is_shared:
+                # Before Prefect calls the task completed, so that what is completed never runs again elsewhere.
+                _share(store, key, sealed)
+            return sealed
 
         return body
 
@@ -254,15 +266,57 @@ def _seal(key: str, output: Any) -> str:
     return hashlib.sha256(f"{key} {json.dumps(output, sort_keys=True)}".encode()).hexdigest()
 
 
+def _find(store: Store, key: str) -> tuple[bool, str | None]:
+    """Whether an earlier run left a record and every file it names; and what is wrong with one that names others."""
+    found = _recall(store, key)
+    problem = next(filter(None, (store.problem(artifact) for artifact in _artifacts(found))), None)
+    return found is not None and problem is None, problem
+
+
+def _recall(store: Store, key: str) -> dict[str, Any] | None:
+    """The record under a key, noted as used; a shared store's is copied to where Prefect looks."""
+    found = _read_record(store.records / key, key)
+    if not store.is_shared:
+        if found is not None:
+            store.place.touch(f"records/{key}")
+        return found
+    try:
+        noted = json.loads(store.place.read(f"records/{key}") or "{}")
+        shared = _unseal(json.dumps(noted["sealed"]), key)
+        used = float(noted["used"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    if shared is None:
+        return None
+    if abs(time.time() - used) > _NOTE_AGAIN_S:
+        _share(store, key, shared)
+    if found != shared:
+        results = ResultStore(result_storage=LocalFileSystem(basepath=str(store.records)), serializer=_SERIALIZER)
+        with atomic_path(store.records / key) as temporary:
+            temporary.write_bytes(results.create_result_record(shared, key=key).serialize())
+    return shared
+
+
+def _share(store: Store, key: str, sealed: dict[str, Any]) -> None:
+    store.place.write(f"records/{key}", json.dumps({"sealed": sealed, "used": time.time()}).encode())
+
+
 def _read_record(path: Path, key: str) -> dict[str, Any] | None:
     """What a stage left under its key, or None: whatever is not exactly that is a miss. Nothing in it is executed."""
     try:
         record = json.loads(path.read_bytes())
         if record["metadata"]["serializer"] != _SERIALIZER.model_dump(mode="json"):
             return None
-        sealed = json.loads(record["result"])
-        whole = sealed.keys() == {"output", "seal"} and sealed["seal"] == _seal(key, sealed["output"])
+        return _unseal(record["result"], key)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _unseal(content: bytes | str, key: str) -> dict[str, Any] | None:
+    try:
+        sealed = json.loads(content)
+        whole = sealed.keys() == {"output", "seal"} and sealed["seal"] == _seal(key, sealed["output"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return sealed if whole else None
 

@@ -226,6 +226,23 @@ def test_full_output_or_hub_leaves_nothing_half_written(
         assert open_bundle(workplace.bundle).manifest.identity == again.summary["identity"]
 
 
+def test_store_that_can_only_be_read_is_one_clear_error(
+    mountable: None, workplace: Workplace, command_line: CommandLine
+) -> None:
+    whole = workplace.store.rename(workplace.root / "whole")
+
+    with _small_disk(workplace.store, 65536):
+        shutil.copytree(whole, workplace.store, dirs_exist_ok=True)
+        workplace.edit_spec('description = "another"\n')  # so that something must be written
+        subprocess.run(["mount", "-o", "remount,ro", workplace.store], check=True)
+        finished = command_line(workplace.release)
+
+    assert finished.code == 1
+    assert "Read-only file system" in finished.err
+    assert "defect of the tool" not in finished.err
+    workplace.require_unpublished()
+
+
 # --- hardly any resources --------------------------------------------------------------------------------------------
 
 

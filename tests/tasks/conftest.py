@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tests.support.engine import engine
+from tests.support.storage import bucket, s3
 
-__all__ = ["engine"]
+__all__ = ["bucket", "engine", "s3"]

@@ -510,3 +510,68 @@ def test_lock_is_free_once_its_holder_is_dead(tmp_path: Path, ending: signal.Sig
         holder.send_signal(ending)
 
         assert subprocess.run(waiting, timeout=30, check=False, capture_output=True).returncode == 0
+
+
+# --- a store that several machines share ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machines(engine: None, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Runs]:
+    def machine(name: str) -> Runs:
+        monkeypatch.setattr("aethernet.store.default_store", lambda: tmp_path / name / "store")
+        return Runs(Store(bucket), [])
+
+    return [machine("one"), machine("other")]
+
+
+def test_what_one_machine_has_done_no_other_does_again(machines: list[Runs]) -> None:
+    one, other = machines
+
+    artifact = one()
+    assert one.kinds == RAN
+    assert other() == artifact
+    assert other.kinds == REUSED
+    assert other.store.get(artifact).is_relative_to(other.store.root)
+    assert other() == artifact
+    assert other.kinds == REUSED  # from its own copy
+
+
+def test_a_shared_record_is_believed_only_with_its_seal(machines: list[Runs]) -> None:
+    one, other = machines
+    one()
+    path = f"records/{one.record.name}"
+    noted = json.loads(one.store.place.read(path) or b"")
+    noted["sealed"]["output"]["name"] = "forged.bin"
+    one.store.place.write(path, json.dumps(noted).encode())
+
+    other()
+
+    assert other.kinds == RAN
+    assert one() == other()
+    assert other.kinds == REUSED
+
+
+def test_a_shared_file_that_is_lost_is_made_again_by_whoever_needs_it(machines: list[Runs]) -> None:
+    one, other = machines
+    artifact = one()
+    for entry in one.store.place.entries("objects"):
+        one.store.place.remove(entry.path)
+
+    assert other() == artifact
+    assert other.kinds == REBUILT
+    assert [entry.size for entry in other.store.place.entries("objects")] == [artifact.size]
+
+
+def test_use_of_a_shared_record_is_noted_for_housekeeping(
+    machines: list[Runs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = machines
+    one()
+    path = f"records/{one.record.name}"
+    noted = json.loads(one.store.place.read(path) or b"")
+    noted["used"] -= 24 * 3600
+    one.store.place.write(path, json.dumps(noted).encode())
+
+    other()
+
+    assert json.loads(one.store.place.read(path) or b"")["used"] > noted["used"] + 20 * 3600

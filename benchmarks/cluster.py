@@ -1,0 +1,139 @@
+"""Time for 1, 2, 3 workers and several releases, and what orchestration costs, on a cluster on loopback.
+
+    python benchmarks/cluster.py --workers 1,2,3 --releases 1,6
+
+Prints Markdown. Every run has a store of its own, so that nothing is cached. Needs PostgreSQL's programs and the
+development extra; the cluster is the tests' own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def write_specs(folder: Path, count: int) -> None:
+    import torch
+
+    from tests.support.networks import tiny_network
+    from tests.support.releases import small_pictures, tiny_checkpoint
+
+    for number in range(count):
+        torch.manual_seed(number)
+        spec = folder / f"net{number}_2x"
+        spec.mkdir(parents=True)
+        tiny_checkpoint(spec, tiny_network())
+        small_pictures(spec / "low")
+        small_pictures(spec / "high", scale=2)
+        (spec / "release.toml").write_text(
+            f'name = "net{number}_2x"\ncheckpoint = "tiny.safetensors"\nlicense = "CC0-1.0"\nimages = "low"\n'
+            'hr = "high"\nleave_out = ["int8"]\nengines.backends = []\n'
+        )
+
+
+def overhead(folder: Path) -> dict[str, float]:
+    """One small release in this process: its stages alone, under Prefect with its embedded server, and unchanged."""
+    import os
+    import subprocess
+
+    from aethernet.spec import read_spec
+    from tests.support.releases import make_release
+
+    write_specs(folder / "specs", 1)
+    spec = folder / "specs" / "net0_2x"
+    make_release(read_spec(spec), folder / "warm")
+    start = time.perf_counter()
+    make_release(read_spec(spec), folder / "alone")
+    found = {"stages alone, in one process that has loaded everything": time.perf_counter() - start}
+    environment = {**os.environ, "PREFECT_HOME": str(folder / "prefect")}
+    command = [sys.executable, "-m", "flows", "release", str(spec), "--output", str(folder / "out"), "--json"]
+    for what, store in (
+        ("command, first use of a Prefect home", "first"),
+        ("command, everything anew", "second"),
+        ("command, nothing changed", "second"),
+    ):
+        start = time.perf_counter()
+        told = subprocess.run(
+            [*command, "--store", str(folder / store)], env=environment, capture_output=True, check=True
+        )
+        found[what] = time.perf_counter() - start
+        found["stages"] = len(json.loads(told.stdout)["ran"]) or found["stages"]
+    return found
+
+
+def stage_cost(folder: Path, count: int = 50) -> float:
+    """Seconds that a stage which does nothing costs, with its record and lock, on a local store."""
+    from flows._session import embedded_server, prepare_prefect
+
+    prepare_prefect()
+    from prefect import flow
+
+    from aethernet.store import Store
+    from tasks._caching import RunContext, running, stage
+
+    @stage()
+    def nothing(number: int) -> int:
+        return number
+
+    @flow(persist_result=False)
+    def run() -> float:
+        nothing(-1)
+        start = time.perf_counter()
+        for number in range(count):
+            nothing(number)
+        return (time.perf_counter() - start) / count
+
+    with embedded_server(), running(RunContext(store=Store(folder / "stages"))):
+        return run()
+
+
+def cluster(workers: int, releases: int, folder: Path, storage: str) -> float:
+    from tests.support.cluster import POOL, started_cluster
+
+    write_specs(folder / "specs", releases)
+    with started_cluster(folder / "cluster", storage, workers) as made:
+        start = time.perf_counter()
+        places = ["--output", str(folder / "out"), "--store", made.store]
+        made.command("release-all", str(folder / "specs"), *places, "--work-pool", POOL, "--json").check(3600)
+        return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", default="1,2,3")
+    parser.add_argument("--releases", default="1,6")
+    options = parser.parse_args()
+    workers, releases = ([int(one) for one in text.split(",")] for text in (options.workers, options.releases))
+
+    with tempfile.TemporaryDirectory() as name:
+        print("| what | seconds |\n|---|---|")
+        for what, seconds in overhead(Path(name)).items():
+            print(f"| {what} | {seconds:.1f} |", flush=True)
+        print(f"| one stage that does nothing | {stage_cost(Path(name)):.3f} |\n", flush=True)
+
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    print("| releases |" + "".join(f" {count} worker{'s' * (count > 1)} |" for count in workers))
+    print("|---|" + "---|" * len(workers))
+    for count in releases:
+        cells = []
+        for machines in workers:
+            with tempfile.TemporaryDirectory() as name:
+                cells.append(f"{cluster(machines, count, Path(name), f'http://{host}:{port}'):.0f} s")
+        print(f"| {count} | {' | '.join(cells)} |", flush=True)
+    server.stop()
+
+
+if __name__ == "__main__":
+    main()
