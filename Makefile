@@ -32,7 +32,7 @@ release: $(STAMP) ## Release the sample network that comes with the repository i
 	$(BIN)/python -m flows release releases/aether_tiny_2x --output out --hub "file://$(CURDIR)/hub"
 
 test: $(STAMP) ## Run all tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "(slow or not slow) and not cluster"
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster"
 
 test-fast: $(STAMP) ## Run the fast tests only
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
