@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_prefects_own_command_takes_prefect_yaml_as_it_stands(deployed: list[str
 
         client.create_work_pool(WorkPoolCreate(name="aethernet", type="process"), overwrite=True)
     finished = subprocess.run(
-        ["prefect", "--no-prompt", "deploy", "--all"],
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
         cwd=REPOSITORY,
         env=_environment(),
         capture_output=True,
