@@ -53,7 +53,7 @@ def check_schema(*paths: Path) -> subprocess.CompletedProcess[str]:
 
 
 def check_security(folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("zizmor"), "--offline", "--no-progress", folder]
+    command = [Path(sys.executable).with_name("zizmor"), "--offline", "--no-progress", "--color=never", folder]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
