@@ -7,7 +7,7 @@ EXTRAS := cluster,convert,flows,hub,pictures,signing,spandrel,training,video,ope
 OPTIONAL := tensorrt-rtx atheris
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup release test test-fast test-cluster lint types workflows benchmark clean
+.PHONY: help setup release test test-fast test-again test-cluster lint types workflows benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -36,6 +36,9 @@ test: $(STAMP) ## Run all tests
 
 test-fast: $(STAMP) ## Run the fast tests only
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+
+test-again: $(STAMP) ## Run those tests once more, one at a time, that failed the last time
+	$(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none -m "not cluster"
 
 test-cluster: $(STAMP) ## Run releases on a cluster of its own: Prefect on PostgreSQL, S3, three workers, faults
 	$(BIN)/python -m pytest -q --randomly-dont-reorganize -m cluster tests/flows/test_cluster.py
