@@ -354,7 +354,7 @@ def code_digest(module_file: Path) -> str:
         file = waiting.pop()
         if file in seen:
             continue
-        seen[file], names = _read_source(file.read_bytes())
+        seen[file], names = _read_source(file)
         if file.name == "__init__.py" and file.parent.name != "aethernet":
             for data in sorted(file.parent.iterdir()):
                 if data.is_file() and data.suffix not in (".py", ".pyc"):
@@ -366,7 +366,12 @@ def code_digest(module_file: Path) -> str:
 
 
 @functools.cache
-def _read_source(source: bytes) -> tuple[str, tuple[str, ...]]:
+def _read_source(file: Path) -> tuple[str, tuple[str, ...]]:
+    return _parsed(file.read_bytes())
+
+
+@functools.cache
+def _parsed(source: bytes) -> tuple[str, tuple[str, ...]]:
     """Digest of a source file without comments and layout, and the names it imports."""
     tree = ast.parse(source)
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(_imported(tree))

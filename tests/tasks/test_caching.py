@@ -211,6 +211,7 @@ CHEAP = {"card", "report", "openmodeldb", "assemble", "publish", "reverify", "si
 
 _DIGESTS = """
 import json, pathlib, sys
+from tasks import _caching
 from tasks._caching import code_digest
 answer = {}
 for name, (path, text) in json.load(sys.stdin).items():
@@ -218,6 +219,7 @@ for name, (path, text) in json.load(sys.stdin).items():
     before = place.read_text()
     place.write_text(text)
     code_digest.cache_clear()
+    _caching._read_source.cache_clear()
     answer[name] = {p.stem: code_digest(p) for p in sorted(pathlib.Path("tasks").absolute().glob("[a-z]*.py"))}
     place.write_text(before)
 print(json.dumps(answer))
