@@ -17,9 +17,9 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists
 from prefect.settings import get_current_settings
 
-from aethernet.errors import AethernetError, UsageError
+from aethernet.errors import AethernetError
 from flows._reporting import slug
-from flows._session import LIMITS
+from flows._session import LIMITS, require_server
 
 __all__ = ["deploy", "located", "queue_of", "work"]
 
@@ -109,15 +109,6 @@ def located(path: str) -> str:
 def queue_of(gpu: str) -> str:
     """Work queue, and name of the deployment, for a GPU: ``NVIDIA GeForce RTX 4090`` -> ``nvidia-geforce-rtx-4090``."""
     return slug(gpu)
-
-
-def require_server() -> None:
-    """Raises :class:`UsageError` where no Prefect server is configured."""
-    if not get_current_settings().api.url:
-        raise UsageError(
-            "expected a Prefect server, found none configured",
-            hint="start one with `prefect server start` and set PREFECT_API_URL",
-        )
 
 
 def _environment() -> dict[str, str]:

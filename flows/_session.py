@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["LIMITS", "embedded_server", "limited", "prepare_prefect", "watched"]
+__all__ = ["LIMITS", "embedded_server", "limited", "prepare_prefect", "require_server", "watched"]
 
 LIMITS = {"aethernet-releases": 64, "aethernet-gpu": 1}
 """Global concurrency limits that ``python -m flows deploy`` creates: how much may happen at once on all workers."""
@@ -98,6 +98,19 @@ def embedded_server() -> Iterator[None]:
         finally:
             APILogWorker.drain_all(timeout=5)
             server.stop()
+
+
+def require_server() -> None:
+    """Raises :class:`UsageError` where no Prefect server is configured that workers could use, too."""
+    from prefect.settings import get_current_settings
+
+    from aethernet.errors import UsageError
+
+    if not get_current_settings().api.url:
+        raise UsageError(
+            "expected a Prefect server, found none configured",
+            hint="start one with `prefect server start` and set PREFECT_API_URL",
+        )
 
 
 @contextmanager

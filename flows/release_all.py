@@ -40,7 +40,7 @@ from aethernet.store import Store
 from aethernet.store.history import read_note
 from aethernet.store.leases import lease_seconds
 from flows._packing import pack_spec, place_bundle
-from flows._session import watched
+from flows._session import require_server, watched
 
 __all__ = ["Result", "read_specs", "release_all", "release_on_workers"]
 
@@ -164,10 +164,7 @@ def release_on_workers(
     Raises:
         UsageError: No server is configured, or it has no such deployment.
     """
-    if not get_current_settings().api.url:
-        raise UsageError(
-            "expected a Prefect server that the workers use too, found none configured", hint="set PREFECT_API_URL"
-        )
+    require_server()
     deployment = f"release/{work_pool}"
     results: dict[str, Result] = {}
     runs: dict[str, _Run] = {}

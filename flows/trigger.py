@@ -13,9 +13,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.settings import get_current_settings
 
 from aethernet.errors import HubError, UsageError
+from flows._session import require_server
 
 __all__ = ["Triggered", "trigger"]
 
@@ -53,8 +53,7 @@ def trigger(
         UsageError: No server is configured, or it has no such deployment, or other parameters.
         HubError: The server cannot be reached or refused.
     """
-    if not get_current_settings().api.url:
-        raise UsageError("expected a Prefect server, found none configured", hint="set PREFECT_API_URL")
+    require_server()
     try:
         run = run_deployment(deployment, parameters=dict(parameters), timeout=0, as_subflow=False)
         tell(f"{deployment}: run {run.name} is {run.state_name or 'created'}")
