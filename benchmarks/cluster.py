@@ -23,19 +23,11 @@ def write_specs(folder: Path, count: int) -> None:
     import torch
 
     from tests.support.networks import tiny_network
-    from tests.support.releases import small_pictures, tiny_checkpoint
+    from tests.support.releases import small_spec
 
     for number in range(count):
         torch.manual_seed(number)
-        spec = folder / f"net{number}_2x"
-        spec.mkdir(parents=True)
-        tiny_checkpoint(spec, tiny_network())
-        small_pictures(spec / "low")
-        small_pictures(spec / "high", scale=2)
-        (spec / "release.toml").write_text(
-            f'name = "net{number}_2x"\ncheckpoint = "tiny.safetensors"\nlicense = "CC0-1.0"\nimages = "low"\n'
-            'hr = "high"\nleave_out = ["int8"]\nengines.backends = []\n'
-        )
+        small_spec(folder / f"net{number}_2x", f"net{number}_2x", tiny_network())
 
 
 def overhead(folder: Path) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import enum
 import json
 import logging
 import os
@@ -48,6 +49,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON o
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
+class Runner(enum.StrEnum):
+    """What runs the releases of ``release-all``."""
+
+    PROCESSES = "processes"
+    DASK = "dask"
+
+
 @app.callback()
 def _root() -> None:
     """Release flows on Prefect's engine."""
@@ -89,7 +97,9 @@ def release(
     """Make, prove, assemble, sign and publish one release."""
     from aethernet.errors import UsageError
     from aethernet.remote import fetched_file, is_remote
-    from aethernet.spec import make_spec, read_spec
+    from aethernet.spec import make_spec
+    from aethernet.store import Store as ArtifactStore
+    from flows._packing import opened_spec
 
     remote = checkpoint is not None and is_remote(checkpoint)
     options = {
@@ -109,12 +119,16 @@ def release(
         for key, value in options.items()
         if value is not None
     }
-    with _errors(debug):
+    with _errors(debug), contextlib.ExitStack() as opened:
         if spec is None and not {"checkpoint", "name"} <= given.keys():
             raise UsageError("expected a spec, or --checkpoint and --name", hint="python -m flows release --help")
         if spec is not None and "checkpoint" in given:
             raise UsageError("expected a spec or --checkpoint, found both")
-        base: dict[str, Any] = read_spec(spec).model_dump(exclude_unset=True) if spec is not None else {}
+        base: dict[str, Any] = {}
+        if spec is not None:
+            # What another machine has put into the store instead of a path, too.
+            read = opened.enter_context(opened_spec(str(spec), ArtifactStore(store)))
+            base = read.model_dump(exclude_unset=True)
         signer = _signer(sign_key, sign_certificate, sign_chain, sigstore)
         with (
             fetched_file(checkpoint or "", checkpoint_sha256) if remote else contextlib.nullcontext(None) as fetched,
@@ -145,6 +159,15 @@ def release_all(
     work_pool: Annotated[
         str | None, typer.Option(help="Let this pool's workers make them; --output is here, keys are on the workers.")
     ] = None,
+    runner: Annotated[
+        Runner, typer.Option(help="Who runs them: processes of this machine, or workers of Dask's.")
+    ] = Runner.PROCESSES,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Dask scheduler that runs already, such as tcp://host:8786 (default: one of --jobs processes here)."
+        ),
+    ] = None,
     store: Store = None,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -156,6 +179,10 @@ def release_all(
         from flows.release_all import read_specs, release_on_workers
         from flows.release_all import release_all as flow
 
+        if scheduler is not None and runner is not Runner.DASK:
+            raise UsageError("expected --runner dask with --scheduler")
+        if work_pool is not None and runner is Runner.DASK:
+            raise UsageError("expected --work-pool or --runner dask, found both: Prefect's workers or Dask's")
         specs, results = read_specs(folder)
         artifacts = ArtifactStore(store)
         if work_pool is not None:
@@ -165,10 +192,6 @@ def release_all(
             results += release_on_workers(specs, artifacts, output.absolute(), given, work_pool)
         else:
             options = [
-                "--output",
-                str(output),
-                "--store",
-                artifacts.address,
                 *(["--hub", hub] if hub else []),
                 *(["--sign-key", str(sign_key)] if sign_key else []),
                 *(["--sign-certificate", str(sign_certificate)] if sign_certificate else []),
@@ -177,7 +200,13 @@ def release_all(
                 *(["--private"] if private else []),
             ]
             with embedded_server():
-                results += flow(specs, options, jobs)
+                if runner is Runner.DASK:
+                    from flows._dask import release_on_dask
+
+                    results += release_on_dask(specs, artifacts, output.absolute(), options, jobs, scheduler)
+                else:
+                    places = ["--output", str(output), "--store", artifacts.address]
+                    results += flow(specs, [*places, *options], jobs)
         if as_json:
             print(json.dumps([result.model_dump(mode="json") for result in results], indent=2))
         else:
@@ -504,6 +533,10 @@ def train(
     batch_statistics: Annotated[
         float, typer.Option(help="Share of the training with batch statistics in norms.")
     ] = 0.1,
+    kernel: Annotated[
+        list[str] | None,
+        typer.Option(help="How pictures are shrunk: bicubic, box or dpid, in equal shares. [default: bicubic, dpid]"),
+    ] = None,
     extremes: Annotated[
         float, typer.Option(help="Share of crops replaced by noise, stripes and the like: they bound the network.")
     ] = 0.0,
@@ -537,6 +570,7 @@ def train(
             extreme_share=extremes,
             bfloat16=bfloat16,
             compile=compile_step,
+            **({"kernels": tuple(kernel)} if kernel else {}),  # type: ignore[arg-type]  # the recipe checks the names
         )
         with embedded_server():
             result = flow(recipe, pictures.absolute(), output.absolute(), validation and validation.absolute(), initial)

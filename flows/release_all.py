@@ -42,7 +42,7 @@ from aethernet.store.leases import lease_seconds
 from flows._packing import pack_spec, place_bundle
 from flows._session import require_server, watched
 
-__all__ = ["Result", "read_specs", "release_all", "release_on_workers"]
+__all__ = ["Result", "read_specs", "release_all", "release_on_workers", "run_release"]
 
 _ATTEMPTS = 3
 """How often a release is given to a worker before its workers' dying is its own failure."""
@@ -106,7 +106,22 @@ def release_all(specs: Mapping[str, Path], options: list[str], jobs: int) -> lis
 
 @task(persist_result=False, task_run_name="release {name}")
 def _release_one(name: str, spec: Path, options: list[str], watch: Callable[[int], None]) -> Result:
-    command = [sys.executable, "-m", "flows", "release", str(spec), *options, "--json"]
+    return run_release(name, str(spec), options, watch)
+
+
+def run_release(name: str, spec: str, options: list[str], watch: Callable[[int], None]) -> Result:
+    """One release in a process of its own, whose messages pass through.
+
+    Args:
+        name: Of the release.
+        spec: Path, or text of :func:`flows._packing.pack_spec`.
+        options: Of ``python -m flows release``.
+        watch: Told the process, so that it does not outlive ours.
+
+    Raises:
+        AethernetError: It failed; the message is its own.
+    """
+    command = [sys.executable, "-m", "flows", "release", spec, *options, "--json"]
     told = []
     with (
         tempfile.TemporaryFile("w+", encoding="utf-8") as output,

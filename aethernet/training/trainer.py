@@ -196,7 +196,7 @@ class _Trainer:
         self.network.train()
         self.averaged = build_network(recipe.network).to(device).eval().requires_grad_(False)
         self.averaged.load_state_dict(self.network.state_dict())
-        if device.type == "cpu":
+        if device.type == "cpu" and recipe.bfloat16:  # in float32 PyTorch's own are the faster ones, up to twice
             speed_up_depthwise_(self.network)
         self.norms = [module for module in self.network.modules() if isinstance(module, DeploymentNorm)]
         for norm in self.norms:

@@ -18,7 +18,7 @@ import pytest
 from aethernet.bundle import verify_bundle
 from tests.support.cluster import POOL, Cluster, Command, started_cluster, wait_for
 from tests.support.networks import tiny_network
-from tests.support.releases import small_pictures, snapshot, tiny_checkpoint
+from tests.support.releases import small_spec, snapshot
 from tests.support.storage import s3
 from tests.support.workplace import Workplace, without_speeds
 
@@ -37,20 +37,10 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("specs")
     for number, name in enumerate(NAMES):
         torch.manual_seed(number)
-        _write_spec(folder / name, name)
+        # One has fp16, too.
+        leave_out = ["int8"] if name == NAMES[3] else ["int8", "fp16"]
+        small_spec(folder / name, name, tiny_network(), leave_out)
     return folder
-
-
-def _write_spec(folder: Path, name: str) -> None:
-    folder.mkdir(parents=True)
-    tiny_checkpoint(folder, tiny_network())
-    small_pictures(folder / "low")
-    small_pictures(folder / "high", scale=2)
-    (folder / "release.toml").write_text(
-        f'name = "{name}"\ncheckpoint = "tiny.safetensors"\nlicense = "CC0-1.0"\nimages = "low"\nhr = "high"\n'
-        # One has fp16, too; int8 takes longer than all else.
-        f"leave_out = {['int8'] if name == NAMES[3] else ['int8', 'fp16']}\nengines.backends = []\n"
-    )
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +173,7 @@ def test_all_is_unchanged_the_second_time_on_whatever_worker(
 
 def test_cancelling_stops_all_and_a_server_that_restarts_stops_nothing(cluster: Cluster, tmp_path: Path) -> None:
     name = "late_2x"
-    _write_spec(tmp_path / "specs" / name, name)
+    small_spec(tmp_path / "specs" / name, name)
     marks = {worker.name: len(worker.log) for worker in cluster.workers}
 
     def told() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,7 @@ __all__ = [
     "rewrite",
     "slim_release",
     "small_pictures",
+    "small_spec",
     "snapshot",
     "tiny_checkpoint",
 ]
@@ -41,6 +42,21 @@ NAME = "tiny_2x"
 def tiny_checkpoint(folder: Path, network: AetherNet | None = None) -> Path:
     """A safetensors file of a tiny generation-2 network in training form."""
     return save_safetensors(network or tiny_network(), folder / "tiny.safetensors")
+
+
+def small_spec(
+    folder: Path, name: str = NAME, network: AetherNet | None = None, leave_out: Sequence[str] = ("int8",)
+) -> Path:
+    """A spec with its checkpoint and pictures, quick to release: int8 takes longer than all else, engines come next."""
+    folder.mkdir(parents=True)
+    tiny_checkpoint(folder, network)
+    small_pictures(folder / "low")
+    small_pictures(folder / "high", scale=2)
+    (folder / "release.toml").write_text(
+        f'name = "{name}"\ncheckpoint = "tiny.safetensors"\nlicense = "CC0-1.0"\nimages = "low"\nhr = "high"\n'
+        f"leave_out = {list(leave_out)}\nengines.backends = []\n"
+    )
+    return folder / "release.toml"
 
 
 def make_release(spec: ReleaseSpec, folder: Path) -> Path:

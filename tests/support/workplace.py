@@ -17,7 +17,7 @@ import pytest
 
 from aethernet.artifact import file_digest
 from aethernet.bundle import open_bundle
-from tests.support.releases import NAME, made_once, small_pictures, snapshot, tiny_checkpoint
+from tests.support.releases import NAME, made_once, small_spec, snapshot
 
 __all__ = ["CommandLine", "Finished", "Workplace", "command_line", "first_release", "prefect_home", "workplace"]
 
@@ -125,20 +125,6 @@ class Workplace:
         assert snapshot(self.hub) == {}
 
 
-def _prepare(place: Workplace) -> None:
-    place.spec.parent.mkdir(parents=True)
-    tiny_checkpoint(place.spec.parent)
-    small_pictures(place.spec.parent / "low")
-    small_pictures(place.spec.parent / "high", scale=2)
-    place.spec.write_text(
-        f'name = "{NAME}"\ncheckpoint = "tiny.safetensors"\nlicense = "CC0-1.0"\nimages = "low"\nhr = "high"\n'
-        # int8 takes longer than all else; tests/flows/test_int8.py has it.
-        'leave_out = ["int8"]\n'
-        # Engines are added by the tests that look at them.
-        "engines.backends = []\n"
-    )
-
-
 @pytest.fixture(scope="session")
 def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prefect's folder for commands that run in processes of their own; making its database takes longest."""
@@ -151,7 +137,7 @@ def first_release(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) 
     with made_once(tmp_path_factory, "first-release") as (folder, made):
         place, told = Workplace(folder / "place"), folder / "finished.json"
         if not made:
-            _prepare(place)
+            small_spec(place.spec.parent)
             finished = place.run(place.release, prefect_home)
             assert finished.code == 0, finished.err
             told.write_text(json.dumps(asdict(finished)))
