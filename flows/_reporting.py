@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import math
 import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
+import httpx
+from PIL import Image
 from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
+from prefect.exceptions import PrefectException
 from rich.console import Console
 
 from aethernet.artifact import Artifact, atomic_path
@@ -20,22 +33,93 @@ from aethernet.manifest import Manifest
 from flows._actions import summarize
 from tasks._caching import StageEvent, current_context
 
-__all__ = ["Progress", "log_event", "report_release", "slug"]
+__all__ = ["Progress", "ProgressArtifact", "log_event", "report_release", "slug"]
 
 
-def report_release(manifest: Manifest, card: Artifact) -> None:
-    """Put the comparison table and the card where Prefect's UI and the summary of a GitHub Actions job show them."""
+_USUAL_STEPS = 36
+"""Of a release with all forms and engines."""
+_PREVIEW_QUALITY = 92
+"""Of the pictures in Prefect's UI, as JPEG: they lie in the server's database. The release's own are PNG."""
+
+
+def report_release(manifest: Manifest, card: Artifact, pictures: Mapping[str, Artifact]) -> None:
+    """Put table, pictures and card where Prefect's UI and the summary of a GitHub Actions job show them.
+
+    Args:
+        manifest: Of the release.
+        card: Its model card.
+        pictures: Path in the release -> picture; those that the card shows are shown.
+    """
     table = measurement_table(manifest.measurements, manifest.quality, manifest.limits)
     create_markdown_artifact(
         table, key=slug(f"comparison-{manifest.name}"), description="Every form against the reference"
     )
     text = current_context().store.get(card).read_text(encoding="utf-8")
-    create_markdown_artifact(text, key=slug(f"card-{manifest.name}"), description="Model card")
+    body = text.split("\n---\n", 1)[1] if text.startswith("---\n") else text  # what stands in front is the Hub's
+    for path, picture in pictures.items():
+        if f"]({path})" in body:
+            preview = _preview(current_context().store.get(picture))
+            key = slug(f"{Path(path).stem}-picture-{manifest.name}")
+            create_image_artifact(preview, key=key, description=f"Before and after: {path}")
+            body = body.replace(f"]({path})", f"]({preview})")
+    create_markdown_artifact(body, key=slug(f"card-{manifest.name}"), description="Model card")
     forms = [
         f"- {form.precision.value}: {form.status}" + (f": {form.reason}" if form.reason else "")
         for form in manifest.forms
     ]
     summarize("\n".join([f"# {manifest.name} {manifest.version}", "", *forms, "", table]))
+
+
+def _preview(picture: Path) -> str:
+    """A picture as an address that holds it, for pages that cannot read our files."""
+    with Image.open(picture) as opened, io.BytesIO() as stream:
+        opened.convert("RGB").save(stream, format="JPEG", quality=_PREVIEW_QUALITY, subsampling=0)
+        return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+class ProgressArtifact:
+    """How far a release is, as a bar in Prefect's UI that moves at most once a second."""
+
+    def __init__(self, name: str, expected: Mapping[str, float]) -> None:
+        """Nothing is shown before the first stage.
+
+        Args:
+            name: Of the release.
+            expected: Seconds of each step, as far as an earlier run tells.
+        """
+        self.name = name
+        self.expected = dict(expected)
+        self.done: set[str] = set()
+        self._artifact: UUID | None = None
+        self._shown = -math.inf
+
+    def __call__(self, event: StageEvent) -> None:
+        """Take note of one stage event."""
+        if event.kind in ("ran", "cached"):
+            self.done.add(f"{event.stage} {event.label}".strip())
+        if event.kind != "rebuilding" and time.monotonic() - self._shown >= 1:
+            self._show(min(99.0, self.percent), event.stage)
+
+    @property
+    def percent(self) -> float:
+        """By seconds where an earlier run tells them, else by the number of steps."""
+        if whole := sum(self.expected.values()):
+            return 100 * sum(self.expected.get(step, 0.0) for step in self.done) / whole
+        return 100 * len(self.done) / _USUAL_STEPS
+
+    def finish(self) -> None:
+        """All is done."""
+        if self._artifact is not None:
+            self._show(100.0, "released")
+
+    def _show(self, percent: float, doing: str) -> None:
+        # A picture of the work must not stop the work: a server may be away for a while.
+        with suppress(httpx.HTTPError, PrefectException, RuntimeError):
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(percent, slug(f"progress-{self.name}"), doing)
+            else:
+                update_progress_artifact(self._artifact, percent, doing)
+        self._shown = time.monotonic()
 
 
 def log_event(event: StageEvent) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from aethernet.spec import ReleaseSpec
 from aethernet.store import Store
 from aethernet.store.history import noted
-from flows._reporting import Progress
+from flows._reporting import Progress, ProgressArtifact
 from flows.release import Outcome
 from tasks._caching import Observer, RunContext, running
 
@@ -34,9 +34,11 @@ def summarised(
         observers: Told of every stage, beside the progress on stderr.
     """
     progress = Progress(spec.name, store.root / "durations" / f"{spec.name}.json")
-    context = RunContext(store=store, observers=(progress, *observers))
+    bar = ProgressArtifact(spec.name, progress.remembered)
+    context = RunContext(store=store, observers=(progress, bar, *observers))
     with noted(store, spec.name, spec.version, run) as note, running(context):
         outcome = flow()
+        bar.finish()
         note.identity = outcome.manifest.identity
         note.published = outcome.publication.address if outcome.publication else None
     progress.finish()

@@ -164,7 +164,7 @@ def release(
         rendered,
         {entry.path: artifact_of(entry) for entry in manifest.files},
     )
-    report_release(manifest, readme)
+    report_release(manifest, readme, images)
 
     if signer is not None:
         sign(bundle, signer)

@@ -256,7 +256,7 @@ class _Finetuner:
 
     def _crops(self, step: int) -> Pixels:
         recipe = self.recipe
-        low, _ = self.folder.batch(
+        low, _, _ = self.folder.batch(
             step, seed=recipe.seed, size=recipe.batch, patch=recipe.patch, candidates=recipe.candidates
         )
         return low

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from aethernet.errors import TrainingError
@@ -16,7 +18,7 @@ from aethernet.training.extremes import extreme
 from aethernet.training.recipe import Kernel
 from aethernet.training.shrinking import Pixels, downsample
 
-__all__ = ["Pair", "PictureFolder", "psnr"]
+__all__ = ["Batch", "Pair", "PictureFolder", "psnr"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,17 @@ class Pair:
     """[s*H, s*W, C]."""
     low: Pixels
     """[H, W, C]."""
+
+
+class Batch(NamedTuple):
+    """The crops of one step."""
+
+    low: Pixels
+    """[N, H, W, C]."""
+    high: Pixels
+    """[N, s*H, s*W, C]."""
+    extreme: npt.NDArray[np.bool_]
+    """[N]; which of them became extreme pictures."""
 
 
 class PictureFolder:
@@ -102,19 +115,20 @@ class PictureFolder:
 
     def batch(
         self, step: int, *, seed: int, size: int, patch: int, candidates: int, extreme_share: float = 0.0
-    ) -> tuple[Pixels, Pixels]:
-        """The crops of one step, a pure function of its arguments: low [N, H, W, C] and high [N, s*H, s*W, C].
+    ) -> Batch:
+        """The crops of one step, a pure function of its arguments.
 
         Larger pictures are drawn more often, by the square root of their area. Each crop is turned and mirrored at
         random. A crop becomes an extreme picture with the probability ``extreme_share``.
         """
         random = np.random.default_rng([seed, step])
         crops = [self._crop(random, patch, candidates) for _ in range(size)]
+        extreme = np.zeros(size, dtype=np.bool_)
         if extreme_share:  # without it nothing more is drawn, so that earlier recipes give the batches they gave
-            crops = [
-                self._extreme(random, high) if random.random() < extreme_share else (low, high) for low, high in crops
-            ]
-        return np.stack([low for low, _ in crops]), np.stack([high for _, high in crops])
+            for number, (_, high) in enumerate(crops):
+                if random.random() < extreme_share:
+                    crops[number], extreme[number] = self._extreme(random, high), True
+        return Batch(np.stack([low for low, _ in crops]), np.stack([high for _, high in crops]), extreme)
 
     def _crop(self, random: np.random.Generator, patch: int, candidates: int) -> tuple[Pixels, Pixels]:
         drawn = [self._place(random, patch) for _ in range(candidates)]

@@ -55,6 +55,9 @@ class TrainingRecipe:
     """Random crops drawn for each one kept: the one with the most detail is, so that skies do not crowd out leaves."""
     extreme_share: float = 0.0
     """Chance of each crop to become an extreme picture (``extremes``): they bound a network where photographs end."""
+    extreme_weight: float = 1.0
+    """What an extreme crop's error counts beside a photograph's. Ten times as large, it decides every step it is in;
+    a tenth bounds a network, too."""
     learning_rate: float = 1e-3
     """Peak step size of Adam; a cosine brings it from there to 0 at the end."""
     warmup_steps: int = 200
@@ -85,7 +88,7 @@ class TrainingRecipe:
                 raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"expected an ema_decay from 0 to below 1, found {self.ema_decay}")
-        for field in ("batch_statistics_share", "extreme_share"):
+        for field in ("batch_statistics_share", "extreme_share", "extreme_weight"):
             if not 0 <= getattr(self, field) <= 1:
                 raise UsageError(f"expected {field} from 0 to 1, found {getattr(self, field)}")
         if self.network.scale < 2:

@@ -22,7 +22,7 @@ from aethernet.network import AetherNet, Form, build_network
 from aethernet.network.blocks import DeploymentNorm
 from aethernet.training.depthwise import speed_up_depthwise_
 from aethernet.training.initialisation import start_as_nearest_neighbour_
-from aethernet.training.pictures import PictureFolder, psnr
+from aethernet.training.pictures import Batch, PictureFolder, psnr
 from aethernet.training.progress import Alarm, ProgressReport, Standing, show_progress
 from aethernet.training.recipe import TrainingRecipe
 from aethernet.training.shrinking import Pixels, upsample_bicubic
@@ -149,13 +149,13 @@ class _HeldOut:
         return float(np.mean([psnr(_enlarge(network, pair.low), pair.high) for pair in self._pairs]))
 
 
-def _loss(enlarged: Tensor, high: Tensor) -> Tensor:
-    """Mean absolute error; beyond 1, which no picture in [0, 1] reaches, an error counts by its logarithm.
+def _loss(enlarged: Tensor, high: Tensor, weights: Tensor) -> Tensor:
+    """Mean absolute error, a crop's by its weight; beyond 1, which no picture reaches, it counts by its logarithm.
 
     A network that leaves the range by orders of magnitude would otherwise lose its gradient to overflow.
     """
     error = (enlarged - high).abs()
-    return (error.clamp(max=1) + error.clamp(min=1).log()).mean()
+    return ((error.clamp(max=1) + error.clamp(min=1).log()).mean(dim=(1, 2, 3)) * weights).mean()
 
 
 @torch.inference_mode()
@@ -248,9 +248,9 @@ class _Trainer:
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="crops") as executor:
             upcoming = executor.submit(self._crops, self.step)
             while self._progress < 1:
-                low, high = upcoming.result()
+                batch = upcoming.result()
                 upcoming = executor.submit(self._crops, self.step + 1)
-                total += self._train_step(forward, low, high)
+                total += self._train_step(forward, batch)
                 self.step += 1
                 self.seconds = seconds_before + time.monotonic() - began
                 if self.step - looked_at < _LOOK_EVERY and self._progress < 1:
@@ -283,7 +283,7 @@ class _Trainer:
     def _progress(self) -> float:
         return self.recipe.progress(self.step, self.seconds)
 
-    def _crops(self, step: int) -> tuple[Pixels, Pixels]:
+    def _crops(self, step: int) -> Batch:
         recipe = self.recipe
         return self.folder.batch(
             step,
@@ -294,8 +294,10 @@ class _Trainer:
             extreme_share=recipe.extreme_share,
         )
 
-    def _train_step(self, forward: Callable[[Tensor], Tensor], low: Pixels, high: Pixels) -> Tensor:
+    def _train_step(self, forward: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         recipe, progress = self.recipe, self._progress
+        low, high, extreme = batch
+        weights = torch.from_numpy(np.where(extreme, np.float32(recipe.extreme_weight), np.float32(1))).to(self.device)
         for norm in self.norms:
             norm.train(progress < recipe.batch_statistics_share)
         for group in self.optimizer.param_groups:
@@ -303,7 +305,7 @@ class _Trainer:
         for _ in range(_ATTEMPTS):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
                 enlarged = forward(as_tensor(low, self.device))
-            loss = _loss(enlarged.float(), as_tensor(high, self.device))
+            loss = _loss(enlarged.float(), as_tensor(high, self.device), weights)
             self.optimizer.zero_grad(set_to_none=True)
             if loss.isfinite():
                 loss.backward()  # type: ignore[no-untyped-call]

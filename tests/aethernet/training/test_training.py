@@ -421,10 +421,10 @@ def test_bicubic_enlargement_is_pillows() -> None:
 def test_crops_are_a_function_of_seed_and_step(pictures: Path) -> None:
     folder = PictureFolder(pictures, scale=2, channels=3, smallest=8)
 
-    low, high = folder.batch(3, seed=1, size=4, patch=8, candidates=2)
+    low, high, _ = folder.batch(3, seed=1, size=4, patch=8, candidates=2)
 
-    again, _ = folder.batch(3, seed=1, size=4, patch=8, candidates=2)
-    later, _ = folder.batch(4, seed=1, size=4, patch=8, candidates=2)
+    again, _, _ = folder.batch(3, seed=1, size=4, patch=8, candidates=2)
+    later, _, _ = folder.batch(4, seed=1, size=4, patch=8, candidates=2)
     assert low.shape == (4, 8, 8, 3)
     assert high.shape == (4, 16, 16, 3)
     assert np.array_equal(low, again)
@@ -434,18 +434,19 @@ def test_crops_are_a_function_of_seed_and_step(pictures: Path) -> None:
 def test_without_extremes_the_batches_stay_as_they_were(pictures: Path) -> None:
     folder = PictureFolder(pictures, scale=2, channels=3, smallest=8)
 
-    plain, _ = folder.batch(3, seed=1, size=16, patch=8, candidates=2)
-    mixed, _ = folder.batch(3, seed=1, size=16, patch=8, candidates=2, extreme_share=0.5)
+    plain, _, _ = folder.batch(3, seed=1, size=16, patch=8, candidates=2)
+    mixed, _, extremes = folder.batch(3, seed=1, size=16, patch=8, candidates=2, extreme_share=0.5)
 
     same = [bool(np.array_equal(one, other)) for one, other in zip(plain, mixed, strict=True)]
     assert 3 <= sum(same) <= 13
+    assert extremes.tolist() == [not one for one in same]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_extremes_are_shrunk_like_photographs(channels: int, pictures: Path) -> None:
     folder = PictureFolder(pictures, scale=2, channels=channels, smallest=8, kernels=("dpid",))
 
-    low, high = folder.batch(0, seed=0, size=32, patch=8, candidates=1, extreme_share=1.0)
+    low, high, _ = folder.batch(0, seed=0, size=32, patch=8, candidates=1, extreme_share=1.0)
 
     assert high.shape == (32, 16, 16, channels)
     assert all(np.array_equal(downsample(pixels, 2, "dpid"), small) for pixels, small in zip(high, low, strict=True))
@@ -462,10 +463,24 @@ def test_extremes_reach_black_and_white_from_one_pixel_to_the_next() -> None:
     assert any(np.unique(pixels).tolist() == [0, 255] for pixels in pictures)
 
 
+@pytest.mark.parametrize(("weight", "learns"), [(0.0, False), (0.1, True)])
+def test_extremes_count_by_their_weight(weight: float, learns: bool, pictures: Path, tmp_path: Path) -> None:
+    changes = {"steps": 3, "extreme_share": 1.0, "extreme_weight": weight, "batch_statistics_share": 0.0}
+    found = train(recipe(**changes), pictures, tmp_path / "run", progress=silent)
+
+    fresh = train(
+        recipe(steps=3, learning_rate=1e-12, batch_statistics_share=0.0), pictures, tmp_path / "fresh", progress=silent
+    )
+    assert (found.loss > 0) == learns
+    weights, before = (load_file(one.checkpoint) for one in (found, fresh))
+    moved = max(float((weights[name] - before[name]).abs().max()) for name in weights)
+    assert (moved > 1e-6) == learns
+
+
 def test_both_sides_of_a_pair_are_turned_alike(pictures: Path) -> None:
     folder = PictureFolder(pictures, scale=2, channels=3, smallest=8, kernels=("box",))
 
-    low, high = folder.batch(0, seed=0, size=16, patch=8, candidates=1)
+    low, high, _ = folder.batch(0, seed=0, size=16, patch=8, candidates=1)
 
     mean = high.reshape(16, 8, 2, 8, 2, 3).mean(axis=(2, 4))
     assert np.abs(low - mean).max() <= 1
@@ -477,8 +492,8 @@ def test_detail_is_preferred_to_flat_areas(tmp_path: Path) -> None:
     Image.fromarray(half_flat).save(tmp_path / "half_flat.png")
     folder = PictureFolder(tmp_path, scale=2, channels=3, smallest=8)
 
-    random, _ = folder.batch(0, seed=0, size=64, patch=8, candidates=1)
-    chosen, _ = folder.batch(0, seed=0, size=64, patch=8, candidates=4)
+    random, _, _ = folder.batch(0, seed=0, size=64, patch=8, candidates=1)
+    chosen, _, _ = folder.batch(0, seed=0, size=64, patch=8, candidates=4)
 
     assert chosen.any(axis=(1, 2, 3)).mean() > random.any(axis=(1, 2, 3)).mean() + 0.2
 
