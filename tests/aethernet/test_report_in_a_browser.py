@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,19 +14,15 @@ import pytest
 from aethernet.bundle import open_bundle
 from aethernet.pictures import save_picture
 from aethernet.report import Piece, render_report
+from tests.support import browser
 from tests.support.pictures import natural_picture
 
-webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (aethernet[development])")
-from selenium.webdriver.common.keys import Keys  # noqa: E402 (only where it is installed)
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+pytest.importorskip("selenium", reason="needs selenium (aethernet[development])")
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.skipif(not (BROWSER and DRIVER), reason="needs Chromium and its driver (apt install chromium-driver)"),
-    # Of the driver's own sockets.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+# Of the driver's own sockets.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 PICTURES = {name: natural_picture(48, 64, seed=seed).numpy() for seed, name in enumerate(("first", "second"))}
 ERRORS = {"bicubic": 0.09, "fp32": 0.03, "int8": 0.05, "original": 0.0}
 
@@ -54,17 +49,8 @@ def page(finished_release: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or ""
-    for word in (
-        *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
-        *("disable-component-update", "disable-sync", f"user-data-dir={tmp_path_factory.mktemp('chromium')}"),
-    ):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=DRIVER))
-    yield driver
-    driver.quit()
+    with browser.chromium(tmp_path_factory.mktemp("chromium")) as driver:
+        yield driver
 
 
 @pytest.fixture

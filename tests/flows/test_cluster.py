@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from aethernet.bundle import verify_bundle
+from tests.support.browser import chromium
 from tests.support.cluster import POOL, Cluster, Command, started_cluster, wait_for
 from tests.support.networks import tiny_network
 from tests.support.releases import small_spec, snapshot
@@ -135,6 +136,47 @@ def test_prefect_knows_which_run_lost_its_worker(cluster: Cluster, released: obj
     assert ("CRASHED", "its worker is silent") in states
     assert {kind for kind, _ in states} == {"CRASHED", "COMPLETED"}
     assert len(states) >= 7
+
+
+def test_prefects_ui_shows_the_card_with_its_picture(
+    cluster: Cluster, released: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    key = f"card-{NAMES[0].replace('_', '-')}"
+    wanted = {"artifacts": {"key": {"any_": [key]}}, "limit": 1}
+    (artifact,) = httpx.post(f"{cluster.server.address}/artifacts/filter", json=wanted).json()
+    page = f"{cluster.server.address.removesuffix('/api')}/artifacts/artifact/{artifact['id']}"
+
+    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        browser.get(page)
+        wait_for(lambda: _picture_widths(browser), 30, "a picture on the page")
+
+        assert _picture_widths(browser)[0] > 200
+        assert NAMES[0] in browser.find_element("tag name", "body").text
+
+
+def _picture_widths(browser: Any) -> list[int]:
+    """In pixels of the pictures themselves; 0 for those that did not load."""
+    return [picture.get_property("naturalWidth") for picture in browser.find_elements("css selector", "img")]
+
+
+def test_dask_workers_use_the_same_store(
+    cluster: Cluster, specs: Path, released: tuple[list[Any], Path, Path], tmp_path: Path
+) -> None:
+    """A scheduler and a worker that have nothing of ours but the package; all stages are found in the store."""
+    _, output, _ = released
+    one = tmp_path / "specs" / NAMES[1]
+    shutil.copytree(specs / NAMES[1], one)
+    places = ["--output", str(tmp_path / "out"), "--store", cluster.store]
+
+    with cluster.dask(tmp_path / "dask") as scheduler:
+        command = cluster.command(
+            "release-all", str(one.parent), *places, "--runner", "dask", "--scheduler", scheduler, "--json"
+        )
+        code, out, err = command.end(200)
+
+    assert code == 0, err[-3000:]
+    assert [result["error"] for result in json.loads(out)] == [None]
+    assert snapshot(tmp_path / "out" / NAMES[1]) == snapshot(output / NAMES[1])
 
 
 def test_the_log_in_prefects_ui_has_a_line_per_step(cluster: Cluster, released: object) -> None:

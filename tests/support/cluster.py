@@ -236,6 +236,30 @@ class Cluster:
         self.server.stop()
         self.database.remove()
 
+    @contextlib.contextmanager
+    def dask(self, folder: Path) -> Iterator[str]:
+        """Address of a Dask scheduler with one worker, each a process of its own."""
+        folder.mkdir()
+        address = f"tcp://127.0.0.1:{free_port()}"
+        own = ["--host", "127.0.0.1", "--port", address.rpartition(":")[2], "--no-dashboard"]
+        commands = [
+            ["scheduler", *own],
+            ["worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)],
+        ]
+        with contextlib.ExitStack() as stack:
+            for name, *options in commands:
+                log = stack.enter_context((folder / f"{name}.log").open("wb"))
+                process = subprocess.Popen(
+                    [sys.executable, "-m", f"distributed.cli.dask_{name}", *options],
+                    cwd=folder,
+                    env=_environment(folder / name, self.settings),
+                    stdout=log,
+                    stderr=log,
+                )
+                stack.callback(process.wait, 30)
+                stack.callback(process.terminate)
+            yield address
+
     def command(self, *arguments: str) -> Command:
         """``python -m flows`` as a person at a fourth machine."""
         return Command(list(arguments), _environment(self.folder / "person", self.settings))
