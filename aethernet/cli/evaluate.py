@@ -18,6 +18,11 @@ __all__ = ["evaluate_bundle", "evaluation_tables", "evaluation_words"]
 
 _COLUMNS = {"psnr_rgb": ("PSNR RGB", ".3f"), "ssim_rgb": ("SSIM RGB", ".4f"), "psnr_y": ("PSNR Y", ".3f")}
 _COLUMNS["ssim_y"] = ("SSIM Y", ".4f")
+_COLUMNS |= {"lpips": ("LPIPS", ".4f"), "dists": ("DISTS", ".4f")}
+_PERCEPTUAL = {
+    "lpips": "LPIPS 0.1 on AlexNet (pyiqa), RGB, nothing cropped; lower is better",
+    "dists": "DISTS (pyiqa), RGB, nothing cropped; lower is better",
+}
 
 
 def evaluate_bundle(
@@ -28,22 +33,26 @@ def evaluate_bundle(
     kernel: str | None,
     crop: int | None,
     only: str,
+    perceptual: str,
     chart: Path | None,
 ) -> dict[str, Any]:
     """Measure a release; JSON values, described in ``docs/evaluation.md``."""
     from aethernet.evaluation import evaluate, find_sets
+    from aethernet.evaluation.perceptual import perceptual_metrics
     from aethernet.host import describe_host, toolchain
 
     bundle = whole_bundle(path)
     manifest = bundle.manifest
     scale = int(manifest.network.config["scale"])
     sets = find_sets(hr, lr, scale, kernel)
+    distances = perceptual_metrics(_names(perceptual))
     with Bar(0, "runs") as bar:
         found = evaluate(
             bundle,
             sets,
             crop=crop,
-            only=[name for name in only.replace(" ", "").split(",") if name],
+            only=_names(only),
+            perceptual=distances,
             progress=lambda words, done, total: bar.show(done, words, total=total),
         )
     facts = {
@@ -57,6 +66,7 @@ def evaluate_bundle(
             "psnr_rgb, ssim_rgb": "all channels, nothing cropped",
             "psnr_y, ssim_y": "BT.601 Y in 16 to 235, not rounded, `crop` pixels cut off every side",
             "mean": "of the pictures' values",
+            **{name: _PERCEPTUAL[name] for name in distances},
         },
         "results": [one.to_json() for one in found.results],
         "skipped": [{"form": name, "reason": reason} for name, reason in found.skipped],
@@ -71,12 +81,14 @@ def evaluation_tables(facts: dict[str, Any]) -> Iterator[Table]:
     """Per set: the means of every form, then every picture."""
     from rich.table import Table
 
+    columns = [name for name in _COLUMNS if any(name in one for one in facts["results"])]
+
     def table(title: str, *heads: str) -> Table:
         made = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for head in heads:
             made.add_column(head, overflow="fold")
-        for name, _ in _COLUMNS.values():
-            made.add_column(name, justify="right", no_wrap=True)
+        for name in columns:
+            made.add_column(_COLUMNS[name][0], justify="right", no_wrap=True)
         return made
 
     for name in dict.fromkeys(one["set"] for one in facts["results"]):
@@ -89,12 +101,12 @@ def evaluation_tables(facts: dict[str, Any]) -> Iterator[Table]:
         )
         means = table(title, "mean of", "runtime")
         for one in rows:
-            means.add_row(one["form"], one["runtime"], *_values(one))
+            means.add_row(one["form"], one["runtime"], *_values(one, columns))
         yield means
         each = table("", "picture", "form")
         for index, picture in enumerate(first["pictures"]):
             for one in rows:
-                each.add_row(picture["picture"], one["form"], *_values(one["pictures"][index]))
+                each.add_row(picture["picture"], one["form"], *_values(one["pictures"][index], columns))
         yield each
 
 
@@ -106,8 +118,12 @@ def evaluation_words(facts: dict[str, Any]) -> Iterator[str]:
         yield f"{one['form']} failed: {one['reason']}"
 
 
-def _values(measured: dict[str, Any]) -> list[str]:
-    return ["–" if measured[key] is None else format(measured[key], form) for key, (_, form) in _COLUMNS.items()]
+def _values(measured: dict[str, Any], columns: list[str]) -> list[str]:
+    return ["–" if measured[key] is None else format(measured[key], _COLUMNS[key][1]) for key in columns]
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.replace(" ", "").split(",") if name]
 
 
 def _chart(facts: dict[str, Any]) -> Image:

@@ -445,6 +445,9 @@ def evaluate(
         int | None, typer.Option(min=0, help="Pixels cut off every side for Y (default: the scale); never for RGB.")
     ] = None,
     only: Annotated[str, typer.Option(help="Forms, such as fp32,int8; all without.")] = "",
+    perceptual: Annotated[
+        str, typer.Option(help="Also lpips, dists or both (lpips,dists); needs aethernet[perceptual].")
+    ] = "",
     chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -452,7 +455,9 @@ def evaluate(
     from aethernet.cli import evaluate as command
 
     require_png(chart)
-    facts = command.evaluate_bundle(bundle, hr=hr, lr=lr, kernel=kernel, crop=crop, only=only, chart=chart)
+    facts = command.evaluate_bundle(
+        bundle, hr=hr, lr=lr, kernel=kernel, crop=crop, only=only, perceptual=perceptual, chart=chart
+    )
     if as_json:
         emit_json(facts)
     else:

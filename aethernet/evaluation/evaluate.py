@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from aethernet.bundle import Bundle
+    from aethernet.evaluation.perceptual import PerceptualMetric
     from aethernet.evaluation.sets import Pair, PictureSet
     from aethernet.pictures import Picture
     from aethernet.runtimes import Runtime
@@ -61,18 +62,35 @@ class FormQuality:
     crop: int
     """Pixels cut off every side for ``*_y``; nothing is cut off for ``*_rgb``."""
     pictures: tuple[Quality, ...]
+    perceptual: Mapping[str, tuple[float | None, ...]]
+    """Measure, such as lpips -> a value per picture; empty unless asked for."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of all that was measured."""
+        return (*MEASURES, *self.perceptual)
+
+    def values(self, measure: str) -> list[float | None]:
+        """One per picture."""
+        found = self.perceptual.get(measure)
+        return list(found) if found is not None else [getattr(one, measure) for one in self.pictures]
 
     def mean(self, measure: str) -> float | None:
         """Mean over the pictures that have a value (identical pictures have no PSNR)."""
-        values = [getattr(one, measure) for one in self.pictures]
+        values = self.values(measure)
         known = [value for value in values if value is not None]
         return significant(float(np.mean(known))) if known else None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        facts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "pictures"}
-        means = {measure: self.mean(measure) for measure in MEASURES}
-        each = [{"picture": one.picture} | {name: getattr(one, name) for name in MEASURES} for one in self.pictures]
+        own = ("pictures", "perceptual")
+        facts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
+        means = {measure: self.mean(measure) for measure in self.measures}
+        columns = {measure: self.values(measure) for measure in self.measures}
+        each = [
+            {"picture": one.picture} | {measure: values[number] for measure, values in columns.items()}
+            for number, one in enumerate(self.pictures)
+        ]
         return facts | means | {"pictures": each}
 
 
@@ -140,6 +158,7 @@ def evaluate(
     *,
     crop: int | None = None,
     only: Sequence[str] = (),
+    perceptual: Mapping[str, PerceptualMetric] | None = None,
     progress: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Evaluation:
     """Measure every form of a release that runs here on whole pictures.
@@ -149,6 +168,8 @@ def evaluate(
         sets: From :func:`~aethernet.evaluation.sets.find_sets`.
         crop: Pixels cut off every side before Y is compared; None takes the scale, as papers do.
         only: Names of forms; empty for all.
+        perceptual: What to measure beside PSNR and SSIM, from
+            :func:`~aethernet.evaluation.perceptual.perceptual_metrics`.
         progress: Told form and picture, how many runs are done, and how many there are.
 
     Raises:
@@ -165,6 +186,7 @@ def evaluate(
         low = [_low(pair, pictures.kernel, scale, channels) for pair in pictures.pairs]
         for one in contestants:
             measured = []
+            distances: dict[str, list[float | None]] = {name: [] for name in perceptual or {}}
             try:
                 for pair, output in zip(pictures.pairs, _outputs(one, low, scale), strict=True):
                     progress(f"{one.name} on {pair.name}", done, total)
@@ -174,6 +196,9 @@ def evaluate(
                     if not np.isfinite(output).all():
                         raise ComparisonError(f"gave NaN or infinity for {pair.name}")
                     measured.append(quality_of(one.name, one.precision, pair.name, output, truth, crop))
+                    for name, metric in (perceptual or {}).items():
+                        distance = metric(output, truth)
+                        distances[name].append(None if distance is None else significant(distance))
                     done += 1
             except AethernetError as error:
                 failed.append((one.name, f"{pictures.name}: {error}"))
@@ -192,6 +217,7 @@ def evaluate(
                     channels="RGB" if channels == 3 else "grey",
                     crop=crop,
                     pictures=tuple(measured),
+                    perceptual={name: tuple(values) for name, values in distances.items()},
                 )
             )
     return Evaluation(results=tuple(results), skipped=tuple(skipped), failed=tuple(failed))
