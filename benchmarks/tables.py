@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,7 @@ def main() -> None:
             print("releasing the sample", file=sys.stderr)
             output_of("-m", "flows", "release", SAMPLE, "--output", folder, "--json")
             bundle, high, low = Path(folder) / SAMPLE.name, SAMPLE / "images" / "hr", SAMPLE / "images" / "lr"
-            kernel = "Pillow's antialiased bicubic"
+            kernel = tomllib.loads((SAMPLE / "release.toml").read_text(encoding="utf-8"))["kernel"]
         parts = [forms(bundle.absolute(), options.sizes, options.seconds)]
         parts += [quality(bundle.absolute(), high.absolute(), low and low.absolute(), kernel)] if high else []
         parts += [] if options.quick else [releases()]

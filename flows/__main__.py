@@ -669,11 +669,21 @@ def _release(
     spec: Any, output: Path, hub: str | None, store: str | None, signer: Any, private: bool
 ) -> tuple[Any, dict[str, Any]]:
     from aethernet.store import Store as ArtifactStore
-    from flows._running import summarised
-    from flows.release import release as flow
 
-    with embedded_server():
+    with embedded_server(_import_libraries):
+        from flows._running import summarised
+        from flows.release import release as flow
+
         return summarised(ArtifactStore(store), spec, lambda: flow(spec, output.absolute(), hub, signer, private))
+
+
+def _import_libraries() -> None:
+    """What nearly every release needs, and takes seconds to import."""
+    import onnx  # noqa: F401
+    import onnxruntime  # noqa: F401
+    import torch  # noqa: F401
+
+    import flows.release  # noqa: F401
 
 
 def _next_steps(outcome: Any) -> None:

@@ -68,11 +68,14 @@ def watched() -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def embedded_server() -> Iterator[None]:
+def embedded_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Prefect's own embedded server for the time of the block, unless a server is configured.
 
     Prefect starts one by itself when needed, but leaves it running, with our output streams open, when the flow is
     killed.
+
+    Args:
+        meanwhile: Called while the server starts, which takes seconds: for imports that will be needed.
     """
     from prefect.logging.handlers import APILogWorker
     from prefect.server.api.server import SubprocessASGIServer
@@ -88,6 +91,7 @@ def embedded_server() -> Iterator[None]:
             def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
                 process = super()._run_uvicorn_command()
                 watch(process.pid)
+                meanwhile()
                 return process
 
         server = WatchedServer()
