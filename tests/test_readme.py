@@ -85,7 +85,7 @@ def as_on_the_desk(text: str, folder: Path) -> str:
         "aether_tiny_2x/aether_tiny_2x_": "aether_tiny_2x/tiny_2x_",
         "hf://your-organisation": f"file://{folder}/hub",
     }
-    names |= {"@v0.1.0": "@1.0.0", "info FILE": "info out/aether_tiny_2x"}
+    names |= {"@v1.0.0": "@1.0.0", "info FILE": "info out/aether_tiny_2x"}
     names["info realesr-animevideov3.pth"] = "info net_g.pth"
     for name, other in names.items():
         text = text.replace(name, other)

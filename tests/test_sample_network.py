@@ -54,18 +54,6 @@ def test_sample_network_is_bounded_on_the_librarys_pictures(path: Path, network:
     _assert_bounded(network, load_picture(path))
 
 
-NOT_YET_BOUNDED = {"black and white noise", "coloured noise", "checkerboard of 1", "stripes of 1"}
-"""Full contrast from each pixel to the next: the sample still overflows there, as releases/aether_tiny_2x says."""
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, reason="known limit of the sample network"))
-        if name in NOT_YET_BOUNDED
-        else name
-        for name in _extremes()
-    ],
-)
+@pytest.mark.parametrize("name", _extremes())
 def test_sample_network_is_bounded_on_extremes(name: str, network: AetherNet) -> None:
     _assert_bounded(network, _extremes()[name])
