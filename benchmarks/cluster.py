@@ -9,7 +9,6 @@ development extra; the cluster is the tests' own.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
