@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +55,7 @@ def small_spec(
     small_pictures(folder / "high", scale=2)
     (folder / "release.toml").write_text(
         f'name = "{name}"\ncheckpoint = "tiny.safetensors"\nlicense = "CC0-1.0"\nimages = "low"\nhr = "high"\n'
-        f"leave_out = {list(leave_out)}\nengines.backends = []\n"
+        f"leave_out = {json.dumps(list(leave_out))}\nengines.backends = []\n"
     )
     return folder / "release.toml"
 
