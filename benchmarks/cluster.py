@@ -26,7 +26,7 @@ def write_specs(folder: Path, count: int) -> None:
 
     for number in range(count):
         torch.manual_seed(number)
-        small_spec(folder / f"net{number}_2x", f"net{number}_2x", tiny_network())
+        small_spec(folder / f"net{number}_2x", f"net{number}_2x", tiny_network(), ["int8", "fp16"])
 
 
 def overhead(folder: Path, spec: Path) -> dict[str, float]:
@@ -34,6 +34,10 @@ def overhead(folder: Path, spec: Path) -> dict[str, float]:
     import os
     import subprocess
 
+    os.environ["PREFECT_HOME"] = str(folder / "prefect")
+    from flows._session import embedded_server, prepare_prefect
+
+    prepare_prefect()  # before anything imports Prefect, which reads its settings once
     from aethernet.spec import read_spec
     from tests.support.releases import make_release
 
@@ -43,10 +47,6 @@ def overhead(folder: Path, spec: Path) -> dict[str, float]:
     make_release(read, folder / "alone")
     found = {"stages alone, in one process that has loaded everything": time.perf_counter() - start}
 
-    os.environ["PREFECT_HOME"] = str(folder / "prefect")
-    from flows._session import embedded_server, prepare_prefect
-
-    prepare_prefect()
     from aethernet.store import Store
     from flows._running import summarised
     from flows.release import release
