@@ -15,7 +15,6 @@ from pathlib import Path
 from uuid import UUID
 
 import httpx
-from PIL import Image
 from prefect import get_run_logger
 from prefect.artifacts import (
     create_image_artifact,
@@ -72,6 +71,8 @@ def report_release(manifest: Manifest, card: Artifact, pictures: Mapping[str, Ar
 
 def _preview(picture: Path) -> str:
     """A picture as an address that holds it, for pages that cannot read our files."""
+    from PIL import Image
+
     with Image.open(picture) as opened, io.BytesIO() as stream:
         opened.convert("RGB").save(stream, format="JPEG", quality=_PREVIEW_QUALITY, subsampling=0)
         return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
@@ -96,7 +97,7 @@ class ProgressArtifact:
     def __call__(self, event: StageEvent) -> None:
         """Take note of one stage event."""
         if event.kind in ("ran", "cached"):
-            self.done.add(f"{event.stage} {event.label}".strip())
+            self.done.add(event.step)
         if event.kind != "rebuilding" and time.monotonic() - self._shown >= 1:
             self._show(min(99.0, self.percent), event.stage)
 
@@ -127,8 +128,7 @@ def log_event(event: StageEvent) -> None:
     if event.kind == "started":
         return
     told = {"ran": f"ran, {event.seconds:.1f} s", "cached": "unchanged", "rebuilding": f"made again: {event.detail}"}
-    step = f"{event.stage} {event.label}".strip()
-    get_run_logger().info("%s: %s", step, told.get(event.kind, f"{event.kind}: {event.detail}"))
+    get_run_logger().info("%s: %s", event.step, told.get(event.kind, f"{event.kind}: {event.detail}"))
 
 
 def slug(text: str) -> str:
@@ -158,7 +158,7 @@ class Progress:
 
     def __call__(self, event: StageEvent) -> None:
         """Take note of one stage event and show it."""
-        step = f"{event.stage} {event.label}".strip()
+        step = event.step
         with self._lock:
             if event.kind == "started":
                 self.console.print(f"[dim]{self.title}  … {step}{self._eta(step)}[/dim]")

@@ -71,6 +71,11 @@ class StageEvent:
     seconds: float = 0.0
     detail: str = ""
 
+    @property
+    def step(self) -> str:
+        """Stage and label, as people see it."""
+        return f"{self.stage} {self.label}".strip()
+
 
 class Observer(Protocol):
     """Told about every stage event, in order."""
