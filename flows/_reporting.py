@@ -153,6 +153,10 @@ class Progress:
         self.cached: list[str] = []
         self.remembered: dict[str, float] = _read(memory) or _read_latest(memory.parent)
         self.seconds: dict[str, float] = {}
+        self.own_seconds = 0.0
+        """In the steps' own work; the rest of :attr:`elapsed` is what cache, records and Prefect's engine take."""
+        self.elapsed = 0.0
+        """From the start to :meth:`finish`."""
         self._lock = threading.Lock()
         self._start = time.perf_counter()
 
@@ -172,6 +176,7 @@ class Progress:
             else:
                 self.ran.append(step)
                 self.seconds[step] = event.seconds
+                self.own_seconds += event.own_seconds
                 self.console.print(f"[green]{self.title}  ✓[/green] {step} [dim]{event.seconds:.1f} s[/dim]")
 
     def _eta(self, step: str) -> str:
@@ -181,8 +186,10 @@ class Progress:
 
     def finish(self) -> None:
         """Remember how long steps took and print the sum."""
-        seconds = time.perf_counter() - self._start
-        self.console.print(f"{self.title}  {len(self.ran)} steps ran, {len(self.cached)} unchanged, {seconds:.1f} s")
+        self.elapsed = time.perf_counter() - self._start
+        told = f"{len(self.ran)} steps ran, {len(self.cached)} unchanged, {self.elapsed:.1f} s"
+        inside = f", {self.own_seconds:.1f} of them in the steps" if self.ran else ""
+        self.console.print(f"{self.title}  {told}{inside}")
         try:
             with atomic_path(self.memory) as temporary:
                 temporary.write_text(json.dumps({**self.remembered, **self.seconds}, sort_keys=True), encoding="utf-8")

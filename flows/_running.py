@@ -51,6 +51,8 @@ def summarised(
         "verified": dataclasses.asdict(outcome.verified) if outcome.verified else None,
         "ran": progress.ran,
         "unchanged": progress.cached,
+        "seconds": round(progress.elapsed, 2),
+        "step_seconds": round(progress.own_seconds, 2),
     }
 
 

@@ -79,11 +79,18 @@ def embedded_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[
     """
     from prefect.logging.handlers import APILogWorker
     from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        get_current_settings,
+        temporary_settings,
+    )
 
     if get_current_settings().api.url:
         yield
         return
+    # Heartbeats tell a server about dead runs. Ours dies with the run, whose end would wait up to a second for them.
+    settings = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
     # Before the server, whose start takes seconds in which the flow may be killed, too.
     with watched() as watch:
 
@@ -97,7 +104,7 @@ def embedded_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[
         server = WatchedServer()
         try:
             server.start()
-            with temporary_settings({PREFECT_API_URL: server.api_url}):
+            with temporary_settings({**settings, PREFECT_API_URL: server.api_url}):
                 yield
         finally:
             APILogWorker.drain_all(timeout=5)

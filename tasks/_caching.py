@@ -39,7 +39,18 @@ from aethernet.errors import AethernetError, StoreError
 from aethernet.host import describe_host, toolchain
 from aethernet.store import Store
 
-__all__ = ["CacheKeyError", "Observer", "RunContext", "Stage", "StageEvent", "code_digest", "running", "stage"]
+__all__ = [
+    "CacheKeyError",
+    "Observer",
+    "Report",
+    "RunContext",
+    "Stage",
+    "StageEvent",
+    "code_digest",
+    "reporting",
+    "running",
+    "stage",
+]
 
 RECORD_SCHEMA = 2
 """Raised when records change shape, so that old ones are never read as new."""
@@ -69,6 +80,8 @@ class StageEvent:
     kind: str
     """``started``, ``ran``, ``cached``, ``rebuilding`` or ``failed``."""
     seconds: float = 0.0
+    own_seconds: float = 0.0
+    """Of these, those in the stage's function; the rest is what cache, records and Prefect's engine take."""
     detail: str = ""
 
     @property
@@ -125,6 +138,34 @@ def current_store() -> Store:
     return _body_store.get()
 
 
+@dataclass(slots=True)
+class Report:
+    """What :func:`reporting` tells at the end."""
+
+    unchanged: bool = False
+    """There was nothing to do."""
+    own_seconds: float | None = None
+    """Seconds of the work itself; None: all of them."""
+
+
+@contextmanager
+def reporting(stage: str, label: str) -> Iterator[Report]:
+    """Tells the run's observers when a step begins and how it ends."""
+    context, report = current_context(), Report()
+    context.tell(StageEvent(stage=stage, label=label, kind="started"))
+    start = time.perf_counter()
+    try:
+        yield report
+    except BaseException as error:
+        seconds = time.perf_counter() - start
+        context.tell(StageEvent(stage=stage, label=label, kind="failed", seconds=seconds, detail=str(error)))
+        raise
+    seconds = time.perf_counter() - start
+    own = 0.0 if report.unchanged else seconds if report.own_seconds is None else report.own_seconds
+    kind = "cached" if report.unchanged else "ran"
+    context.tell(StageEvent(stage=stage, label=label, kind=kind, seconds=seconds, own_seconds=own))
+
+
 class Stage(Generic[P, R]):
     """A cached task. Calling it inside :func:`running` returns the function's result, from the cache where possible."""
 
@@ -143,24 +184,17 @@ class Stage(Generic[P, R]):
         inputs = self.encode(*args, **kwargs)
         key = self.key(inputs)
         label = _label(inputs)
-        context.tell(StageEvent(stage=self.name, label=label, kind="started"))
-        start = time.perf_counter()
-        try:
+        with reporting(self.name, label) as report:
             # A finished stage needs no lock: records appear whole, and what they name is verified.
             whole, problem = _find(context.store, key)
             if problem:
                 context.tell(StageEvent(stage=self.name, label=label, kind="rebuilding", detail=problem))
             if whole:
-                output, cached = self._run(context, key, inputs)
+                output = self._run(context, key, inputs, report)
             else:
                 with context.store.lock(key):
-                    output, cached = self._run(context, key, inputs, missing=not _find(context.store, key)[0])
-        except BaseException as error:
-            seconds = time.perf_counter() - start
-            context.tell(StageEvent(stage=self.name, label=label, kind="failed", seconds=seconds, detail=str(error)))
-            raise
-        kind, seconds = "cached" if cached else "ran", time.perf_counter() - start
-        context.tell(StageEvent(stage=self.name, label=label, kind=kind, seconds=seconds))
+                    missing = not _find(context.store, key)[0]
+                    output = self._run(context, key, inputs, report, missing=missing)
         return self._output.validate_python(output)
 
     def encode(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:
@@ -195,7 +229,9 @@ class Stage(Generic[P, R]):
         except Exception as error:
             raise CacheKeyError(f"no cache key for stage '{self.name}': {error}") from error
 
-    def _run(self, context: RunContext, key: str, inputs: dict[str, Any], *, missing: bool = False) -> tuple[Any, bool]:
+    def _run(
+        self, context: RunContext, key: str, inputs: dict[str, Any], report: Report, *, missing: bool = False
+    ) -> Any:
         record = context.store.records / key
         if missing:
             _remove(record)  # Prefect must never see what is not whole
@@ -209,10 +245,10 @@ class Stage(Generic[P, R]):
             refresh_cache=missing,
             # Failures here are deterministic: the same inputs fail the same way again.
             retries=0,
-        )(self._body(context.store, key))
+        )(self._body(context.store, key, inputs, report))
         # Inside another task, Prefect would keep the record back until that one has ended.
         with Transaction(commit_mode=CommitMode.EAGER):
-            state = task(inputs, return_state=True)
+            state = task(return_state=True)
         sealed = state.result()
         if _read_record(record, key) != sealed:
             # Prefect only logs that a result could not be kept, for instance on a full disk.
@@ -220,16 +256,17 @@ class Stage(Generic[P, R]):
                 f"the record of stage '{self.name}' could not be written to {context.store.records}",
                 hint="free space or choose another folder with --store",
             )
-        return sealed["output"], state.name == "Cached"
+        report.unchanged = state.name == "Cached"
+        return sealed["output"]
 
-    def _body(self, store: Store, key: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
-        def body(inputs: dict[str, Any]) -> dict[str, Any]:
+    def _body(self, store: Store, key: str, inputs: dict[str, Any], report: Report) -> Callable[[], dict[str, Any]]:
+        """The task, without parameters: in those Prefect would look through every value for runs it depends on."""
+
+        def body() -> dict[str, Any]:
             arguments = {name: self._inputs[name].validate_python(value) for name, value in inputs.items()}
-            token = _body_store.set(store)
-            try:
-                output = self.function(**arguments)  # type: ignore[call-arg]
-            finally:
-                _body_store.reset(token)
+            start = time.perf_counter()
+            output = self.fn(store, **arguments)  # type: ignore[call-arg]
+            report.own_seconds = time.perf_counter() - start
             plain = json.loads(json.dumps(self._output.dump_python(output, mode="json"), allow_nan=False))
             sealed = {"output": plain, "seal": _seal(key, plain)}
             if store.is_shared:
@@ -240,7 +277,7 @@ class Stage(Generic[P, R]):
         return body
 
     def fn(self, store: Store, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function itself in ``store``, without Prefect and without cache (for tests)."""
+        """Run the function itself in ``store``, without Prefect and without cache."""
         token = _body_store.set(store)
         try:
             return self.function(*args, **kwargs)
@@ -384,16 +421,23 @@ def _parsed(source: bytes) -> tuple[str, tuple[str, ...]]:
 
 def _imported(tree: ast.AST) -> Iterator[str]:
     """Every name imported at run time; what stands under ``if TYPE_CHECKING`` never is."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            continue
+    for node in _statements(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module:
+                yield node.module
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
         else:
             yield from _imported(node)
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """The statements in a node that may run, and what holds more of them; expressions, most of a tree, hold none."""
+    never = isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING"
+    for name in ("orelse",) if never else ("body", "orelse", "handlers", "finalbody", "cases"):
+        inner = getattr(tree, name, ())
+        yield from inner if isinstance(inner, list) else ()
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import prefect
 from aethernet.artifact import Artifact
 from aethernet.bundle import Bundle, assemble_bundle, open_bundle
 from aethernet.manifest import BuildRecord, Manifest
-from tasks._caching import StageEvent, current_context
+from tasks._caching import current_context, reporting
 
 __all__ = ["assemble"]
 
@@ -24,12 +24,11 @@ def assemble(
     files: dict[str, Artifact],
 ) -> Bundle:
     """Copies from the store, never links into it."""
-    context = current_context()
-    context.tell(StageEvent(stage="assemble", label=destination.name, kind="started"))
-    paths = {path: context.store.get(artifact) for path, artifact in files.items()}
-    small = {path: context.store.get(artifact).read_bytes() for path, artifact in rendered.items()}
-    # Two runs of one release reach this point together.
-    with context.store.lock(f"assemble-{hashlib.sha256(str(destination.resolve()).encode()).hexdigest()}"):
-        written = assemble_bundle(destination, manifest, build, small, paths)
-    context.tell(StageEvent(stage="assemble", label=destination.name, kind="ran" if written else "cached"))
+    store = current_context().store
+    with reporting("assemble", destination.name) as report:
+        paths = {path: store.get(artifact) for path, artifact in files.items()}
+        small = {path: store.get(artifact).read_bytes() for path, artifact in rendered.items()}
+        # Two runs of one release reach this point together.
+        with store.lock(f"assemble-{hashlib.sha256(str(destination.resolve()).encode()).hexdigest()}"):
+            report.unchanged = not assemble_bundle(destination, manifest, build, small, paths)
     return open_bundle(destination)

@@ -9,7 +9,7 @@ from aethernet.errors import AethernetError, BundleError
 from aethernet.hub import Address, Publication, connect
 from aethernet.hub.publishing import Verified, publish_release, take_back, verify_release
 from aethernet.signing import Trust
-from tasks._caching import StageEvent, current_context, stage
+from tasks._caching import reporting, stage
 
 __all__ = ["Verified", "publish", "verify_published"]
 
@@ -17,10 +17,9 @@ __all__ = ["Verified", "publish", "verify_published"]
 @prefect.task(persist_result=False, task_run_name="publish {name}")
 def publish(bundle: Bundle, place: str, name: str, private: bool, trust: Trust | None) -> Publication:
     """Never cached and never retried blindly: the hub itself says whether the release is already there."""
-    context = current_context()
-    context.tell(StageEvent(stage="publish", label=name, kind="started"))
-    publication = publish_release(bundle.root, place, name, private=private, trust=trust)
-    context.tell(StageEvent(stage="publish", label=name, kind="cached" if publication.already_there else "ran"))
+    with reporting("publish", name) as report:
+        publication = publish_release(bundle.root, place, name, private=private, trust=trust)
+        report.unchanged = publication.already_there
     return publication
 
 

@@ -6,7 +6,7 @@ import prefect
 
 from aethernet.bundle import Bundle
 from aethernet.signing import Signer, sign_bundle
-from tasks._caching import StageEvent, current_context
+from tasks._caching import reporting
 
 __all__ = ["sign"]
 
@@ -14,7 +14,5 @@ __all__ = ["sign"]
 @prefect.task(persist_result=False, task_run_name="sign {bundle.root.name}")
 def sign(bundle: Bundle, signer: Signer) -> None:
     """Never cached: the signature lies in the release folder and says itself whether it fits."""
-    context = current_context()
-    context.tell(StageEvent(stage="sign", label=bundle.root.name, kind="started"))
-    written = sign_bundle(bundle, signer)
-    context.tell(StageEvent(stage="sign", label=bundle.root.name, kind="ran" if written else "cached"))
+    with reporting("sign", bundle.root.name) as report:
+        report.unchanged = not sign_bundle(bundle, signer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import functools
 import json
@@ -151,6 +152,36 @@ def test_schema_of_records_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_input_without_a_key_stops_the_run(options: dict[Any, Any], tmp_path: Path) -> None:
     with running(RunContext(store=Store(tmp_path))), pytest.raises(CacheKeyError):
         write("a", ARTIFACT, options)
+
+
+def test_imports_are_found_wherever_they_stand_and_not_where_they_never_run() -> None:
+    source = """
+        import one
+        if TYPE_CHECKING:
+            import never
+        else:
+            import two
+        try:
+            import three
+        except ImportError:
+            import four
+        else:
+            import five
+        finally:
+            import six
+        while True:
+            from seven import eight
+        class Inside:
+            async def method(self):
+                with open("x") as stream:
+                    match stream:
+                        case 1:
+                            import nine
+    """
+
+    found = set(_caching._imported(ast.parse(textwrap.dedent(source))))
+
+    assert found == {"one", "two", "three", "four", "five", "six", "seven", "seven.eight", "nine"}
 
 
 def test_unreadable_code_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +335,17 @@ def test_second_run_reuses_the_first(runs: Runs) -> None:
     runs()
 
     assert runs.kinds == REUSED
+
+
+@pytest.mark.slow
+def test_how_long_the_stage_itself_took_is_told_apart_from_what_is_around_it(runs: Runs) -> None:
+    runs("b")
+    ran = runs.events[-1]
+    runs("b")
+    reused = runs.events[-1]
+
+    assert 0 < ran.own_seconds < ran.seconds
+    assert reused.own_seconds == 0 < reused.seconds
 
 
 @pytest.mark.slow
