@@ -35,7 +35,7 @@ from tasks._caching import StageEvent, current_context
 __all__ = ["Progress", "ProgressArtifact", "log_event", "report_release", "slug"]
 
 
-_USUAL_STEPS = 36
+_USUAL_STEPS = 35
 """Of a release with all forms and engines."""
 _PREVIEW_QUALITY = 92
 """Of the pictures in Prefect's UI, as JPEG: they lie in the server's database. The release's own are PNG."""

@@ -97,8 +97,7 @@ def release(
         int8 = Int8(reason=choice.reason)
         if choice.reason is None:
             int8 = quantize(checkpoint, spec.residual_scale, fused, spec.name, calibration, choice.spec)
-        # The two files differ in spelling only, so the second is not tried when the first cannot be made.
-        spelled = [export_quantized(int8, spec.name, exporting, metadata, one) for one in (False, True) if int8.facts]
+        spelled = export_quantized(int8, spec.name, exporting, metadata) if int8.facts else []
         made = int8_files(int8, spelled)
         if isinstance(made, str):
             not_made[Precision.INT8] = made

@@ -9,7 +9,7 @@ from aethernet.checkpoint import load, save_pth, save_safetensors
 from aethernet.errors import ExportError, QuantizationError
 from aethernet.export import OnnxDescription
 from aethernet.export.attempts import file_name
-from aethernet.export.int8 import export_int8
+from aethernet.export.int8 import export_int8, trace_int8
 from aethernet.lint import Severity, lint_onnx
 from aethernet.manifest import QuantizationFacts, TensorFacts
 from aethernet.pictures import load_picture, sample_pictures
@@ -98,20 +98,27 @@ def quantize(
 
 
 @stage()
-def export_quantized(int8: Int8, name: str, spec: ExportSpec, metadata: dict[str, str], tensorrt: bool) -> Int8Model:
-    """Write ``NAME_int8.onnx`` or ``NAME_int8_trt.onnx`` and lint it before it goes anywhere."""
-    store = current_store()
+def export_quantized(int8: Int8, name: str, spec: ExportSpec, metadata: dict[str, str]) -> list[Int8Model]:
+    """Write ``NAME_int8.onnx`` and ``NAME_int8_trt.onnx``, and lint them before they go anywhere."""
     assert int8.safetensors is not None
-    network = load(store.get(int8.safetensors)).model
-    with store.scratch() as folder:
-        path = folder / file_name(name, f"int8{'_trt' if tensorrt else ''}", spec.static)
-        try:
-            description = export_int8(network, path, export_config(spec), metadata, tensorrt=tensorrt)
-        except ExportError as error:
-            return Int8Model(reason=str(error))
-        report = lint_onnx(path, intended=int8.intended)
-        broken = [finding.message for finding in report.findings if finding.severity is Severity.ERROR]
-        if broken:
-            return Int8Model(reason=f"{path.name} fails lint: " + "; ".join(broken[:3]))
-        share = report.macs.share if report.macs else None
-        return Int8Model(file=store.put(path), description=description, integer_share=share)
+    network, config = load(current_store().get(int8.safetensors)).model, export_config(spec)
+    try:
+        traced = trace_int8(network, config)
+    except ExportError as error:
+        return [Int8Model(reason=str(error))]
+
+    def spell(*, tensorrt: bool) -> Int8Model:
+        with current_store().scratch() as folder:
+            path = folder / file_name(name, f"int8{'_trt' if tensorrt else ''}", spec.static)
+            try:
+                description = export_int8(network, path, config, metadata, tensorrt=tensorrt, traced=traced)
+            except ExportError as error:
+                return Int8Model(reason=str(error))
+            report = lint_onnx(path, intended=int8.intended)
+            broken = [finding.message for finding in report.findings if finding.severity is Severity.ERROR]
+            if broken:
+                return Int8Model(reason=f"{path.name} fails lint: " + "; ".join(broken[:3]))
+            share = report.macs.share if report.macs else None
+            return Int8Model(file=current_store().put(path), description=description, integer_share=share)
+
+    return [spell(tensorrt=False), spell(tensorrt=True)]

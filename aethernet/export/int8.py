@@ -7,6 +7,8 @@ zero-point 0 and float biases, everything that is not quantised typed fp16: what
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +19,9 @@ from aethernet.errors import ExportError
 from aethernet.export.contract import OnnxDescription
 from aethernet.export.half import convert_to_half
 from aethernet.export.onnx import (
+    NATIVE_OPSET,
     ExportConfig,
+    at_opset,
     drop_unused_initializers,
     replace_nodes,
     trace_to_onnx,
@@ -39,7 +43,13 @@ TRT_OPSET = 21
 
 
 def export_int8(
-    network: Network, destination: Path | str, config: ExportConfig, metadata: Mapping[str, str], *, tensorrt: bool
+    network: Network,
+    destination: Path | str,
+    config: ExportConfig,
+    metadata: Mapping[str, str],
+    *,
+    tensorrt: bool,
+    traced: onnx.ModelProto | None = None,
 ) -> OnnxDescription:
     """Write one int8 file and check what was written.
 
@@ -49,13 +59,15 @@ def export_int8(
         config: Shapes, and the opset of the unsigned file.
         metadata: As for fp32.
         tensorrt: The signed form with fp16 remainder instead of the unsigned one.
+        traced: What :func:`trace_int8` made of ``network`` for these shapes; whoever writes both files traces once,
+            because it takes longer than all else. Not changed.
 
     Raises:
         ExportError: The exporter failed, or the file breaks the contract.
     """
     if tensorrt:
-        config = ExportConfig(opset=TRT_OPSET, static=config.static, shapes=config.shapes)
-    proto = trace_int8(network, config)
+        config = dataclasses.replace(config, opset=TRT_OPSET)
+    proto = at_opset(copy.deepcopy(traced) if traced is not None else trace_int8(network, config), config.opset)
     if tensorrt:
         proto = convert_to_half(proto, ())
     else:
@@ -75,9 +87,12 @@ def export_int8(
 
 
 def trace_int8(network: Network, config: ExportConfig) -> onnx.ModelProto:
-    """The graph of a quantised network: signed, zero-point 0, int8 weights with scales per channel, float biases."""
+    """The graph of a quantised network: signed, zero-point 0, int8 weights with scales per channel, float biases.
+
+    It is at the exporter's own opset, whatever ``config`` says; :func:`aethernet.export.onnx.at_opset` changes that.
+    """
     traced, scales = _exportable(network)
-    proto = trace_to_onnx(traced, config)
+    proto = trace_to_onnx(traced, dataclasses.replace(config, opset=NATIVE_OPSET))
     _store_integers(proto, scales)
     return proto
 

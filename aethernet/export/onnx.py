@@ -29,6 +29,7 @@ __all__ = [
     "TRACED_SHAPE",
     "ExportConfig",
     "ShapeRange",
+    "at_opset",
     "drop_unused_initializers",
     "export_fp32",
     "finish_model",
@@ -164,8 +165,24 @@ def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
     proto: onnx.ModelProto = program.model_proto
     _name_axes(proto)
     _arrange_gelu(proto)
-    if config.opset < NATIVE_OPSET:
-        lower(proto, config.opset)
+    return proto if config.opset > NATIVE_OPSET else at_opset(proto, config.opset)
+
+
+def at_opset(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """The same graph at another opset than the exporter's oldest, which it must be at; may change ``proto``.
+
+    Raises:
+        ExportError: There is no such conversion.
+    """
+    import onnx
+
+    if opset > NATIVE_OPSET:
+        try:
+            return onnx.version_converter.convert_version(proto, opset)
+        except RuntimeError as error:
+            raise ExportError(f"cannot write this network at opset {opset}: {error}") from error
+    if opset < NATIVE_OPSET:
+        lower(proto, opset)
     return proto
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aethernet.export.int8 import respell_unsigned, trace_int8
-from aethernet.export.onnx import ExportConfig, finish_model, trace_to_onnx
+from aethernet.export.onnx import ExportConfig, at_opset, finish_model, trace_to_onnx
 from aethernet.precision import Precision
 from aethernet.quantization.structure import belongs, units_of
 
@@ -68,7 +68,7 @@ def time_units(fused: Network, network: Network, picture: Picture, *, runs: int 
         ExportError: The exporter failed.
     """
     units, config = units_of(fused), ExportConfig()
-    plain, quantised = trace_to_onnx(fused, config), trace_int8(network, config)
+    plain, quantised = trace_to_onnx(fused, config), at_opset(trace_int8(network, config), config.opset)
     for proto in (plain, quantised):
         _mark(proto, units)
     respell_unsigned(quantised)

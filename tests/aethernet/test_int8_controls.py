@@ -24,7 +24,7 @@ from aethernet.comparison import (
 )
 from aethernet.errors import GateError
 from aethernet.export import ExportConfig
-from aethernet.export.int8 import export_int8
+from aethernet.export.int8 import export_int8, trace_int8
 from aethernet.lint import lint_onnx
 from aethernet.precision import Precision
 from aethernet.runtimes import open_runtime
@@ -50,8 +50,9 @@ class Files:
         assert loaded.finetuned is not None
         network, finished = loaded.model, loaded.finetuned.model
         self.int8, self.tensorrt = folder / "int8.onnx", folder / "int8_trt.onnx"
+        traced = trace_int8(finished, ExportConfig())
         for path in (self.int8, self.tensorrt):
-            export_int8(finished, path, ExportConfig(), {}, tensorrt=path is self.tensorrt)
+            export_int8(finished, path, ExportConfig(), {}, tensorrt=path is self.tensorrt, traced=traced)
         cases = build_cases({"cat": SAMPLE / "images" / "lr" / "cat.png"}, 3, static=(96, 96))
         self.cases: list[Case] = cases[:1]
         self.truth = outputs_of(TorchRuntime(network), self.cases)

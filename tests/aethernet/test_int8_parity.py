@@ -9,7 +9,7 @@ import pytest
 
 import aethernet
 from aethernet.export import ExportConfig
-from aethernet.export.int8 import export_int8
+from aethernet.export.int8 import export_int8, trace_int8
 from aethernet.lint import lint_onnx
 from aethernet.pictures import load_picture, sample_pictures
 from aethernet.quantization import quantize
@@ -39,9 +39,10 @@ def test_both_files_pass_the_lint_and_are_as_near_as_fake_quantisation(
     made = quantize(aethernet.fuse(network.model), records=network.quantization, fallback=fallback)
 
     assert any(one.source.startswith("records: ") for one in made.tensors)
+    traced = trace_int8(made.model, ExportConfig())
     for tensorrt in (False, True):
         path = tmp_path / f"int8{tensorrt}.onnx"
-        export_int8(made.model, path, ExportConfig(), {}, tensorrt=tensorrt)
+        export_int8(made.model, path, ExportConfig(), {}, tensorrt=tensorrt, traced=traced)
         assert lint_onnx(path).ok
         with open_runtime(path) as runtime:
             found = decibels(runtime.infer(picture), wanted)

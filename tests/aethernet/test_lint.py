@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aethernet.errors import UsageError
 from aethernet.export import ExportConfig
-from aethernet.export.int8 import export_int8
+from aethernet.export.int8 import export_int8, trace_int8
 from aethernet.fusion import fuse
 from aethernet.lint import Form, LintReport, Severity, lint_onnx
 from aethernet.network import AetherNet
@@ -51,10 +52,16 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Form], 
     """Export once: ``exported(generation, form)``; an export takes some seconds."""
     folder = tmp_path_factory.mktemp("int8")
 
+    @functools.cache
+    def traced(generation: int) -> tuple[AetherNet, onnx.ModelProto]:
+        network = quantised(generation)
+        return network, trace_int8(network, ExportConfig())
+
+    @functools.cache
     def export(generation: int, form: Form) -> Path:
         path = folder / f"gen{generation}_{form}.onnx"
-        if not path.exists():
-            export_int8(quantised(generation), path, ExportConfig(), {}, tensorrt=form is Form.SIGNED)
+        network, graph = traced(generation)
+        export_int8(network, path, ExportConfig(), {}, tensorrt=form is Form.SIGNED, traced=graph)
         return path
 
     return export

@@ -17,7 +17,8 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from aethernet.export import ExportConfig, OnnxDescription
-from aethernet.export.int8 import TRT_OPSET, export_int8
+from aethernet.export.int8 import TRT_OPSET, _exportable, export_int8, trace_int8
+from aethernet.export.onnx import NATIVE_OPSET, at_opset, trace_to_onnx
 from aethernet.fusion import fuse
 from aethernet.lint import Form, LintReport, Severity, lint_onnx
 from aethernet.network import AetherNet
@@ -75,6 +76,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Int8Export:
     folder = tmp_path_factory.mktemp("int8")
     networks: dict[str, AetherNet] = {}
     made: dict[tuple[object, ...], Int8File] = {}
+    traced: dict[tuple[object, ...], onnx.ModelProto] = {}
 
     def export(name: str, *, tensorrt: bool = False, static: tuple[int, int] | None = None) -> Int8File:
         torch.set_num_threads(1)
@@ -87,7 +89,10 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Int8Export:
             path = folder / f"{len(made)}.onnx"
             config, metadata = ExportConfig(static=static), {"license": "test"}
             before = state(networks[name])
-            described = export_int8(networks[name], path, config, metadata, tensorrt=tensorrt)
+            if (name, static) not in traced:
+                traced[name, static] = trace_int8(networks[name], config)
+            graph = traced[name, static]
+            described = export_int8(networks[name], path, config, metadata, tensorrt=tensorrt, traced=graph)
             made[key] = Int8File(networks[name], path, described, state(networks[name]) == before)
         return made[key]
 
@@ -320,6 +325,34 @@ def test_a_single_stage_is_not_rounded_twice(int8: Int8Export) -> None:
     report = lint_onnx(int8("gen2").path, run=False)
 
     assert [one.message for one in report.findings if one.rule == "double"] == []
+
+
+def test_a_traced_graph_can_be_written_in_both_forms_and_stays_as_it_is(int8: Int8Export, tmp_path: Path) -> None:
+    network = int8("gen2").network
+    traced = trace_int8(network, ExportConfig())
+    before = traced.SerializeToString(deterministic=True)
+    files = [tmp_path / "int8.onnx", tmp_path / "int8_trt.onnx"]
+
+    for path in files:
+        export_int8(network, path, ExportConfig(), {"license": "test"}, tensorrt=path is files[1], traced=traced)
+
+    assert traced.SerializeToString(deterministic=True) == before
+    assert traced.opset_import[0].version == NATIVE_OPSET
+    assert [path.read_bytes() for path in files] == [int8("gen2", tensorrt=one).path.read_bytes() for one in (0, 1)]
+
+
+@pytest.mark.slow
+@every_network
+def test_raising_the_opset_gives_what_the_exporter_gives_at_that_opset(int8: Int8Export, name: str) -> None:
+    network = int8(name).network
+
+    raised = at_opset(trace_int8(network, ExportConfig()), TRT_OPSET)
+
+    exported, _ = _exportable(network)
+    native = trace_to_onnx(exported, ExportConfig(opset=TRT_OPSET))
+    kinds = [node.op_type for node in raised.graph.node if not node.name.startswith("dequantize/")]
+    assert kinds == [node.op_type for node in native.graph.node]
+    assert raised.opset_import[0].version == native.opset_import[0].version == TRT_OPSET
 
 
 @pytest.mark.slow
