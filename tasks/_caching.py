@@ -10,10 +10,8 @@ hash paths as text, and never look at files.
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
-import importlib.util
 import inspect
 import json
 import shutil
@@ -38,6 +36,7 @@ from aethernet.artifact import Artifact, atomic_path
 from aethernet.errors import AethernetError, StoreError
 from aethernet.host import describe_host, toolchain
 from aethernet.store import Store
+from tasks._code import code_digest, remembered_sources
 
 __all__ = [
     "CacheKeyError",
@@ -46,7 +45,6 @@ __all__ = [
     "RunContext",
     "Stage",
     "StageEvent",
-    "code_digest",
     "reporting",
     "running",
     "stage",
@@ -119,7 +117,8 @@ def running(context: RunContext) -> Iterator[RunContext]:
     """Stages called inside use this store and these observers."""
     token = _context.set(context)
     try:
-        yield context
+        with remembered_sources(context.store.root):
+            yield context
     finally:
         _context.reset(token)
 
@@ -383,79 +382,3 @@ def _artifacts(value: Any) -> Iterator[Artifact]:
     elif isinstance(value, list):
         for item in value:
             yield from _artifacts(item)
-
-
-@functools.cache
-def code_digest(module_file: Path) -> str:
-    """Digest of a task module and of every module of ours it reaches through imports, wherever they stand.
-
-    Comments and layout do not count. A package counts with its data files (templates).
-    """
-    waiting, seen = [module_file], {}
-    while waiting:
-        file = waiting.pop()
-        if file in seen:
-            continue
-        seen[file], names = _read_source(file)
-        if file.name == "__init__.py" and file.parent.name != "aethernet":
-            for data in sorted(file.parent.iterdir()):
-                if data.is_file() and data.suffix not in (".py", ".pyc"):
-                    seen[data] = hashlib.sha256(data.read_bytes()).hexdigest()
-        for name in names:
-            waiting += _files_of(name)
-    lines = sorted(f"{digest} {file.name}" for file, digest in seen.items())
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-@functools.cache
-def _read_source(file: Path) -> tuple[str, tuple[str, ...]]:
-    return _parsed(file.read_bytes())
-
-
-@functools.cache
-def _parsed(source: bytes) -> tuple[str, tuple[str, ...]]:
-    """Digest of a source file without comments and layout, and the names it imports."""
-    tree = ast.parse(source)
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(_imported(tree))
-
-
-def _imported(tree: ast.AST) -> Iterator[str]:
-    """Every name imported at run time; what stands under ``if TYPE_CHECKING`` never is."""
-    for node in _statements(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            if node.module:
-                yield node.module
-                yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        else:
-            yield from _imported(node)
-
-
-def _statements(tree: ast.AST) -> Iterator[ast.AST]:
-    """The statements in a node that may run, and what holds more of them; expressions, most of a tree, hold none."""
-    never = isinstance(tree, ast.If) and isinstance(tree.test, ast.Name) and tree.test.id == "TYPE_CHECKING"
-    for name in ("orelse",) if never else ("body", "orelse", "handlers", "finalbody", "cases"):
-        inner = getattr(tree, name, ())
-        yield from inner if isinstance(inner, list) else ()
-
-
-@functools.cache
-def _files_of(name: str) -> list[Path]:
-    """The source files behind one imported name, packages on the way included.
-
-    This module is left out: it decides whether a stage runs, not what comes out of it.
-    """
-    if name.split(".")[0] not in ("aethernet", "tasks") or name.startswith(__name__):
-        return []
-    parts = name.split(".")
-    files = []
-    for length in range(1, len(parts) + 1):
-        try:
-            spec = importlib.util.find_spec(".".join(parts[:length]))
-        except (ImportError, AttributeError):
-            break  # a function or class, not a module
-        if spec is None or spec.origin is None:
-            break
-        files.append(Path(spec.origin))
-    return files

@@ -29,6 +29,9 @@ class Limits(BaseModel):
     max_abs_of_range: float | None = Field(
         default=None, gt=0, description="Largest raw difference, as a share of the reference's range on that input"
     )
+    max_reference_range: float | None = Field(
+        default=None, gt=0, description="Largest less smallest value the reference itself may give; pictures span 1"
+    )
     min_psnr: float | None = Field(default=None, gt=0, description="dB against the reference")
     max_level: int | None = Field(default=None, ge=0, description="No 8-bit value may be off by more levels than this")
     max_signed_mean: float | None = Field(
@@ -46,7 +49,8 @@ class Limits(BaseModel):
 
 
 DEFAULT_LIMITS: Mapping[Precision, Limits] = {
-    Precision.FP32: Limits(max_abs_of_range=1e-4, min_psnr=80, max_hr_loss=0.01),
+    # Networks for pictures span about 1.5; one that spans a hundred diverges, and to follow it there is no merit.
+    Precision.FP32: Limits(max_abs_of_range=1e-4, max_reference_range=100, min_psnr=80, max_hr_loss=0.01),
     Precision.FP16: Limits(max_level=2, min_psnr=60, max_hr_loss=0.05),
     Precision.INT8: Limits(
         min_psnr=42, max_signed_mean=0.5 / 255, max_hr_loss=0.30, min_agreement=0.999, min_speedup=1.1
@@ -80,6 +84,9 @@ def failures_of(measurement: Measurement, limits: Limits) -> list[str]:
     if not measurement.finite:
         return ["the output holds NaN or infinity"]
     missed = []
+    spanned = measurement.reference_range or 0.0
+    if limits.max_reference_range is not None and not spanned <= limits.max_reference_range:
+        missed.append(f"the trained network itself diverges: it spans {spanned:.3g} > {limits.max_reference_range:g}")
     if limits.max_abs_of_range is not None and measurement.max_abs is not None:
         allowed = limits.max_abs_of_range * (measurement.reference_range or 1.0)
         if not measurement.max_abs <= allowed:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import functools
 import json
 import os
 import pickle
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +25,7 @@ from aethernet.precision import Precision
 from aethernet.spec import ExportSpec
 from aethernet.store import Store
 from tasks import _caching
-from tasks._caching import CacheKeyError, RunContext, Stage, StageEvent, code_digest, current_store, running, stage
+from tasks._caching import CacheKeyError, RunContext, Stage, StageEvent, current_store, running, stage
 from tests.support.releases import flip_byte
 
 ARTIFACT = Artifact(name="net.safetensors", sha256="a" * 64, size=5)
@@ -154,36 +152,6 @@ def test_input_without_a_key_stops_the_run(options: dict[Any, Any], tmp_path: Pa
         write("a", ARTIFACT, options)
 
 
-def test_imports_are_found_wherever_they_stand_and_not_where_they_never_run() -> None:
-    source = """
-        import one
-        if TYPE_CHECKING:
-            import never
-        else:
-            import two
-        try:
-            import three
-        except ImportError:
-            import four
-        else:
-            import five
-        finally:
-            import six
-        while True:
-            from seven import eight
-        class Inside:
-            async def method(self):
-                with open("x") as stream:
-                    match stream:
-                        case 1:
-                            import nine
-    """
-
-    found = set(_caching._imported(ast.parse(textwrap.dedent(source))))
-
-    assert found == {"one", "two", "three", "four", "five", "six", "seven", "seven.eight", "nine"}
-
-
 def test_unreadable_code_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: Path) -> str:
         raise SyntaxError("invalid syntax")
@@ -197,98 +165,6 @@ def test_unreadable_code_stops_the_run(tmp_path: Path, monkeypatch: pytest.Monke
 def test_stage_outside_a_run_is_a_mistake() -> None:
     with pytest.raises(LookupError):
         write("a", ARTIFACT, {})
-
-
-# --- the code a stage reaches ----------------------------------------------------------------------------------------
-
-
-NETWORK_STAGES = {
-    "load",
-    "fuse",
-    "export",
-    "quantize",
-    "sensitivity",
-    "compare",
-    "build",
-    "benchmark",
-    "describe",
-    "draw",
-}
-UNTOUCHED = "untouched"
-
-
-def _append(text: str) -> str:
-    return text + "\n_UNUSED = 1\n"
-
-
-CODE_CHANGES: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
-    "stage": ("tasks/fuse.py", lambda text: text.replace('f"{name}_{precision', 'f"{name}-{precision'), {"fuse"}),
-    "comment": ("aethernet/fusion.py", lambda text: text + "\n# A remark.\n", set()),
-    "layout": ("tasks/fuse.py", lambda text: text.replace("\n\n\n", "\n\n\n\n\n"), set()),
-    "card's template": ("aethernet/card/template.md.jinja", lambda text: text + "\nThe end.\n", {"card"}),
-    "report's template": ("aethernet/report/page.html.jinja", lambda text: text + "\n<!-- The end. -->\n", {"report"}),
-    "helper": ("aethernet/sheet.py", lambda text: text.replace("_GAP, _CAPTION = 8", "_GAP, _CAPTION = 9"), {"draw"}),
-    "exporter": ("aethernet/export/half.py", _append, {"export", "quantize", "sensitivity", "build"}),
-    "another stage's helper": ("tasks/load.py", lambda text: text.replace('"notfused"', '"raw"'), {"load", "describe"}),
-    "helper of a helper": ("aethernet/network/blocks.py", _append, NETWORK_STAGES),
-    "command line": ("aethernet/cli/steps.py", _append, set()),
-    "flow": ("flows/release.py", _append, set()),
-    "training": ("aethernet/training/recipe.py", _append, set()),
-    "hub": ("aethernet/hub/folder.py", _append, {"publish", "reverify"}),
-}
-"""What is changed -> file, how, and the task modules whose stages must run again (cheap ones may run, too)."""
-
-CHEAP = {"card", "report", "openmodeldb", "assemble", "publish", "reverify", "sign", "fetch"}
-
-_DIGESTS = """
-import json, pathlib, sys
-from tasks import _caching
-from tasks._caching import code_digest
-answer = {}
-for name, (path, text) in json.load(sys.stdin).items():
-    place = pathlib.Path(path)
-    before = place.read_text()
-    place.write_text(text)
-    code_digest.cache_clear()
-    _caching._read_source.cache_clear()
-    answer[name] = {p.stem: code_digest(p) for p in sorted(pathlib.Path("tasks").absolute().glob("[a-z]*.py"))}
-    place.write_text(before)
-print(json.dumps(answer))
-"""
-
-
-@pytest.fixture(scope="module")
-def digests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """Change -> task module -> digest, computed in a second checkout."""
-    clone = tmp_path_factory.mktemp("elsewhere") / "clone"
-    for package in ("aethernet", "tasks", "flows"):
-        shutil.copytree(REPOSITORY / package, clone / package, ignore=shutil.ignore_patterns("__pycache__", "samples"))
-    edits = {UNTOUCHED: ("aethernet/fusion.py", (clone / "aethernet/fusion.py").read_text())}
-    for name, (path, change, _) in CODE_CHANGES.items():
-        before = (clone / path).read_text()
-        edits[name] = (path, change(before))
-        assert edits[name][1] != before, name
-    told = subprocess.run(
-        [sys.executable, "-c", _DIGESTS], cwd=clone, input=json.dumps(edits), capture_output=True, text=True, check=True
-    )
-    return dict(json.loads(told.stdout))
-
-
-def test_two_checkouts_with_equal_content_have_equal_digests(digests: dict[str, dict[str, str]]) -> None:
-    here = {path.stem: code_digest(path) for path in sorted((REPOSITORY / "tasks").glob("[a-z]*.py"))}
-
-    assert here == digests[UNTOUCHED]
-
-
-@pytest.mark.parametrize("change", CODE_CHANGES)
-def test_changed_code_changes_the_keys_of_exactly_the_stages_that_reach_it(
-    digests: dict[str, dict[str, str]], change: str
-) -> None:
-    wanted = CODE_CHANGES[change][2]
-
-    changed = {name for name, digest in digests[UNTOUCHED].items() if digests[change][name] != digest}
-
-    assert changed - (CHEAP - wanted if wanted == NETWORK_STAGES else set()) == wanted
 
 
 # --- records and files, through Prefect's engine ---------------------------------------------------------------------

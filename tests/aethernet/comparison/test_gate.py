@@ -35,7 +35,14 @@ from tests.support.pictures import natural_picture
 from tests.support.runtimes import FunctionRuntime, enlarged
 
 FP32, FP16, INT8 = Precision
-STRICT = Limits(max_abs_of_range=1e-4, min_psnr=80, max_level=1, max_signed_mean=0.001, max_hr_loss=0.01)
+STRICT = Limits(
+    max_abs_of_range=1e-4,
+    max_reference_range=100,
+    min_psnr=80,
+    max_level=1,
+    max_signed_mean=0.001,
+    max_hr_loss=0.01,
+)
 
 
 def form(precision: Precision = FP32, file: str = "network.onnx") -> FormId:
@@ -86,8 +93,9 @@ def test_measurement_inside_every_limit_has_no_failure() -> None:
         ({"signed_mean": (0.0, 0.0, -0.002), "shape": (1, 64, 64)}, "channel shift 0.510 levels > 0.255"),
         ({"finite": False}, "the output holds NaN or infinity"),
         ({"problem": "could not be run: no"}, "could not be run: no"),
+        ({"reference_range": 1.6e34}, "the trained network itself diverges: it spans 1.6e+34 > 100"),
     ],
-    ids=["difference", "psnr", "level", "tint", "no number", "problem"],
+    ids=["difference", "psnr", "level", "tint", "no number", "problem", "divergence"],
 )
 def test_each_missed_limit_is_named_with_both_numbers(changes: dict[str, Any], failure: str) -> None:
     assert failures_of(measurement(**changes), STRICT) == [failure]
@@ -99,7 +107,9 @@ def test_all_missed_limits_are_named_at_once() -> None:
     assert len(failures_of(bad, STRICT)) == 4
 
 
-@pytest.mark.parametrize("changes", [{"max_abs": 2e-4}, {"psnr": 80.0}, {"levels_largest": 1}])
+@pytest.mark.parametrize(
+    "changes", [{"max_abs": 2e-4}, {"psnr": 80.0}, {"levels_largest": 1}, {"reference_range": 100.0}]
+)
 def test_value_exactly_at_its_limit_passes(changes: dict[str, Any]) -> None:
     assert failures_of(measurement(**changes), STRICT) == []
 
@@ -134,6 +144,13 @@ def test_first_file_of_a_precision_agrees_with_nothing_and_passes() -> None:
 def test_flat_reference_is_judged_by_the_range_of_pictures() -> None:
     assert failures_of(measurement(reference_range=0.0, max_abs=1e-4), STRICT) == []
     assert failures_of(measurement(reference_range=0.0, max_abs=1.1e-4), STRICT) != []
+
+
+def test_a_network_that_diverges_is_not_released_however_closely_its_files_follow_it() -> None:
+    wild = [measurement(precision, reference_range=1e4, max_abs=0.0, psnr=None) for precision in (FP32, FP16)]
+
+    with pytest.raises(GateError, match="the trained network itself diverges: it spans 1e\\+04 > 100"):
+        judge(wild, [], DEFAULT_LIMITS, required=[])
 
 
 def test_without_limits_only_what_is_no_picture_fails() -> None:
