@@ -287,7 +287,7 @@ def _signature(bundle: Bundle, trust: Trust | None) -> tuple[str, list[str]]:
 
     try:
         if trust is not None:
-            return f"signed by {check_signature(place, stated_digests(bundle), trust)}", []
+            return f"signed by {check_signature(bundle, trust)}", []
         told = look_at_signature(place, stated_digests(bundle))
         return f"signed by {told}, which was not checked: say whom you trust with --public-key or --identity", []
     except SignatureError as error:

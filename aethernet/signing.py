@@ -17,7 +17,7 @@ import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,7 +52,8 @@ class Trust:
     certificates: str = ""
     """PEM of the certificates a signer's certificate must lead back to."""
     identity: str = ""
-    """Such as the address of a GitHub workflow, or an e-mail address."""
+    """Such as the address of a GitHub workflow, or an e-mail address; of several, between spaces, any counts.
+    ``{name}`` and ``{version}`` in it stand for the release's own."""
     issuer: str = ""
     """Who vouches for the identity, such as https://token.actions.githubusercontent.com."""
 
@@ -63,9 +64,13 @@ class Trust:
                 "expected a public key, or certificates, or an identity together with its issuer, and only one of these"
             )
 
+    def of(self, name: str, version: str) -> Trust:
+        """Whose signature counts on one release."""
+        return replace(self, identity=self.identity.replace("{name}", name).replace("{version}", version))
+
     def __str__(self) -> str:
         if self.identity:
-            return f"{self.identity} (vouched for by {self.issuer})"
+            return f"{' or '.join(self.identity.split())} (vouched for by {self.issuer})"
         text, kind = (self.public_key, "key") if self.public_key else (self.certificates, "certificates")
         return f"the {kind} {hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -119,7 +124,7 @@ def sign_bundle(bundle: Bundle, signer: Signer) -> bool:
     digests, trust = stated_digests(bundle), signer.trust()
     if trust is not None and (bundle.root / SIGNATURE).is_file():
         with contextlib.suppress(SignatureError):
-            check_signature(bundle.root / SIGNATURE, digests, trust)
+            check_signature(bundle, trust)
             return False
     _require()
     from model_signing import signing
@@ -144,12 +149,11 @@ def sign_bundle(bundle: Bundle, signer: Signer) -> bool:
     return True
 
 
-def check_signature(path: Path, digests: Mapping[str, str], trust: Trust) -> str:
+def check_signature(bundle: Bundle, trust: Trust) -> str:
     """Check that somebody trusted signed exactly these contents.
 
     Args:
-        path: ``model.sig``.
-        digests: Path in the release -> sha256, of every file but the signature.
+        bundle: The release, of whose files only the records need to be there.
         trust: Whose signature counts.
 
     Returns:
@@ -158,20 +162,33 @@ def check_signature(path: Path, digests: Mapping[str, str], trust: Trust) -> str
     Raises:
         SignatureError: Nobody signed, somebody else did, or it was other content.
     """
+    path, digests = bundle.root / SIGNATURE, stated_digests(bundle)
+    trust = trust.of(bundle.manifest.name, bundle.manifest.version)
     if not path.is_file() or path.is_symlink():
         raise SignatureError(f"{SIGNATURE}: expected a signature by {trust}, found none: the release is not signed")
     if path.stat().st_size > _LARGEST_SIGNATURE:
         raise SignatureError(f"{SIGNATURE}: expected a signature by {trust}, found a file larger than any")
     look_at_signature(path, digests)  # says in words what the library below says in bytes
     _require()
+    refused: list[SignatureError] = []
+    for identity in trust.identity.split() or [""]:
+        one = replace(trust, identity=identity)
+        try:
+            _verify(path, digests, one, f"expected a signature by {trust} over this content, found another one")
+        except SignatureError as error:
+            refused.append(error)
+        else:
+            return str(one)
+    raise refused[-1]
+
+
+def _verify(path: Path, digests: Mapping[str, str], trust: Trust, otherwise: str) -> None:
     from model_signing import verifying
 
     with tempfile.TemporaryDirectory() as folder:
         pem = Path(folder) / "trusted.pem"
         pem.write_text(trust.public_key or trust.certificates, encoding="utf-8")
-        with _failing(
-            SignatureError, f"{SIGNATURE}: expected a signature by {trust} over this content, found another one"
-        ):
+        with _failing(SignatureError, f"{SIGNATURE}: {otherwise}"):
             config = verifying.Config().set_hashing_config(_stated(digests))
             if trust.public_key:
                 config.use_elliptic_key_verifier(public_key=pem)
@@ -180,7 +197,6 @@ def check_signature(path: Path, digests: Mapping[str, str], trust: Trust) -> str
             else:
                 config.use_sigstore_verifier(identity=trust.identity, oidc_issuer=trust.issuer)
             config.verify(path.parent, path)
-    return str(trust)
 
 
 def look_at_signature(path: Path, digests: Mapping[str, str]) -> str:

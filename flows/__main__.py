@@ -43,7 +43,10 @@ Sigstore = Annotated[bool, typer.Option("--sigstore", help="Sign as who we are, 
 Private = Annotated[bool, typer.Option("--private", help="A repository that has to be made is for invited readers.")]
 PublicKey = Annotated[Path | None, typer.Option(help="PEM public key it must be signed for.")]
 Certificates = Annotated[Path | None, typer.Option(help="PEM certificates its signer must lead back to.")]
-Identity = Annotated[str | None, typer.Option(help="Sigstore identity that must have signed.")]
+Identity = Annotated[
+    str | None,
+    typer.Option(help="Sigstore identity that must have signed; several, any of which counts, separated by spaces."),
+]
 Issuer = Annotated[str | None, typer.Option(help="Who must vouch for the identity.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

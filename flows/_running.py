@@ -10,9 +10,9 @@ from typing import Any
 from aethernet.spec import ReleaseSpec
 from aethernet.store import Store
 from aethernet.store.history import noted
-from flows._reporting import Progress, ProgressArtifact
+from flows._reporting import Progress, ProgressArtifact, log_event
 from flows.release import Outcome
-from tasks._caching import Observer, RunContext, running
+from tasks._caching import RunContext, running
 
 __all__ = ["opened_store", "summarised"]
 
@@ -22,7 +22,6 @@ def summarised(
     spec: ReleaseSpec,
     flow: Callable[[], Outcome],
     run: str | None = None,
-    observers: tuple[Observer, ...] = (),
 ) -> tuple[Outcome, dict[str, Any]]:
     """Run the release flow in a store, under a note of how it ended.
 
@@ -31,11 +30,10 @@ def summarised(
         spec: Of the release.
         flow: Runs it.
         run: Prefect's id of the flow run, where a worker runs it.
-        observers: Told of every stage, beside the progress on stderr.
     """
     progress = Progress(spec.name, store.root / "durations" / f"{spec.name}.json")
     bar = ProgressArtifact(spec.name, progress.remembered)
-    context = RunContext(store=store, observers=(progress, bar, *observers))
+    context = RunContext(store=store, observers=(progress, bar, log_event))
     with noted(store, spec.name, spec.version, run) as note, running(context):
         outcome = flow()
         bar.finish()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -87,6 +88,10 @@ def embedded_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[
     )
 
     if get_current_settings().api.url:
+        # Its UI shows a line per step; here they are on stderr already.
+        shown = logging.getLogger("prefect.flow_runs")
+        shown.setLevel(logging.INFO)
+        shown.propagate = False
         yield
         return
     # Heartbeats tell a server about dead runs. Ours dies with the run, whose end would wait up to a second for them.

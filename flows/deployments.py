@@ -51,7 +51,6 @@ def release(
     from aethernet.spec import make_spec
     from flows._deploying import located
     from flows._packing import opened_spec, pack_bundle
-    from flows._reporting import log_event
     from flows._running import opened_store, summarised
     from flows._session import limited
     from flows.release import release as make
@@ -65,7 +64,6 @@ def release(
             chosen,
             lambda: make.fn(chosen, Path(output).absolute(), hub, signer, private),
             run=str(runtime.flow_run.id),
-            observers=(log_event,),
         )
         # Results of runs are not kept by Prefect; this one is a line of text and a folder in the store.
         packed = pack_bundle(outcome.bundle, artifacts)

@@ -12,7 +12,7 @@ from aethernet.errors import QuantizationError
 from aethernet.manifest import PartFacts, PartSpeed, SensitivityFacts
 from aethernet.pictures import load_picture, sample_pictures
 from aethernet.quantization import Method
-from aethernet.quantization.quantize import calibrate
+from aethernet.quantization.post_training import calibrate
 from aethernet.quantization.sensitivity import measure_sensitivity, sensitivity_chart
 from aethernet.quantization.timing import time_units
 from aethernet.spec import QuantizationSpec

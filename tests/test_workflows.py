@@ -209,6 +209,7 @@ def test_make_targets_and_their_variables_exist() -> None:
         ("!inputs.hub", True),
         ("github.event.before != 'x' && (inputs.flag == true)", True),
         ("format('{0}/x''s', github.ref_type)", "branch/x's"),
+        ("format('{0}/{{x}}', github.ref_type)", "branch/{x}"),
         ("fromJSON(inputs.list)", [1]),
     ],
 )
@@ -282,7 +283,7 @@ def keyed(key: KeyPair, environment: dict[str, str]) -> dict[str, str]:
             assert value == "true"
             changed[f"{command}_PRIVATE_KEY"] = str(key.private)
         elif option == "IDENTITY":
-            assert value == IDENTITY
+            assert value == (f"{IDENTITY} {BY_TAG}" if command.endswith("REVERIFY") else IDENTITY)
             changed[f"{command}_PUBLIC_KEY"] = str(key.public)
         elif option != "ISSUER":
             changed[name] = value
@@ -291,6 +292,8 @@ def keyed(key: KeyPair, environment: dict[str, str]) -> dict[str, str]:
 
 WORKFLOW = "org/networks/.github/workflows/release.yml@refs/heads/main"
 IDENTITY = f"https://github.com/{WORKFLOW}"
+BY_TAG = IDENTITY.replace("heads/main", "tags/{name}-v{version}")
+"""Of releases made by a tag; readers fill in which."""
 
 
 def event(runner: Runner, name: str, **more: Any) -> dict[str, Any]:

@@ -30,7 +30,12 @@ PublicKey = Annotated[
 Certificates = Annotated[
     Path | None, typer.Option(help="PEM file: the signer's certificate must lead back to one of these.")
 ]
-Identity = Annotated[str | None, typer.Option(help="The Sigstore identity that must have signed.")]
+Identity = Annotated[
+    str | None,
+    typer.Option(
+        help="The Sigstore identity that must have signed; several, any of which counts, separated by spaces."
+    ),
+]
 Issuer = Annotated[str | None, typer.Option(help="Who must vouch for the identity, an address.")]
 
 

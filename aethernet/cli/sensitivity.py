@@ -34,7 +34,7 @@ def measure_file(
         QuantizationError: The budget cannot be kept.
     """
     from aethernet.pictures import load_picture
-    from aethernet.quantization.quantize import calibrate
+    from aethernet.quantization.post_training import calibrate
     from aethernet.quantization.sensitivity import measure_sensitivity, sensitivity_chart
     from aethernet.quantization.timing import time_units
 

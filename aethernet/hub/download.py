@@ -253,10 +253,14 @@ def _summary(bundle: Bundle, address: str, trust: Trust | None, *, received: int
 
 
 def _judge_signature(bundle: Bundle, trust: Trust | None) -> str:
-    place, digests = bundle.root / SIGNATURE, stated_digests(bundle)
     if trust is not None:
-        return f"signed by {check_signature(place, digests, trust)}"
-    return f"signed by {look_at_signature(place, digests)}, not checked" if place.is_file() else "not signed"
+        return f"signed by {check_signature(bundle, trust)}"
+    place = bundle.root / SIGNATURE
+    return (
+        f"signed by {look_at_signature(place, stated_digests(bundle))}, not checked"
+        if place.is_file()
+        else "not signed"
+    )
 
 
 def select_files(manifest: Manifest, only: Collection[str], runtime: str | None) -> list[FileEntry]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from aethernet.quantization.calibration import Method
 from aethernet.quantization.learning import from_finetuning
-from aethernet.quantization.quantize import Quantized, TensorRange, quantize
+from aethernet.quantization.post_training import Quantized, TensorRange, quantize
 from aethernet.quantization.structure import units_of
 
 __all__ = ["Method", "Quantized", "TensorRange", "from_finetuning", "quantize", "units_of"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from aethernet.errors import QuantizationError
 from aethernet.quantization.correction import source_name
 from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_mode
-from aethernet.quantization.quantize import Quantized, TensorRange, freeze_weights
+from aethernet.quantization.post_training import Quantized, TensorRange, freeze_weights
 from aethernet.quantization.scheme import SMALLEST_SCALE, half_precision, weight_scale
 from aethernet.quantization.state import float_units
 from aethernet.quantization.structure import convs_of, quantizers_of

@@ -23,7 +23,7 @@ from aethernet.quantization.structure import belongs, convs_of, restructure, uni
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from aethernet.quantization.quantize import Calibrated
+    from aethernet.quantization.post_training import Calibrated
     from aethernet.quantization.timing import UnitTimes
 
 __all__ = [
@@ -123,7 +123,7 @@ def measure_sensitivity(
     same network must give the same release.
 
     Args:
-        calibrated: Of :func:`~aethernet.quantization.quantize.calibrate`, with every part quantised.
+        calibrated: Of :func:`~aethernet.quantization.post_training.calibrate`, with every part quantised.
         keep_float: Parts that stay float whatever they cost.
         budget_db: dB.
         progress: Told the name of each part before it is measured.

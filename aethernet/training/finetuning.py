@@ -33,7 +33,7 @@ from aethernet.network import AetherNet
 from aethernet.quantization.calibration import as_input, crops_of
 from aethernet.quantization.learning import finished, start_learning
 from aethernet.quantization.modules import Mode, set_mode
-from aethernet.quantization.quantize import quantize
+from aethernet.quantization.post_training import quantize
 from aethernet.quantization.structure import gated_units, restructure
 from aethernet.training.pictures import PictureFolder
 from aethernet.training.progress import Alarm, ProgressReport, Standing, show_progress

@@ -187,6 +187,34 @@ def test_identity_cannot_be_checked_with_a_signature_by_a_key(signed: Path) -> N
     assert "expected a signature by https://github.com/o/r" in problems(signed, trust)
 
 
+def test_any_of_several_identities_counts_with_the_releases_own_name_and_version_in_it(
+    signed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sigstore itself needs a network; its verifier here knows one signer."""
+    from model_signing import verifying
+
+    signer, asked = "https://ci/w@refs/tags/tiny_2x-v1.0.0", []
+
+    def use_sigstore_verifier(config: object, *, identity: str, oidc_issuer: str) -> None:
+        asked.append((identity, oidc_issuer))
+        config.verify = lambda *_: None if identity == signer else _refuse()  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(verifying.Config, "use_sigstore_verifier", use_sigstore_verifier)
+    trust = Trust(identity="https://ci/w@refs/heads/main https://ci/w@refs/tags/{name}-v{version}", issuer="https://ci")
+
+    verified = verify_bundle(signed, run=False, trust=trust)
+
+    assert verified.problems == ()
+    assert verified.signature == f"signed by {signer} (vouched for by https://ci)"
+    assert asked == [("https://ci/w@refs/heads/main", "https://ci"), (signer, "https://ci")]
+    told = problems(signed, Trust(identity="https://ci/other {name}", issuer="https://ci"))
+    assert "expected a signature by https://ci/other or tiny_2x (vouched for by https://ci)" in told
+
+
+def _refuse() -> None:
+    raise ValueError("another signer")
+
+
 def test_in_github_actions_the_own_identity_is_the_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GITHUB_WORKFLOW_REF", raising=False)
     assert Signer(sigstore=True).trust() is None

@@ -36,13 +36,15 @@ def test_who_runs_the_releases_is_said_once(
 
 
 @pytest.mark.slow
-def test_a_release_outlives_the_dask_worker_that_was_making_it(prefect_home: Path, tmp_path: Path) -> None:
+def test_a_release_outlives_the_dask_worker_that_was_making_it(
+    prefect_home: Path, server: dict[str, str], tmp_path: Path
+) -> None:
     place = Workplace(tmp_path / "place")
     small_spec(tmp_path / "specs" / "one_2x", "one_2x", leave_out=["int8", "fp16"])
     arguments = ["release-all", str(tmp_path / "specs"), *place.places, "--runner", "dask", "--jobs", "1", "--json"]
 
     told: list[str] = []
-    with place.start(arguments, prefect_home) as process:
+    with place.start(arguments, prefect_home, **server) as process:
         assert process.stderr is not None
         assert process.stdout is not None
         reader = threading.Thread(target=lambda: told.extend(process.stderr))  # type: ignore[arg-type]

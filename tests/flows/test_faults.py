@@ -93,12 +93,16 @@ def test_killed_at_any_moment_the_same_command_finishes_the_release(
     _wait_for_end_of_all(place)
 
 
-def test_killed_release_all_takes_its_releases_along(workplace: Workplace, prefect_home: Path) -> None:
+def test_killed_release_all_takes_its_releases_along(
+    workplace: Workplace, prefect_home: Path, server: dict[str, str]
+) -> None:
     workplace.spec.parent.joinpath("one").mkdir()
     text = workplace.spec.read_text().replace('= "', '= "../').replace('"../CC0', '"CC0')
     workplace.spec.parent.joinpath("one", "release.toml").write_text(text.replace("../tiny_2x", "other_2x"))
 
-    with workplace.start(["release-all", str(workplace.spec.parent), *workplace.places], prefect_home) as process:
+    with workplace.start(
+        ["release-all", str(workplace.spec.parent), *workplace.places], prefect_home, **server
+    ) as process:
         ended = _end(process, signal.SIGKILL, "… export", 0)
 
     assert "other_2x  … export" in ended.err
@@ -106,14 +110,16 @@ def test_killed_release_all_takes_its_releases_along(workplace: Workplace, prefe
     workplace.require_unpublished()
 
 
-def test_two_releases_at_once_share_the_work_and_both_succeed(workplace: Workplace, prefect_home: Path) -> None:
+def test_two_releases_at_once_share_the_work_and_both_succeed(
+    workplace: Workplace, prefect_home: Path, server: dict[str, str]
+) -> None:
     for record in (workplace.store / "records").iterdir():
         record.unlink()
     workplace.edit_spec('precisions = ["fp32"]\n')
 
     with (
-        workplace.start(workplace.release, prefect_home) as one,
-        workplace.start(workplace.release, prefect_home) as other,
+        workplace.start(workplace.release, prefect_home, **server) as one,
+        workplace.start(workplace.release, prefect_home, **server) as other,
     ):
         ends = [one.communicate(timeout=300), other.communicate(timeout=300)]
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from aethernet.bundle import open_bundle, verify_bundle
@@ -62,17 +63,22 @@ def test_form_that_cannot_be_made_is_named_with_the_reason(first_release: tuple[
     assert "int8 is not part of this release" in (first_release[0].bundle / "README.md").read_text()
 
 
-def test_second_run_executes_nothing_and_changes_no_byte(
-    first_release: tuple[Workplace, Finished], prefect_home: Path
+def test_second_run_executes_nothing_changes_no_byte_and_says_so_in_prefects_ui(
+    first_release: tuple[Workplace, Finished], prefect_home: Path, server: dict[str, str]
 ) -> None:
     place, first = first_release
     before = [snapshot(place.bundle), snapshot(place.hub), _times(place.bundle), _times(place.hub)]
 
-    second = place.run(place.release, prefect_home)
+    second = place.run(place.release, prefect_home, **server)
 
     assert second.code == 0, second.err
     assert second.summary["ran"] == []
     assert sorted(second.summary["unchanged"]) == sorted(first.summary["ran"])
+    assert second.summary["step_seconds"] == 0 < second.summary["seconds"]
+    lines = [one["message"] for one in httpx.post(f"{server['PREFECT_API_URL']}/logs/filter", json={}).json()]
+    assert {f"{step}: unchanged" for step in second.summary["unchanged"]} <= set(lines)
+    assert "unchanged" not in second.out.replace('"unchanged"', "")
+    assert "export: unchanged" not in second.err  # Prefect's log is Prefect's; stderr has lines of its own
     assert second.summary["already_published"] is True
     assert [snapshot(place.bundle), snapshot(place.hub), _times(place.bundle), _times(place.hub)] == before
 
@@ -155,7 +161,11 @@ def test_spoilt_published_release_fails_the_run(assembled: Workplace, command_li
 
 
 def test_changed_template_renders_the_card_and_runs_nothing_else(
-    assembled: Workplace, first_release: tuple[Workplace, Finished], prefect_home: Path, tmp_path: Path
+    assembled: Workplace,
+    first_release: tuple[Workplace, Finished],
+    prefect_home: Path,
+    server: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     for package in ("aethernet", "tasks", "flows"):
         shutil.copytree(REPOSITORY / package, tmp_path / "tree" / package)
@@ -164,7 +174,7 @@ def test_changed_template_renders_the_card_and_runs_nothing_else(
     before, published = snapshot(assembled.bundle), snapshot(first_release[0].hub)
     arguments = [*assembled.release[:-3], "--hub", first_release[0].hub.as_uri(), "--json"]
 
-    finished = assembled.run(arguments, prefect_home, tmp_path / "tree")
+    finished = assembled.run(arguments, prefect_home, tmp_path / "tree", **server)
 
     assert finished.code == 0, finished.err
     assert finished.summary["ran"] == ["card", f"assemble {NAME}"]

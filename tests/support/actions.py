@@ -24,6 +24,8 @@ __all__ = ["Finished", "Runner", "evaluate", "read_workflow", "render"]
 _TOKEN = re.compile(
     r"\s*(?:(?P<text>'(?:[^']|'')*')|(?P<op>\|\||&&|==|!=|[!(),])|(?P<name>[A-Za-z_][\w.-]*)|(?P<int>\d+))"
 )
+_EXPRESSION = re.compile(r"\$\{\{((?:'(?:[^']|'')*'|(?!\}\}).)*)\}\}")
+"""Braces inside of its texts do not end it."""
 STATUS = ("success", "failure", "cancelled", "always")
 
 
@@ -113,9 +115,9 @@ def render(value: Any, context: Mapping[str, Any]) -> Any:
     """A text with every ``${{ }}`` in it replaced; a text that is one expression gives its value."""
     if not isinstance(value, str):
         return value
-    if match := re.fullmatch(r"\$\{\{((?:(?!\}\}).)*)\}\}", value.strip()):
+    if match := _EXPRESSION.fullmatch(value.strip()):
         return evaluate(match[1], context)
-    return re.sub(r"\$\{\{(.*?)\}\}", lambda match: _text(evaluate(match[1], context)), value)
+    return _EXPRESSION.sub(lambda match: _text(evaluate(match[1], context)), value)
 
 
 def _text(value: Any) -> str:

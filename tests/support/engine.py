@@ -8,7 +8,7 @@ import pytest
 
 from flows._session import prepare_prefect
 
-__all__ = ["engine"]
+__all__ = ["engine", "server"]
 
 
 _started: list[bool] = []
@@ -32,3 +32,11 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             temporary_settings({PREFECT_LOGGING_TO_API_ENABLED: False}),
         ):
             yield
+
+
+@pytest.fixture
+def server(engine: None) -> dict[str, str]:
+    """Variables by which a command uses the session's server; one of its own takes longer than many a command."""
+    from prefect.settings import PREFECT_API_URL
+
+    return {"PREFECT_API_URL": str(PREFECT_API_URL.value())}

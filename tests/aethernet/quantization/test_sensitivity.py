@@ -14,7 +14,7 @@ from aethernet.errors import CalibrationError, QuantizationError
 from aethernet.network import AetherNet
 from aethernet.quantization import quantize, units_of
 from aethernet.quantization.modules import Mode, set_mode
-from aethernet.quantization.quantize import Calibrated, calibrate
+from aethernet.quantization.post_training import Calibrated, calibrate
 from aethernet.quantization.sensitivity import (
     Sensitivity,
     measure_sensitivity,

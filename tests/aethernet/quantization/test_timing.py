@@ -8,7 +8,7 @@ from onnx import helper
 
 from aethernet.network import AetherNet
 from aethernet.quantization import units_of
-from aethernet.quantization.quantize import calibrate
+from aethernet.quantization.post_training import calibrate
 from aethernet.quantization.timing import UnitTimes, owners, time_units
 from tests.aethernet.quantization.conftest import calibration_pictures, fused_network
 

@@ -145,7 +145,7 @@ def test_the_given_network_is_left_untouched(prepared: Prepared) -> None:
 
 
 def test_the_same_seed_gives_the_same_network(monkeypatch: pytest.MonkeyPatch, second: AetherNet) -> None:
-    monkeypatch.setattr(importlib.import_module("aethernet.quantization.quantize"), "CROP_SIDE", 12)
+    monkeypatch.setattr(importlib.import_module("aethernet.quantization.post_training"), "CROP_SIDE", 12)
 
     one, same, other = (quantize(second, pictures=calibration_pictures(2), seed=seed) for seed in (4, 4, 5))
 
@@ -264,7 +264,7 @@ def test_pictures_of_several_sizes_will_do(second: AetherNet) -> None:
 
 
 def test_a_part_left_float_unasked_keeps_the_other_grids(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = importlib.import_module("aethernet.quantization.quantize")
+    module = importlib.import_module("aethernet.quantization.post_training")
     unit = units_of(prepared.fused)[0]
     everything = quantize(prepared.fused, pictures=prepared.pictures, keep_float=())
     monkeypatch.setattr(module, "out_of_proportion", lambda _ready: (unit,))
@@ -281,7 +281,7 @@ def test_a_part_left_float_unasked_keeps_the_other_grids(prepared: Prepared, mon
 def test_where_a_float_part_makes_a_new_grid_necessary_it_is_calibrated(
     unit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = importlib.import_module("aethernet.quantization.quantize")
+    module = importlib.import_module("aethernet.quantization.post_training")
     network = fuse(tiny_network(2, scale=8, depths=(1,)))
     monkeypatch.setattr(module, "out_of_proportion", lambda _ready: (unit,))
 
