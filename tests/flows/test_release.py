@@ -77,7 +77,6 @@ def test_second_run_executes_nothing_changes_no_byte_and_says_so_in_prefects_ui(
     assert second.summary["step_seconds"] == 0 < second.summary["seconds"]
     lines = [one["message"] for one in httpx.post(f"{server['PREFECT_API_URL']}/logs/filter", json={}).json()]
     assert {f"{step}: unchanged" for step in second.summary["unchanged"]} <= set(lines)
-    assert "unchanged" not in second.out.replace('"unchanged"', "")
     assert "export: unchanged" not in second.err  # Prefect's log is Prefect's; stderr has lines of its own
     assert second.summary["already_published"] is True
     assert [snapshot(place.bundle), snapshot(place.hub), _times(place.bundle), _times(place.hub)] == before
