@@ -168,11 +168,12 @@ def reporting(stage: str, label: str) -> Iterator[Report]:
 class Stage(Generic[P, R]):
     """A cached task. Calling it inside :func:`running` returns the function's result, from the cache where possible."""
 
-    def __init__(self, function: Callable[P, R], *, host_matters: bool) -> None:
+    def __init__(self, function: Callable[P, R], *, host_matters: bool, quick: bool) -> None:
         functools.update_wrapper(self, function)
         self.function = function
         self.name = function.__name__
         self.host_matters = host_matters
+        self.quick = quick
         hints = typing.get_type_hints(function)
         self._output: TypeAdapter[R] = TypeAdapter(hints.pop("return"))
         self._inputs = {name: TypeAdapter(hint) for name, hint in hints.items()}
@@ -191,8 +192,10 @@ class Stage(Generic[P, R]):
             if whole:
                 output = self._run(context, key, inputs, report)
             else:
-                with context.store.lock(key):
-                    missing = not _find(context.store, key)[0]
+                # To keep other machines out, or to ask whether one was faster, takes longer than a quick stage.
+                alone = self.quick and context.store.is_shared
+                with context.store.lock(key, everywhere=not alone):
+                    missing = alone or not _find(context.store, key)[0]
                     output = self._run(context, key, inputs, report, missing=missing)
         return self._output.validate_python(output)
 
@@ -284,13 +287,14 @@ class Stage(Generic[P, R]):
             _body_store.reset(token)
 
 
-def stage(*, host_matters: bool = False) -> Callable[[Callable[P, R]], Stage[P, R]]:
+def stage(*, host_matters: bool = False, quick: bool = False) -> Callable[[Callable[P, R]], Stage[P, R]]:
     """Make a cached stage of an annotated function.
 
     Args:
         host_matters: Whether another machine would give other numbers.
+        quick: It only reads and writes a few kilobytes, the same every time, so two machines may well do it at once.
     """
-    return lambda function: Stage(function, host_matters=host_matters)
+    return lambda function: Stage(function, host_matters=host_matters, quick=quick)
 
 
 def _label(inputs: dict[str, Any]) -> str:

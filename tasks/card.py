@@ -10,7 +10,7 @@ from tasks._caching import current_store, stage
 __all__ = ["card"]
 
 
-@stage()
+@stage(quick=True)
 def card(manifest: Manifest, build: BuildRecord) -> Artifact:
     """``README.md``."""
     store = current_store()

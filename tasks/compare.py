@@ -121,7 +121,7 @@ def compare(precision: Precision, files: list[Artifact], reference: Reference, p
     return found
 
 
-@stage()
+@stage(quick=True)
 def accept(
     compared: list[Compared],
     baselines: list[Quality],

@@ -64,7 +64,7 @@ def describe_network(
     )
 
 
-@stage()
+@stage(quick=True)
 def write_config(network: NetworkFacts) -> Artifact:
     """``config.json`` for loaders."""
     store = current_store()
@@ -74,7 +74,7 @@ def write_config(network: NetworkFacts) -> Artifact:
         return store.put(folder / "config.json")
 
 
-@stage(host_matters=True)
+@stage(host_matters=True, quick=True)
 def describe(
     spec: dict[str, str],
     authors: tuple[str, ...],
@@ -155,7 +155,7 @@ def released_facts(spec: ReleaseSpec) -> dict[str, str]:
     return {field: getattr(spec, field) for field in fields}
 
 
-@stage()
+@stage(quick=True)
 def bill(manifest: Manifest) -> Manifest:
     """The manifest with the bill of materials among its files."""
     store = current_store()

@@ -11,7 +11,7 @@ from tasks._caching import current_store, stage
 __all__ = ["openmodeldb"]
 
 
-@stage()
+@stage(quick=True)
 def openmodeldb(manifest: Manifest, build: BuildRecord, spec: OpenModelDbSpec) -> Artifact:
     """``openmodeldb.json``."""
     store = current_store()

@@ -154,14 +154,18 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Only one process or thread at a time inside for one key, on all machines that use the store.
+    def lock(self, key: str, *, everywhere: bool = True) -> Iterator[None]:
+        """Only one process or thread at a time inside for one key.
 
         When its holder dies the kernel frees the lock of a folder at once; that of a shared store is free after
         ``AETHERNET_LEASE_SECONDS``.
+
+        Args:
+            key: What is locked.
+            everywhere: On all machines that use the store, not on this one alone.
         """
         with held(self.root / "locks" / key):  # of those on one machine, one at a time asks the others
-            if self._remote is None:
+            if self._remote is None or not everywhere:
                 yield
             else:
                 with self._remote.lock(key):

@@ -111,7 +111,7 @@ class Lease:
 
     def _read(self, number: int) -> bytes | None:
         try:
-            return bytes(self.filesystem.cat_file(self._file(number))) if number else None
+            return bytes(self.filesystem.cat_file(self._file(number), start=0)) if number else None
         except FileNotFoundError:
             return None
 

@@ -482,6 +482,27 @@ def test_a_shared_file_that_is_lost_is_made_again_by_whoever_needs_it(machines: 
     assert [entry.size for entry in other.store.place.entries("objects")] == [artifact.size]
 
 
+@stage(quick=True)
+def count_letters(text: str) -> int:
+    """A stage that takes less time than a lock on object storage."""
+    return len(text)
+
+
+def test_a_quick_stage_locks_no_other_machine_out_and_is_shared_all_the_same(machines: list[Runs]) -> None:
+    one, other = machines
+    told: list[StageEvent] = []
+
+    for machine in (one, other):
+        with running(RunContext(store=machine.store, observers=(told.append,))):
+            assert count_letters("abc") == 3
+
+    assert [event.kind for event in told] == [*RAN, *REUSED]
+    assert one.store.place.entries("locks") == []
+    assert list((one.store.root / "locks").iterdir()) != []
+    one()
+    assert one.store.place.entries("locks") != []
+
+
 def test_use_of_a_shared_record_is_noted_for_housekeeping(
     machines: list[Runs], monkeypatch: pytest.MonkeyPatch
 ) -> None:

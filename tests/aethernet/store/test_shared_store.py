@@ -15,7 +15,7 @@ from aethernet.artifact import Artifact
 from aethernet.errors import MissingDependencyError, StoreError, UnreachableStoreError
 from aethernet.store import Store
 from aethernet.store.leases import LEASE_VARIABLE, Lease
-from aethernet.store.places import Remote
+from aethernet.store.places import Remote, held
 
 
 class Machine:
@@ -50,6 +50,35 @@ def test_what_one_machine_puts_another_gets(machines: list[Machine]) -> None:
     assert found.is_relative_to(other.folder)
     assert found.suffix == ".onnx"
     assert list((other.store.root / "scratch").iterdir()) == []
+
+
+def test_a_small_file_is_asked_for_once_whether_it_is_there_or_not(
+    machines: list[Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release asks for dozens of records."""
+    import s3fs
+
+    place, asked, call = machines[0].store.place, [], s3fs.S3FileSystem._call_s3
+
+    async def counted(self: object, method: str, *arguments: object, **options: object) -> object:
+        asked.append(method)
+        return await call(self, method, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    place.write("records/there", b"{}")
+    found = place.read("records/there"), place.read("records/not")
+
+    assert found == (b"{}", None)
+    assert asked == ["put_object", "get_object", "get_object"]
+
+
+def test_a_lock_for_this_machine_alone_asks_the_storage_nothing(machines: list[Machine]) -> None:
+    one, other, _ = machines
+
+    with one.store.lock("key", everywhere=False), other.store.lock("key"):
+        assert other.store.place.entries("locks") != []
+        with pytest.raises(BlockingIOError), held(one.store.root / "locks" / "key", wait=False):
+            pass
 
 
 def test_stores_do_not_mix_what_they_fetched(machines: list[Machine], bucket: str) -> None:

@@ -1,0 +1,1 @@
+"""Releases of earlier versions, kept."""
