@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-__all__ = ["LIMITS", "embedded_server", "limited", "prepare_prefect", "require_server", "watched"]
+__all__ = [
+    "LIMITS",
+    "embedded_server",
+    "limited",
+    "prepare_prefect",
+    "require_server",
+    "server_command",
+    "server_environment",
+    "watched",
+]
 
 LIMITS = {"aethernet-releases": 64, "aethernet-gpu": 1}
 """Global concurrency limits that ``python -m flows deploy`` creates: how much may happen at once on all workers."""
+
+_PORTS_TRIED, _PORT_TAKEN = 5, 3
+"""Between our look for a free port and the server's taking it somebody else may have; it ends with that code then."""
 
 # Is told process ids, and ends those processes once ours is gone, however it went.
 _WATCHER = """
@@ -73,13 +86,15 @@ def embedded_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[
     """Prefect's own embedded server for the time of the block, unless a server is configured.
 
     Prefect starts one by itself when needed, but leaves it running, with our output streams open, when the flow is
-    killed.
+    killed; and reads all of the server's code into this process, too, which takes seconds.
 
     Args:
         meanwhile: Called while the server starts, which takes seconds: for imports that will be needed.
+
+    Raises:
+        AethernetError: The server does not start.
     """
     from prefect.logging.handlers import APILogWorker
-    from prefect.server.api.server import SubprocessASGIServer
     from prefect.settings import (
         PREFECT_API_URL,
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
@@ -88,32 +103,100 @@ def embedded_server(meanwhile: Callable[[], object] = lambda: None) -> Iterator[
     )
 
     if get_current_settings().api.url:
+        import prefect.main  # noqa: F401 (arranges all logging when it is imported)
+
         # Its UI shows a line per step; here they are on stderr already.
-        shown = logging.getLogger("prefect.flow_runs")
-        shown.setLevel(logging.INFO)
-        shown.propagate = False
-        yield
-        return
-    # Heartbeats tell a server about dead runs. Ours dies with the run, whose end would wait up to a second for them.
-    settings = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-    # Before the server, whose start takes seconds in which the flow may be killed, too.
-    with watched() as watch:
-
-        class WatchedServer(SubprocessASGIServer):
-            def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-                process = super()._run_uvicorn_command()
-                watch(process.pid)
-                meanwhile()
-                return process
-
-        server = WatchedServer()
+        for name in ("prefect.flow_runs", "prefect.task_runs"):
+            shown = logging.getLogger(name)
+            shown.setLevel(logging.INFO)
+            shown.propagate = False
         try:
-            server.start()
-            with temporary_settings({**settings, PREFECT_API_URL: server.api_url}):
+            yield
+        finally:
+            APILogWorker.drain_all(timeout=5)
+        return
+    # Before the server, whose start takes seconds in which the flow may be killed, too.
+    with watched() as watch, _served(watch, meanwhile) as address:
+        # Heartbeats tell a server about dead runs. Ours dies with the run, whose end would wait a second for them.
+        settings = {PREFECT_API_URL: address, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        try:
+            with temporary_settings(settings):
                 yield
         finally:
             APILogWorker.drain_all(timeout=5)
-            server.stop()
+
+
+@contextmanager
+def _served(watch: Callable[[int], None], meanwhile: Callable[[], object]) -> Iterator[str]:
+    """Address of a server that ends with the block."""
+    from prefect.settings import get_current_settings
+
+    from aethernet.errors import AethernetError
+
+    until = time.monotonic() + get_current_settings().server.ephemeral.startup_timeout_seconds
+    for _ in range(_PORTS_TRIED):
+        port = _free_port()
+        address = f"http://127.0.0.1:{port}/api"
+        process = subprocess.Popen(server_command(port), env=server_environment())
+        try:
+            watch(process.pid)
+            meanwhile()
+            meanwhile = lambda: None  # noqa: E731 (once is enough)
+            while process.poll() is None and time.monotonic() < until:
+                if _is_healthy(address):
+                    yield address
+                    return
+                time.sleep(0.05)
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if process.returncode != _PORT_TAKEN:
+            break
+    raise AethernetError(
+        f"Prefect's embedded server did not start (exit code {process.returncode})",
+        hint="`prefect server start` shows why; PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS gives it more time",
+    )
+
+
+def _is_healthy(address: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(f"{address}/health", timeout=10).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def server_command(port: int) -> list[str]:
+    """How Prefect starts its embedded server; a test holds it against Prefect's own line."""
+    import prefect
+
+    application = [
+        "--app-dir",
+        str(prefect.__module_path__.parent),
+        "--factory",
+        "prefect.server.api.server:create_app",
+    ]
+    place = ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error", "--lifespan", "on"]
+    return [sys.executable, "-m", "uvicorn", *application, *place]
+
+
+def server_environment() -> dict[str, str]:
+    """The variables it starts it with."""
+    from prefect.settings import get_current_settings
+
+    own = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    return {**os.environ, **own, **get_current_settings().to_environment_variables(exclude_unset=True)}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def require_server() -> None:
