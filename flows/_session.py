@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 __all__ = [
     "LIMITS",
@@ -134,19 +134,17 @@ def _served(watch: Callable[[int], None], meanwhile: Callable[[], object]) -> It
     from aethernet.errors import AethernetError
 
     until = time.monotonic() + get_current_settings().server.ephemeral.startup_timeout_seconds
-    for _ in range(_PORTS_TRIED):
+    for attempt in range(_PORTS_TRIED):
         port = _free_port()
         address = f"http://127.0.0.1:{port}/api"
         process = subprocess.Popen(server_command(port), env=server_environment())
         try:
             watch(process.pid)
-            meanwhile()
-            meanwhile = lambda: None  # noqa: E731 (once is enough)
-            while process.poll() is None and time.monotonic() < until:
-                if _is_healthy(address):
-                    yield address
-                    return
-                time.sleep(0.05)
+            if attempt == 0:
+                meanwhile()
+            if _answers(process, address, until):
+                yield address
+                return
         finally:
             process.terminate()
             try:
@@ -162,13 +160,17 @@ def _served(watch: Callable[[int], None], meanwhile: Callable[[], object]) -> It
     )
 
 
-def _is_healthy(address: str) -> bool:
+def _answers(process: subprocess.Popen[bytes], address: str, until: float) -> bool:
+    """Waits for a server's first answer, for its end or for the time to be over."""
     import httpx
 
-    try:
-        return httpx.get(f"{address}/health", timeout=10).status_code == 200
-    except httpx.HTTPError:
-        return False
+    with httpx.Client(timeout=10) as client:
+        while process.poll() is None and time.monotonic() < until:
+            with suppress(httpx.HTTPError):
+                if client.get(f"{address}/health").status_code == 200:
+                    return True
+            time.sleep(0.05)
+    return False
 
 
 def server_command(port: int) -> list[str]:
