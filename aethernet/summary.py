@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib.resources.abc import Traversable
 from typing import Any
 
+from aethernet.comparison.gate import TINT_SIDE
 from aethernet.comparison.measurement import Quality
 from aethernet.errors import BundleError
 from aethernet.manifest import FileEntry, Manifest
@@ -75,23 +76,26 @@ def _shown_digits(value: float | None, digits: int) -> float | None:
 
 
 def worst_measurements(manifest: Manifest) -> list[dict[str, Any]]:
-    """Per released file: the worst value of each measure over all inputs."""
+    """Per released file: the worst value of each measure over all inputs.
+
+    PSNR and colour shift are means, and those of an input of one pixel are of no picture: they are taken over inputs
+    with sides of :data:`~aethernet.comparison.gate.TINT_SIDE` pixels or more, where there are any.
+    """
     rows = []
     for entry in manifest.files:
         measured = [item for item in manifest.measurements if item.form.file == entry.path]
         if not measured:
             continue
+        large = [item for item in measured if min(item.shape[1:]) >= TINT_SIDE] or measured
         rows.append(
             {
                 "file": entry.path,
                 "runtime": measured[0].form.runtime,
                 "inputs": len(measured),
-                "psnr": min((item.psnr for item in measured if item.psnr is not None), default=None),
+                "psnr": min((item.psnr for item in large if item.psnr is not None), default=None),
                 "max_abs": max((item.max_abs for item in measured if item.max_abs is not None), default=None),
                 "level": max((item.levels_largest or 0 for item in measured), default=0),
-                "shift": max(
-                    (abs(v) * 255 for item in measured for v in item.signed_mean if v is not None), default=None
-                ),
+                "shift": max((abs(v) * 255 for item in large for v in item.signed_mean if v is not None), default=None),
             }
         )
     return rows
