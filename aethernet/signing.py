@@ -121,7 +121,7 @@ def sign_bundle(bundle: Bundle, signer: Signer) -> bool:
         UsageError: The key cannot be used.
         SignatureError: The signing service refused.
     """
-    digests, trust = stated_digests(bundle), signer.trust()
+    trust = signer.trust()
     if trust is not None and (bundle.root / SIGNATURE).is_file():
         with contextlib.suppress(SignatureError):
             check_signature(bundle, trust)
@@ -130,7 +130,7 @@ def sign_bundle(bundle: Bundle, signer: Signer) -> bool:
     from model_signing import signing
 
     with _failing(UsageError, "could not sign"):
-        config = signing.Config().set_hashing_config(_stated(digests))
+        config = signing.Config().set_hashing_config(_stated(stated_digests(bundle)))
         if signer.sigstore:
             config.use_sigstore_signer(use_ambient_credentials=True)
         elif signer.certificate is not None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 __all__ = [
     "LIMITS",
     "embedded_server",
+    "free_port",
     "limited",
     "prepare_prefect",
     "require_server",
@@ -135,7 +136,7 @@ def _served(watch: Callable[[int], None], meanwhile: Callable[[], object]) -> It
 
     until = time.monotonic() + get_current_settings().server.ephemeral.startup_timeout_seconds
     for attempt in range(_PORTS_TRIED):
-        port = _free_port()
+        port = free_port()
         address = f"http://127.0.0.1:{port}/api"
         process = subprocess.Popen(server_command(port), env=server_environment())
         try:
@@ -195,7 +196,8 @@ def server_environment() -> dict[str, str]:
     return {**os.environ, **own, **get_current_settings().to_environment_variables(exclude_unset=True)}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine's loopback that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -256,11 +256,9 @@ def _judge_signature(bundle: Bundle, trust: Trust | None) -> str:
     if trust is not None:
         return f"signed by {check_signature(bundle, trust)}"
     place = bundle.root / SIGNATURE
-    return (
-        f"signed by {look_at_signature(place, stated_digests(bundle))}, not checked"
-        if place.is_file()
-        else "not signed"
-    )
+    if not place.is_file():
+        return "not signed"
+    return f"signed by {look_at_signature(place, stated_digests(bundle))}, not checked"
 
 
 def select_files(manifest: Manifest, only: Collection[str], runtime: str | None) -> list[FileEntry]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from flows._session import free_port
 from tests.support.storage import storage_settings
 from tests.support.workplace import REPOSITORY
 
@@ -27,12 +28,6 @@ __all__ = ["Cluster", "Database", "Server", "Worker", "started_cluster"]
 
 LEASE_S = 6.0
 POOL = "aethernet"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object], seconds: float, what: str) -> None:
