@@ -15,14 +15,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aethernet.install import require_own_package
+from aethernet.version import __version__
+
 if TYPE_CHECKING:
     from aethernet.bundle import open_bundle, verify_bundle
     from aethernet.checkpoint import load
     from aethernet.export import export_onnx
     from aethernet.fusion import fuse
     from aethernet.upscale import Upscaler
-
-__version__ = "0.1.0"
 
 __all__ = ["Upscaler", "__version__", "export_onnx", "fuse", "load", "open_bundle", "verify_bundle"]
 
@@ -34,6 +35,9 @@ _HOMES = {
     "open_bundle": "aethernet.bundle",
     "verify_bundle": "aethernet.bundle",
 }
+
+
+require_own_package()
 
 
 def __getattr__(name: str) -> Any:

@@ -146,5 +146,4 @@ def _build_one(
 
 
 def _skipped(precision: Precision, backend: Backend, error: AethernetError) -> EngineEntry:
-    reason = f"{error} ({error.hint})" if error.hint else str(error)
-    return EngineEntry(precision=precision, backend=backend, status="skipped", reason=reason)
+    return EngineEntry(precision=precision, backend=backend, status="skipped", reason=error.reason)

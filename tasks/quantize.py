@@ -77,7 +77,7 @@ def quantize(
                 seed=spec.seed,
             )
     except QuantizationError as error:
-        return Int8(reason=f"{error} ({error.hint})" if error.hint else str(error))
+        return Int8(reason=error.reason)
     facts = QuantizationFacts(
         origin="qat" if finetuning else "records" if source.quantization is not None else "pictures",
         method="learned" if finetuning else spec.method,

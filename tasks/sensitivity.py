@@ -62,7 +62,7 @@ def sensitivity(
         )
         measured = measure_sensitivity(calibrated, keep_float=spec.keep_float or (), budget_db=spec.budget_db)
     except QuantizationError as error:
-        return Choice(spec=spec, reason=f"{error} ({error.hint})" if error.hint else str(error))
+        return Choice(spec=spec, reason=error.reason)
     case = build_cases(low or own, channels, static=(_SIDE, _SIDE))[0]
     times = time_units(network.model, calibrated.network, case.input)
     with store.scratch() as folder:

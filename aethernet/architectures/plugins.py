@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aethernet.errors import CheckpointError, UnknownNetworkError
+from aethernet.install import requirement
 
 if TYPE_CHECKING:
     from aethernet.checkpoint.loading import LoadedNetwork
@@ -119,5 +120,5 @@ def load_content(
         if find_spec("spandrel") is not None:
             raise
         raise UnknownNetworkError(
-            str(error), hint="networks of other architectures need spandrel: pip install 'aethernet[spandrel]'"
+            str(error), hint=f"networks of other architectures need spandrel: pip install '{requirement('spandrel')}'"
         ) from error

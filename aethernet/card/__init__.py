@@ -9,6 +9,7 @@ from importlib import resources
 
 from aethernet.architectures import Descriptor, describe
 from aethernet.engine.commands import build_commands
+from aethernet.install import WHEEL, public_requirement
 from aethernet.manifest import BuildRecord, FileEntry, Manifest
 from aethernet.precision import Precision
 from aethernet.summary import fill_template, mean_quality, quality_rows, worst_measurements
@@ -46,6 +47,8 @@ def render_card(manifest: Manifest, build: BuildRecord) -> str:
         rows=quality_rows(_shown(manifest)),
         means=mean_quality(manifest),
         onnx=_onnx_files(manifest),
+        requirement=public_requirement,
+        wheel=WHEEL,
     )
     return f"---\n{_metadata(manifest)}---\n\n{body}"
 

@@ -52,7 +52,7 @@ def build_engines(
             try:
                 built = build_engine(onnx, destination, config)
             except EngineError as error:
-                failed.append(f"{destination.name}: {error}{f' ({error.hint})' if error.hint else ''}")
+                failed.append(f"{destination.name}: {error.reason}")
                 continue
             made.append({"file": str(built.engine), **record_facts(built.record)})
     return made, failed

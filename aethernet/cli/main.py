@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aethernet import __version__
 from aethernet.cli.output import emit_json, exit_code_for, print_error, print_table, require_png, say
+from aethernet.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -451,7 +451,7 @@ def evaluate(
     ] = None,
     only: Annotated[str, typer.Option(help="Forms, such as fp32,int8; all without.")] = "",
     perceptual: Annotated[
-        str, typer.Option(help="Also lpips, dists or both (lpips,dists); needs aethernet[perceptual].")
+        str, typer.Option(help="Also lpips, dists or both (lpips,dists); needs the extra `perceptual`.")
     ] = "",
     chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
     as_json: AsJson = False,

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-import aethernet
 from aethernet.bundle import Bundle
 from aethernet.errors import (
     AlreadyPublishedError,
@@ -38,6 +37,7 @@ from aethernet.hub import Publication, Snapshot, printable, require_plain, versi
 from aethernet.hub.client import MissingError, TakenError, limited_get, sensible, stream, translated
 from aethernet.hub.patience import Patience
 from aethernet.manifest import MANIFEST, Manifest, read_model
+from aethernet.version import __version__
 
 __all__ = ["HuggingFaceHub"]
 
@@ -93,7 +93,7 @@ class HuggingFaceHub:
             endpoint=self.endpoint,
             token=self._token,
             library_name="aethernet",
-            library_version=aethernet.__version__,
+            library_version=__version__,
         )
 
     # --- publishing --------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from aethernet.errors import UsageError
+from aethernet.install import requirement
 
 if TYPE_CHECKING:
     from aethernet.pictures import Picture
@@ -133,7 +134,7 @@ def _installed(module: str) -> bool:
 
 
 def _lack(module: str, extra: str) -> str:
-    return "" if _installed(module) else f"the Python package '{module}' is not installed (aethernet[{extra}])"
+    return "" if _installed(module) else f"the Python package '{module}' is not installed ({requirement(extra)})"
 
 
 def _has_nvidia_gpu() -> bool:

@@ -17,7 +17,7 @@ from aethernet.report import Piece, render_report
 from tests.support import browser
 from tests.support.pictures import natural_picture
 
-pytest.importorskip("selenium", reason="needs selenium (aethernet[development])")
+pytest.importorskip("selenium", reason="needs selenium (aethernet-sr[development])")
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 

@@ -31,7 +31,7 @@ from tests.support.networks import (
 from tests.support.pictures import natural_picture
 
 spandrel = pytest.importorskip(
-    "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet[spandrel]'", exc_type=ImportError
+    "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet-sr[spandrel]'", exc_type=ImportError
 )
 
 QUICK = {(1, "small"), (2, "tiny"), (3, "mobile"), (3, "tiny")}
@@ -268,7 +268,7 @@ def test_a_missing_spandrel_is_named_with_the_extra(monkeypatch: pytest.MonkeyPa
     with pytest.raises(MissingDependencyError, match="spandrel") as caught:
         spandrel_plugin.install()
 
-    assert "aethernet[spandrel]" in caught.value.hint
+    assert "aethernet-sr[spandrel]" in caught.value.hint
 
 
 def test_importing_the_module_loads_neither_torch_nor_spandrel() -> None:

@@ -237,7 +237,7 @@ def test_record_that_is_a_link_out_of_the_release_is_not_read(release: Path, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("atheris") is None, reason="needs atheris (pip install 'aethernet[fuzzing]')")
+@pytest.mark.skipif(find_spec("atheris") is None, reason="needs atheris (pip install 'aethernet-sr[fuzzing]')")
 @pytest.mark.parametrize("target", ["manifest", "spec", "signature", "checkpoint"])
 def test_fuzzer_guided_by_coverage_finds_nothing_either(target: str, seeds: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()

@@ -15,7 +15,7 @@ from aethernet.architectures.foreign import ForeignNetwork
 __all__ = ["around", "compact", "span", "spandrel"]
 
 spandrel: Any = pytest.importorskip(
-    "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet[spandrel]'", exc_type=ImportError
+    "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet-sr[spandrel]'", exc_type=ImportError
 )
 
 

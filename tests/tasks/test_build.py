@@ -108,8 +108,7 @@ def test_a_missing_backend_is_a_reason_that_names_the_extra(make, monkeypatch: p
     (engine,) = make()
 
     assert engine.entry.reason == (
-        "this step needs the Python package 'tensorrt_rtx', which is not installed "
-        "(install it with: pip install 'aethernet[tensorrt-rtx]')"
+        "this step needs the Python package 'tensorrt_rtx', which is not installed (extra 'tensorrt-rtx')"
     )
 
 

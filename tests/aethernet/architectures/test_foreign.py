@@ -87,7 +87,7 @@ def test_without_spandrel_the_error_says_what_to_install(tmp_path: Path, monkeyp
     with pytest.raises(UnknownNetworkError) as caught:
         aethernet.load(path)
 
-    assert "aethernet[spandrel]" in caught.value.hint
+    assert "aethernet-sr[spandrel]" in caught.value.hint
 
 
 def test_expectations_and_records_are_held_against_the_network(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_pth_files_open_in_the_strictest_unpickler(
     tmp_path: Path, config: NetworkConfig, fold: Fold, form: Form, dtype: torch.dtype | None
 ) -> None:
     """The one of spandrel allows tensors and dictionaries, nothing else; chaiNNer and others load through it."""
-    reason = "needs spandrel with torchvision: pip install 'aethernet[spandrel]'"
+    reason = "needs spandrel with torchvision: pip install 'aethernet-sr[spandrel]'"
     unpickler = pytest.importorskip("spandrel.__helpers.unpickler", reason=reason, exc_type=ImportError)
     network = fold(randomised(build_network(config)))
     path = save_pth(network, tmp_path / "net.pth", dtype=dtype)

@@ -48,7 +48,7 @@ def test_a_missing_backend_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(MissingDependencyError, match="tensorrt_rtx") as raised:
         require_backend(Backend.TENSORRT_RTX, None)
-    assert "aethernet[tensorrt-rtx]" in raised.value.hint
+    assert "aethernet-sr[tensorrt-rtx]" in raised.value.hint
 
 
 def test_tensorrt_needs_a_gpu_and_a_version_that_builds_strongly_typed(

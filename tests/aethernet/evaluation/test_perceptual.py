@@ -84,7 +84,7 @@ else:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_PYIQA, reason="needs pyiqa (aethernet[perceptual])")
+@pytest.mark.skipif(not HAS_PYIQA, reason="needs pyiqa (aethernet-sr[perceptual])")
 @pytest.mark.parametrize(("weights", "told"), [("honest", "0.0 True None"), ("evil", "refused False")])
 def test_pyiqa_measures_and_its_files_are_not_unpickled(tmp_path: Path, weights: str, told: str) -> None:
     """Its own code on weights made here; those it would fetch are not at hand offline."""

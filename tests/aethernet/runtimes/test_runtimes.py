@@ -210,4 +210,4 @@ def test_without_openvino_the_error_says_how_to_get_it(tmp_path: Path, monkeypat
     ):
         pass
 
-    assert "aethernet[openvino]" in raised.value.hint
+    assert "aethernet-sr[openvino]" in raised.value.hint
