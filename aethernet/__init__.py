@@ -19,10 +19,11 @@ from aethernet.install import require_own_package
 from aethernet.version import __version__
 
 if TYPE_CHECKING:
-    from aethernet.bundle import open_bundle, verify_bundle
     from aethernet.checkpoint import load
     from aethernet.export import export_onnx
-    from aethernet.fusion import fuse
+    from aethernet.networks.fusion import fuse
+    from aethernet.release.bundle import open_bundle
+    from aethernet.release.verification import verify_bundle
     from aethernet.upscale import Upscaler
 
 __all__ = ["Upscaler", "__version__", "export_onnx", "fuse", "load", "open_bundle", "verify_bundle"]
@@ -30,10 +31,10 @@ __all__ = ["Upscaler", "__version__", "export_onnx", "fuse", "load", "open_bundl
 _HOMES = {
     "Upscaler": "aethernet.upscale",
     "load": "aethernet.checkpoint",
-    "fuse": "aethernet.fusion",
+    "fuse": "aethernet.networks.fusion",
     "export_onnx": "aethernet.export",
-    "open_bundle": "aethernet.bundle",
-    "verify_bundle": "aethernet.bundle",
+    "open_bundle": "aethernet.release.bundle",
+    "verify_bundle": "aethernet.release.verification",
 }
 
 

@@ -15,14 +15,14 @@ from pydantic import BaseModel, TypeAdapter
 
 from aethernet.artifact import Artifact
 from aethernet.comparison import Limits
-from aethernet.engine import find_gpu
+from aethernet.engines.backends import find_gpu
 from aethernet.errors import EngineError
 from aethernet.precision import Precision
-from aethernet.spec import EngineSpec
-from aethernet.store import Store
-from flows._session import limited
-from tasks._caching import RunContext, current_context, running
+from aethernet.release.spec import EngineSpec
+from aethernet.store.store import Store
+from flows.session import limited
 from tasks.build import Engine, build
+from tasks.caching import RunContext, current_context, running
 from tasks.fetch import Picture
 
 __all__ = ["BuildRequest", "build_engines", "engines_of"]

@@ -7,12 +7,13 @@ from pathlib import Path
 from prefect import flow
 from pydantic import BaseModel
 
-from aethernet.hub import Publication
-from aethernet.manifest import CARD, OPENMODELDB, REPORT, Manifest
+from aethernet.hub.protocol import Publication
 from aethernet.precision import Precision
-from aethernet.signing import Signer
-from aethernet.spec import ReleaseSpec
-from flows._forms import (
+from aethernet.release.manifest import CARD, OPENMODELDB, REPORT, Manifest
+from aethernet.release.signing import Signer
+from aethernet.release.spec import ReleaseSpec
+from flows.build import engines_of
+from flows.forms import (
     artifact_of,
     engine_measurements,
     engine_models,
@@ -25,8 +26,7 @@ from flows._forms import (
     quantization_facts,
     runs_of,
 )
-from flows._reporting import report_release
-from flows.build import engines_of
+from flows.reporting import report_release
 from tasks.assemble import assemble
 from tasks.benchmark import Contender, benchmark, race
 from tasks.card import card

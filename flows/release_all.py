@@ -33,14 +33,14 @@ from prefect.states import Cancelling, Crashed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel
 
-from aethernet.bundle import open_bundle
 from aethernet.errors import AethernetError, SpecError, UsageError
-from aethernet.spec import read_spec
-from aethernet.store import Store
+from aethernet.release.bundle import open_bundle
+from aethernet.release.spec import read_spec
 from aethernet.store.history import read_note
 from aethernet.store.leases import lease_seconds
-from flows._packing import pack_spec, place_bundle
-from flows._session import require_server, watched
+from aethernet.store.store import Store
+from flows.packing import pack_spec, place_bundle
+from flows.session import require_server, watched
 
 __all__ = ["Result", "read_specs", "release_all", "release_on_workers", "run_release"]
 
@@ -114,7 +114,7 @@ def run_release(name: str, spec: str, options: list[str], watch: Callable[[int],
 
     Args:
         name: Of the release.
-        spec: Path, or text of :func:`flows._packing.pack_spec`.
+        spec: Path, or text of :func:`flows.packing.pack_spec`.
         options: Of ``python -m flows release``.
         watch: Told the process, so that it does not outlive ours.
 

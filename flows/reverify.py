@@ -9,8 +9,8 @@ from prefect.artifacts import create_markdown_artifact
 
 from aethernet.errors import UsageError
 from aethernet.hub.reverify import Finding, Target, issue_text, released_at, specified_in
-from aethernet.signing import Trust, read_trust
-from flows._reporting import slug
+from aethernet.release.signing import Trust, read_trust
+from flows.reporting import slug
 from tasks.reverify import reverify as look
 
 __all__ = ["reverify"]

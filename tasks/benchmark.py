@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-import aethernet.benchmark as library
+import aethernet.benchmark.timing as library
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
 from aethernet.comparison import Case, build_cases
-from aethernet.manifest import SpeedRun
 from aethernet.precision import Precision
-from aethernet.runtimes import open_runtime
+from aethernet.release.manifest import SpeedRun
+from aethernet.runtimes.opening import open_runtime
 from aethernet.runtimes.pytorch import TorchRuntime
-from tasks._caching import current_store, stage
+from tasks.caching import current_store, stage
 from tasks.fetch import Picture
 
 __all__ = ["Contender", "benchmark", "race"]

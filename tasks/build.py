@@ -10,15 +10,17 @@ from pydantic import BaseModel
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
 from aethernet.comparison import Limits
-from aethernet.engine import Backend, EngineRecord, Gpu, builder, find_gpu, installed_version, trial
-from aethernet.engine.builder import BuildConfig, plan_builds
-from aethernet.engine.identity import SIDECAR, engine_name
-from aethernet.engine.trial import Trial, runs_here
+from aethernet.comparison import engines as trial
+from aethernet.comparison.engines import Trial, runs_here
+from aethernet.engines import builder
+from aethernet.engines.backends import Backend, Gpu, find_gpu, installed_version
+from aethernet.engines.builder import BuildConfig, plan_builds
+from aethernet.engines.identity import SIDECAR, EngineRecord, engine_name
 from aethernet.errors import AethernetError, EngineError, MissingDependencyError, UsageError
-from aethernet.manifest import EngineEntry
 from aethernet.precision import Precision
-from aethernet.spec import EngineSpec
-from tasks._caching import current_store, stage
+from aethernet.release.manifest import EngineEntry
+from aethernet.release.spec import EngineSpec
+from tasks.caching import current_store, stage
 from tasks.fetch import Picture
 
 __all__ = ["Engine", "build", "build_engine", "try_engine"]

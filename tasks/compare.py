@@ -25,13 +25,13 @@ from aethernet.comparison import (
     with_agreement,
 )
 from aethernet.precision import Precision
-from aethernet.runtimes import open_runtime
+from aethernet.runtimes.opening import open_runtime
 from aethernet.runtimes.pytorch import TorchRuntime
-from tasks._caching import current_store, stage
+from tasks.caching import current_store, stage
 from tasks.fetch import Picture
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture as PictureArray
+    from aethernet.images.files import Picture as PictureArray
 
 __all__ = ["Compared", "Reference", "accept", "compare", "run_reference"]
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime
 
-from aethernet.architectures.foreign import ForeignNetwork
-from aethernet.architectures.reach import measured
 from aethernet.artifact import Artifact
-from aethernet.bom import BOM, bill_of_materials
 from aethernet.checkpoint import load
 from aethernet.comparison import Acceptance, Limits, Quality
-from aethernet.engine.trial import EngineSpeed
+from aethernet.engines.identity import EngineSpeed
 from aethernet.host import describe_host, describe_run, toolchain
-from aethernet.manifest import (
+from aethernet.networks.receptive_field import measured
+from aethernet.networks.third_party import ForeignNetwork
+from aethernet.precision import Precision
+from aethernet.records import canonical_json
+from aethernet.release.manifest import (
     BuildRecord,
     Conditions,
     EngineEntry,
@@ -25,12 +26,11 @@ from aethernet.manifest import (
     PictureFacts,
     QuantizationFacts,
     SpeedRun,
-    canonical_json,
     identity_of,
 )
-from aethernet.precision import Precision
-from aethernet.spec import ReleaseSpec
-from tasks._caching import current_store, stage
+from aethernet.release.sbom import BOM, bill_of_materials
+from aethernet.release.spec import ReleaseSpec
+from tasks.caching import current_store, stage
 from tasks.compare import Compared
 from tasks.fetch import Picture
 from tasks.load import Loaded

@@ -10,11 +10,11 @@ from aethernet.comparison.cases import FULL_SIDE
 from aethernet.errors import ExportError
 from aethernet.export import ExportConfig, OnnxDescription, ShapeRange, export_fp16
 from aethernet.export.attempts import export_freely, file_name
-from aethernet.export.contract import describe_onnx
 from aethernet.export.onnx import trace_to_onnx
-from aethernet.pictures import load_picture
-from aethernet.spec import ExportSpec
-from tasks._caching import current_store, stage
+from aethernet.graphs.contract import describe_onnx
+from aethernet.images.files import load_picture
+from aethernet.release.spec import ExportSpec
+from tasks.caching import current_store, stage
 from tasks.fetch import Picture
 
 __all__ = ["Exported", "Half", "count_unfused_nodes", "export", "export_config", "export_half", "settled"]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from aethernet.artifact import Artifact, file_digest
 from aethernet.errors import SpecMismatchError, UsageError
-from aethernet.pictures import list_pictures, pair_by_stem, sample_pictures
-from aethernet.spec import ReleaseSpec
-from tasks._caching import current_context
+from aethernet.images.files import list_pictures, pair_by_stem, sample_pictures
+from aethernet.release.spec import ReleaseSpec
+from tasks.caching import current_context
 
 __all__ = ["Picture", "fetch_calibration", "fetch_checkpoint", "fetch_pictures"]
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from aethernet.architectures import SizeRequirements
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load as load_checkpoint
 from aethernet.checkpoint import save_safetensors
-from aethernet.manifest import CheckpointFacts
-from aethernet.network.config import Form
-from tasks._caching import current_store, stage
+from aethernet.networks.config import Form
+from aethernet.networks.sizes import SizeRequirements
+from aethernet.release.manifest import CheckpointFacts
+from tasks.caching import current_store, stage
 
 __all__ = ["Loaded", "load"]
 

@@ -10,14 +10,15 @@ from aethernet.errors import ExportError, QuantizationError
 from aethernet.export import OnnxDescription
 from aethernet.export.attempts import file_name
 from aethernet.export.int8 import export_int8, trace_int8
-from aethernet.lint import Severity, lint_onnx
-from aethernet.manifest import QuantizationFacts, TensorFacts
-from aethernet.pictures import load_picture, sample_pictures
-from aethernet.quantization import Method, from_finetuning
-from aethernet.quantization import quantize as quantize_network
+from aethernet.export.lint import Severity, lint_onnx
+from aethernet.images.files import load_picture, sample_pictures
+from aethernet.quantization.calibration import Method
+from aethernet.quantization.learning import from_finetuning
+from aethernet.quantization.post_training import quantize as quantize_network
 from aethernet.quantization.structure import convs_of
-from aethernet.spec import ExportSpec, QuantizationSpec
-from tasks._caching import current_store, stage
+from aethernet.release.manifest import QuantizationFacts, TensorFacts
+from aethernet.release.spec import ExportSpec, QuantizationSpec
+from tasks.caching import current_store, stage
 from tasks.export import export_config
 from tasks.fetch import Picture
 

@@ -12,7 +12,7 @@ import prefect
 
 from aethernet.hub.reverify import Finding, Target
 from aethernet.hub.reverify import reverify as look
-from aethernet.signing import Trust
+from aethernet.release.signing import Trust
 
 __all__ = ["reverify"]
 

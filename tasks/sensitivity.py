@@ -5,18 +5,19 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from aethernet.artifact import Artifact, atomic_path
+from aethernet.benchmark.parts import time_units
 from aethernet.checkpoint import load
 from aethernet.comparison import build_cases
 from aethernet.comparison.measurement import significant
 from aethernet.errors import QuantizationError
-from aethernet.manifest import PartFacts, PartSpeed, SensitivityFacts
-from aethernet.pictures import load_picture, sample_pictures
-from aethernet.quantization import Method
+from aethernet.images.files import load_picture, sample_pictures
+from aethernet.quantization.calibration import Method
 from aethernet.quantization.post_training import calibrate
-from aethernet.quantization.sensitivity import measure_sensitivity, sensitivity_chart
-from aethernet.quantization.timing import time_units
-from aethernet.spec import QuantizationSpec
-from tasks._caching import current_store, stage
+from aethernet.quantization.sensitivity import measure_sensitivity
+from aethernet.release.chart import sensitivity_chart
+from aethernet.release.manifest import PartFacts, PartSpeed, SensitivityFacts
+from aethernet.release.spec import QuantizationSpec
+from tasks.caching import current_store, stage
 from tasks.fetch import Picture
 
 __all__ = ["CHART", "Choice", "sensitivity"]

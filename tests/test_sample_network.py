@@ -10,11 +10,11 @@ import pytest
 import torch
 
 import aethernet
-from aethernet.network import AetherNet
-from aethernet.pictures import load_picture, sample_pictures
+from aethernet.images.files import load_picture, sample_pictures
+from aethernet.networks import AetherNet
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
 
 CHECKPOINT = Path(__file__).parents[1] / "releases" / "aether_tiny_2x" / "aether_tiny_2x.safetensors"
 SIDE = 64

@@ -18,8 +18,8 @@ from aethernet.errors import BenchmarkError
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from aethernet.pictures import Picture
-    from aethernet.runtimes import Runtime
+    from aethernet.images.files import Picture
+    from aethernet.runtimes.protocol import Runtime
 
 __all__ = ["Engine", "FormProcess", "Loaded"]
 
@@ -125,7 +125,7 @@ class FormProcess:
 
 def _serve(connection: Connection, path: str, engine: Engine, threads: int) -> None:
     """The process: answers (problem, value) to every request until the other side hangs up."""
-    from aethernet.benchmark import run_once
+    from aethernet.benchmark.timing import run_once
 
     runtime: Any = None
     picture: Any = None

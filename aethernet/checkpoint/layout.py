@@ -10,7 +10,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,9 +24,10 @@ from aethernet.errors import (
     UnknownNetworkError,
     UsageError,
 )
-from aethernet.network.config import NORM_EPS, PRESETS, Form, NetworkConfig, Norm
+from aethernet.networks.config import NORM_EPS, PRESETS, Form, NetworkConfig, Norm
+from aethernet.quantization.records import QuantizationRecords
 
-__all__ = ["QuantizationRecords", "StateDict", "infer_config", "separate", "unwrap"]
+__all__ = ["StateDict", "infer_config", "separate", "unwrap"]
 
 StateDict = dict[str, Tensor]
 
@@ -36,16 +36,6 @@ _RECORD = re.compile(r"(^|\.)(weight_fake_quant|activation_post_process)\.")
 _MOST_DOUBLINGS = 6
 """An upsampler with more steps is no network anyone trained."""
 _BLOCK = re.compile(r"^(?:stages|layers)\.(\d+)\.(\d+)\.conv\.(lk_conv\.weight|fused_conv\.weight)$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizationRecords:
-    """What quantisation-aware training left beside the weights, by the checkpoint's own names; used by int8 alone."""
-
-    origin: str
-    """``qat`` (observers and fake quantisers) or ``converted`` (PyTorch's packed int8 modules)."""
-    tensors: StateDict = field(repr=False)
-    """Scales, zero-points, ranges and switches; an unused observer holds (+inf, -inf)."""
 
 
 def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:

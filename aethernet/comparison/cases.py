@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.pictures import load_picture
+from aethernet.images.files import load_picture
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
 
 __all__ = ["FULL_SIDE", "SIZES", "Case", "build_cases"]
 

@@ -17,11 +17,11 @@ from aethernet.comparison.cases import Case
 from aethernet.comparison.measurement import FormId, Measurement, Quality, significant
 from aethernet.comparison.metrics import crop_border, level_shares, luma, psnr, ssim
 from aethernet.errors import ComparisonError
-from aethernet.pictures import load_picture, to_levels
-from aethernet.runtimes import Runtime
+from aethernet.images.files import load_picture, to_levels
+from aethernet.runtimes.protocol import Runtime
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
 
 __all__ = ["bicubic", "compare_form", "measure", "measure_quality", "outputs_of", "quality_of", "with_agreement"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
 
 __all__ = ["LevelShares", "crop_border", "level_shares", "luma", "psnr", "ssim"]
 
@@ -60,7 +60,7 @@ def ssim(a: Picture, b: Picture) -> float | None:
 
 def level_shares(a: Picture, b: Picture) -> LevelShares:
     """Compare after clipping to [0, 1] and rounding to 8 bits, as a viewer sees it."""
-    from aethernet.pictures import to_levels
+    from aethernet.images.files import to_levels
 
     distance = np.abs(to_levels(a).astype(np.int16) - to_levels(b).astype(np.int16))
     counts = np.bincount(np.minimum(distance.ravel(), 2), minlength=3) / distance.size

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aethernet.benchmark.contest import entries_of
+from aethernet.benchmark.run import entries_of
 from aethernet.comparison import Quality, bicubic, quality_of
 from aethernet.comparison.measurement import significant
 from aethernet.errors import AethernetError, ComparisonError, UsageError
-from aethernet.evaluation.degradation import shrink
-from aethernet.pictures import load_picture, to_levels
+from aethernet.images.downscaling import downscale
+from aethernet.images.files import load_picture, to_levels
 from aethernet.precision import Precision
-from aethernet.runtimes import open_runtime
+from aethernet.runtimes.opening import open_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aethernet.bundle import Bundle
     from aethernet.evaluation.perceptual import PerceptualMetric
     from aethernet.evaluation.sets import Pair, PictureSet
-    from aethernet.pictures import Picture
-    from aethernet.runtimes import Runtime
+    from aethernet.images.files import Picture
+    from aethernet.release.bundle import Bundle
+    from aethernet.runtimes.protocol import Runtime
 
 __all__ = ["MEASURES", "Evaluation", "FormQuality", "contestants_of", "evaluate"]
 
@@ -117,8 +117,8 @@ def contestants_of(bundle: Bundle, only: Sequence[str] = ()) -> tuple[list[Conte
     Raises:
         UsageError: There is no form of such a name.
     """
-    from aethernet.engine import read_record
-    from aethernet.engine.trial import runs_here
+    from aethernet.comparison.engines import runs_here
+    from aethernet.engines.identity import read_record
 
     manifest = bundle.manifest
     digests = {entry.path: entry.sha256 for entry in manifest.files}
@@ -250,7 +250,7 @@ def _high(pair: Pair, scale: int, channels: int) -> Picture:
 def _low(pair: Pair, kernel: str, scale: int, channels: int) -> Picture:
     truth = _high(pair, scale, channels)
     if pair.low is None:
-        levels = shrink(to_levels(truth)[0].transpose(1, 2, 0), scale, kernel)
+        levels = downscale(to_levels(truth)[0].transpose(1, 2, 0), scale, kernel)  # type: ignore[arg-type]  # checked there
         return np.ascontiguousarray(levels.transpose(2, 0, 1)[None] / np.float32(255))
     low = load_picture(pair.low, channels)
     if tuple(side * scale for side in low.shape[2:]) != truth.shape[2:]:

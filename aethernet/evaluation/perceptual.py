@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aethernet.errors import AethernetError, MissingDependencyError, UsageError
-from aethernet.pictures import to_levels
+from aethernet.images.files import to_levels
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
 
 __all__ = ["PERCEPTUAL", "SMALLEST", "PerceptualMetric", "perceptual_metrics"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from aethernet.artifact import file_digest
 from aethernet.errors import UsageError
-from aethernet.evaluation.degradation import KERNELS
-from aethernet.pictures import SUFFIXES, list_pictures
+from aethernet.images.files import SUFFIXES, list_pictures
+from aethernet.images.kernels import KERNELS
 
 __all__ = ["DEFAULT_KERNEL", "Pair", "PictureSet", "find_sets"]
 
@@ -52,7 +52,7 @@ def find_sets(high: Path, low: Path | None, scale: int, kernel: str | None = Non
         high: Pictures, or a set in one of the layouts above, or a folder of such sets.
         low: Their partners, ``scale`` times smaller; None takes those in the layout, or none.
         scale: Of the network.
-        kernel: Where there are no partners, one of :data:`~aethernet.evaluation.degradation.KERNELS`; where there are,
+        kernel: Where there are no partners, one of :data:`~aethernet.images.kernels.KERNELS`; where there are,
             any words about how they were made.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from aethernet.errors import ConflictError, HubError, UnreachableError
-from aethernet.hub import printable
+from aethernet.hub.address import printable
 from aethernet.version import __version__
 
 __all__ = ["MissingError", "TakenError", "limited_get", "sensible", "stream", "translated"]

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aethernet.errors import AethernetError, GateError, HubError, SpecError, UsageError
-from aethernet.hub import Address, connect, printable
+from aethernet.hub.address import Address, printable
+from aethernet.hub.connecting import connect
 
 if TYPE_CHECKING:
-    from aethernet.comparison.again import Again
     from aethernet.hub.publishing import Tell
-    from aethernet.manifest import Manifest
-    from aethernet.signing import Trust
-    from aethernet.spec import ReleaseSpec
+    from aethernet.release.again import Again
+    from aethernet.release.manifest import Manifest
+    from aethernet.release.signing import Trust
+    from aethernet.release.spec import ReleaseSpec
 
 __all__ = ["Finding", "Target", "issue_text", "released_at", "reverify", "specified_in"]
 
@@ -73,7 +74,7 @@ def specified_in(folder: Path, place: str) -> tuple[list[Target], list[Finding]]
     Raises:
         UsageError: There is no spec.
     """
-    from aethernet.spec import read_spec
+    from aethernet.release.spec import read_spec
 
     targets, unreadable = [], []
     for path in sorted(folder.glob("*/release.toml")):
@@ -120,8 +121,8 @@ def reverify(
         tell: Told, in words, what is worth knowing.
     """
     from aethernet.comparison import judge
-    from aethernet.comparison.again import compare_again
     from aethernet.hub.publishing import fetched
+    from aethernet.release.again import compare_again
 
     try:
         with fetched(Address.parse(target.address), trust=trust, tell=tell) as found:
@@ -178,7 +179,7 @@ def _pictures(
 ) -> tuple[dict[str, Path], dict[str, Path], str]:
     """Pictures to run, their originals, and why they are not those its numbers were measured on; empty if they are."""
     from aethernet.artifact import file_digest
-    from aethernet.pictures import list_pictures, sample_pictures
+    from aethernet.images.files import list_pictures, sample_pictures
 
     folders = [*images, *((spec.images, spec.hr) if spec is not None else ())]
     here = [path for folder in folders if folder is not None and folder.is_dir() for path in list_pictures(folder)]

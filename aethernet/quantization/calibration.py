@@ -23,7 +23,7 @@ from aethernet.errors import CalibrationError
 from aethernet.quantization.scheme import ACTIVATION_MAX, ACTIVATION_MIN, activation_scale
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
 
 __all__ = [
     "PERCENTILE",

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aethernet.network.blocks import GatedFeedForward
-from aethernet.network.generation1 import GatedLinear
+from aethernet.networks.blocks import GatedFeedForward
+from aethernet.networks.generation1 import GatedLinear
 from aethernet.quantization.calibration import as_input
 
 if TYPE_CHECKING:
-    from aethernet.network import AetherNet
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
+    from aethernet.networks import AetherNet
 
 __all__ = ["equalize_gates", "equalize_tail"]
 

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from aethernet.architectures import padded
-from aethernet.architectures.foreign import ForeignNetwork, as_aethernet
 from aethernet.errors import CalibrationError
+from aethernet.networks.network import as_aethernet
+from aethernet.networks.sizes import padded
+from aethernet.networks.third_party import ForeignNetwork
+from aethernet.quantization.calibrated import Calibrated, TensorRange
 from aethernet.quantization.calibration import (
     Method,
     TensorHistogram,
@@ -40,11 +42,11 @@ from aethernet.quantization.structure import (
 )
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
-    from aethernet.checkpoint.layout import QuantizationRecords
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
+    from aethernet.networks.network import Network
+    from aethernet.quantization.records import QuantizationRecords
 
-__all__ = ["CROPS_EACH", "CROP_SIDE", "Calibrated", "Quantized", "TensorRange", "calibrate", "quantize"]
+__all__ = ["CROPS_EACH", "CROP_SIDE", "Quantized", "calibrate", "quantize"]
 
 CROP_SIDE, CROPS_EACH = 96, 4
 """Calibration looks at this many crops of this side per picture, one at a time."""
@@ -60,16 +62,6 @@ _SLOPES = tuple(round(1.58 + 0.02 * step, 2) for step in range(8))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TensorRange:
-    """How one activation is quantised, and why so."""
-
-    name: str
-    scale: float
-    source: str
-    """``records: MODULE``, ``pictures: METHOD``, ``derived`` or ``learned``."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Quantized:
     """An int8 network and how it came about."""
 
@@ -82,22 +74,6 @@ class Quantized:
     """Generation 1: slope of the sigmoid that stands for GELU."""
     tint_removed: float | None
     """Largest mean shift of the last layer that bias correction took off, in units of the picture's range."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibrated:
-    """A network with a grid for every tensor, before biases are corrected and weights are put on theirs for good."""
-
-    network: Network = field(repr=False)
-    """Quantisers in place and switched on, weights still exact."""
-    fused: Network = field(repr=False)
-    """The float network it was made from, channels equalised: the same picture."""
-    crops: tuple[Picture, ...] = field(repr=False)
-    """What was looked at, each [1, C, H, W]."""
-    slope: float | None
-    slopes: dict[str, float]
-    """Unit -> slope folded into its gate."""
-    tensors: tuple[TensorRange, ...]
 
 
 def quantize(

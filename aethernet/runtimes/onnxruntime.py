@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from aethernet.architectures import SizeRequirements, fitted
-from aethernet.architectures.descriptor import recorded_size
 from aethernet.errors import ComparisonError
+from aethernet.networks.sizes import SizeRequirements, fitted, recorded_size
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
 
 __all__ = ["OnnxRuntime"]
 

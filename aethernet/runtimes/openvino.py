@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from aethernet.architectures import SizeRequirements, fitted
-from aethernet.architectures.descriptor import SIZE_KEY, recorded_size
 from aethernet.errors import ComparisonError, MissingDependencyError
+from aethernet.networks.sizes import SIZE_KEY, SizeRequirements, fitted, recorded_size
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
 
 __all__ = ["OpenVinoRuntime"]
 

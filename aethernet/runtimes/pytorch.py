@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from aethernet.architectures import fitted
+from aethernet.networks.sizes import fitted
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from aethernet.pictures import Picture
+    from aethernet.images.files import Picture
 
 __all__ = ["TorchRuntime"]
 

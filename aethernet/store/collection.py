@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aethernet.errors import UsageError
-from aethernet.store import Store
 from aethernet.store.places import Entry, Place, Remote, held
+from aethernet.store.store import Store
 
 __all__ = ["Collected", "collect_garbage"]
 

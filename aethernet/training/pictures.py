@@ -14,9 +14,9 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from aethernet.errors import TrainingError
+from aethernet.images.downscaling import Pixels, downscale
+from aethernet.images.kernels import Kernel
 from aethernet.training.extremes import extreme
-from aethernet.training.recipe import Kernel
-from aethernet.training.shrinking import Pixels, downsample
 
 __all__ = ["Batch", "Pair", "PictureFolder", "psnr"]
 
@@ -101,7 +101,7 @@ class PictureFolder:
                 )
                 continue
             digest.update(content_digest)
-            self.pairs.extend(Pair(name, high, downsample(high, scale, kernel)) for high in sizes for kernel in kernels)
+            self.pairs.extend(Pair(name, high, downscale(high, scale, kernel)) for high in sizes for kernel in kernels)
         if not self.pairs:
             raise TrainingError(
                 f"found no usable picture in {folder}",
@@ -144,7 +144,7 @@ class PictureFolder:
 
     def _extreme(self, random: np.random.Generator, high: Pixels) -> tuple[Pixels, Pixels]:
         high = extreme(random, high, self.scale)
-        return downsample(high, self.scale, self.kernels[int(random.integers(len(self.kernels)))]), high
+        return downscale(high, self.scale, self.kernels[int(random.integers(len(self.kernels)))]), high
 
     def _place(self, random: np.random.Generator, patch: int) -> tuple[Pair, int, int]:
         pair = self.pairs[int(random.choice(len(self.pairs), p=self._chances))]
@@ -190,4 +190,4 @@ def _octaves(pixels: Pixels, scale: int, smallest: int, octaves: int) -> Iterato
             return
         pixels = pixels[:height, :width]
         yield pixels
-        pixels = downsample(pixels, 2)
+        pixels = downscale(pixels, 2)

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from aethernet.artifact import file_digest
 from aethernet.checkpoint import load, save_safetensors
 from aethernet.errors import TrainingError
-from aethernet.network import AetherNet, Form, build_network
-from aethernet.network.blocks import DeploymentNorm
+from aethernet.images.downscaling import Pixels, upsample_bicubic
+from aethernet.networks import AetherNet, Form, build_network
+from aethernet.networks.blocks import DeploymentNorm
 from aethernet.training.depthwise import speed_up_depthwise_
 from aethernet.training.initialisation import start_as_nearest_neighbour_
 from aethernet.training.pictures import Batch, PictureFolder, psnr
 from aethernet.training.progress import Alarm, ProgressReport, Standing, show_progress
 from aethernet.training.recipe import TrainingRecipe
-from aethernet.training.shrinking import Pixels, upsample_bicubic
 from aethernet.training.state import TrainingState
 
 __all__ = ["TrainingResult", "as_tensor", "best_device", "train"]

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.engine import Backend
+from aethernet.engines.backends import Backend
 from aethernet.errors import AethernetError, EngineError, UsageError
 from aethernet.precision import Precision
-from aethernet.runtimes import RUNTIMES, open_runtime, runtimes_here
+from aethernet.runtimes.opening import RUNTIMES, open_runtime, runtimes_here
 from aethernet.upscale.engines import engine_for, engine_source, released_engines
 
 if TYPE_CHECKING:
-    from aethernet.bundle import Bundle
-    from aethernet.runtimes import Runtime
+    from aethernet.release.bundle import Bundle
+    from aethernet.runtimes.protocol import Runtime
 
 __all__ = ["Candidate", "Choice", "candidates", "choose"]
 
@@ -78,7 +78,7 @@ def candidates(
 
     Args:
         bundle: The release.
-        runtime: ``auto``, one of :data:`aethernet.runtimes.RUNTIMES`, or its part before the dash.
+        runtime: ``auto``, one of :data:`aethernet.runtimes.opening.RUNTIMES`, or its part before the dash.
         precision: ``auto`` or one of the precisions.
         engine: Asked where TensorRT was asked for by name; without it the release's own engines are all there are.
         on_cpu: Leave a GPU aside, which is otherwise all that ``auto`` looks at where something runs on one.

@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from aethernet import spandrel_plugin
-from aethernet.checkpoint import FinetunedInt8, load, save_finetuned, save_pth, save_safetensors
+from aethernet.checkpoint import load, save_finetuned, save_pth, save_safetensors
 from aethernet.errors import MissingDependencyError
-from aethernet.fusion import fuse, merge_kernels
-from aethernet.manifest import FinetuningFacts
-from aethernet.network import PRESETS, AetherNet, NetworkConfig, build_network, preset_config
-from aethernet.quantization import quantize
+from aethernet.networks import PRESETS, AetherNet, NetworkConfig, build_network, preset_config
+from aethernet.networks.fusion import fuse, merge_kernels
+from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
+from aethernet.quantization.post_training import quantize
 from tests.support.networks import (
     ONE_OF_EACH_GENERATION,
     SELECTED_CONFIGS,

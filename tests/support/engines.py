@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from aethernet.engine import PRESETS, Backend, EngineIdentity, EngineRecord
-from aethernet.engine.counts import TypedCounts
-from aethernet.engine.identity import Message, this_system, write_record
+from aethernet.engines.backends import Backend
+from aethernet.engines.counts import TypedCounts
+from aethernet.engines.identity import EngineIdentity, EngineRecord, Message, this_system, write_record
+from aethernet.engines.profiles import PRESETS
 from aethernet.precision import Precision
 
 __all__ = [

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from aethernet.architectures import Descriptor
-from aethernet.architectures.foreign import ForeignNetwork
+from aethernet.networks.descriptor import Descriptor
+from aethernet.networks.third_party import ForeignNetwork
 
 __all__ = ["around", "compact", "span", "spandrel"]
 

@@ -9,14 +9,15 @@ import pytest
 
 from aethernet.artifact import Artifact
 from aethernet.comparison import Limits
-from aethernet.engine import Backend, Gpu, parse_profile
-from aethernet.engine.builder import BuildConfig
+from aethernet.engines.backends import Backend, Gpu
+from aethernet.engines.builder import BuildConfig
+from aethernet.engines.profiles import parse_profile
 from aethernet.errors import MissingDependencyError
 from aethernet.precision import Precision
-from aethernet.spec import EngineSpec
-from aethernet.store import Store
-from tasks._caching import RunContext, Stage, current_context, running
+from aethernet.release.spec import EngineSpec
+from aethernet.store.store import Store
 from tasks.build import Engine, build, build_engine
+from tasks.caching import RunContext, Stage, current_context, running
 from tests.support.engines import needs_rtx, no_gpu, small_model
 
 PROFILE = "1x32x32"
@@ -103,7 +104,7 @@ def test_one_that_cannot_be_built_is_skipped_with_the_reason(make) -> None:
 
 
 def test_a_missing_backend_is_a_reason_that_names_the_extra(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aethernet.engine.backends.installed_version", lambda backend: None)
+    monkeypatch.setattr("aethernet.engines.backends.installed_version", lambda backend: None)
 
     (engine,) = make()
 
@@ -113,7 +114,7 @@ def test_a_missing_backend_is_a_reason_that_names_the_extra(make, monkeypatch: p
 
 
 def test_without_a_gpu_tensorrt_is_skipped_with_that_reason(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aethernet.engine.backends.installed_version", lambda backend: "11.2.0")
+    monkeypatch.setattr("aethernet.engines.backends.installed_version", lambda backend: "11.2.0")
 
     (engine,) = make(backends=(Backend.TENSORRT,))
 
@@ -122,7 +123,7 @@ def test_without_a_gpu_tensorrt_is_skipped_with_that_reason(make, monkeypatch: p
 
 
 def test_an_engine_that_is_asked_for_must_be_built(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aethernet.engine.backends.installed_version", lambda backend: None)
+    monkeypatch.setattr("aethernet.engines.backends.installed_version", lambda backend: None)
 
     with pytest.raises(MissingDependencyError):
         make(precisions=(Precision.FP16,))

@@ -9,10 +9,10 @@ import pytest
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import save_safetensors
 from aethernet.errors import SpecError
-from aethernet.fusion import fuse
-from aethernet.pictures import list_pictures
-from aethernet.spec import QuantizationSpec, make_spec
-from aethernet.store import Store
+from aethernet.images.files import list_pictures
+from aethernet.networks.fusion import fuse
+from aethernet.release.spec import QuantizationSpec, make_spec
+from aethernet.store.store import Store
 from tasks.fetch import Picture
 from tasks.sensitivity import Choice, sensitivity
 from tests.support.networks import tiny_network

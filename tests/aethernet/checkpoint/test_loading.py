@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aethernet.checkpoint import load, save_pth, save_safetensors
+from aethernet.checkpoint.format import METADATA_KEY
 from aethernet.checkpoint.loading import hold_same_tensors
-from aethernet.checkpoint.saving import METADATA_KEY, config_metadata
+from aethernet.checkpoint.saving import config_metadata
 from aethernet.errors import (
     CheckpointError,
     KeyMismatchError,
@@ -24,8 +25,8 @@ from aethernet.errors import (
     SpecMismatchError,
     UsageError,
 )
-from aethernet.fusion import fuse, merge_kernels
-from aethernet.network import Form, Norm, build_network
+from aethernet.networks import Form, Norm, build_network
+from aethernet.networks.fusion import fuse, merge_kernels
 from tests.support.networks import (
     FILES,
     ONE_OF_EACH_GENERATION,

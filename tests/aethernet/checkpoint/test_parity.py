@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from aethernet.checkpoint import LoadedNetwork, load
-from aethernet.fusion import fuse
-from aethernet.network import Form, Norm
+from aethernet.networks import Form, Norm
+from aethernet.networks.fusion import fuse
 
 TOLERANCE = 1e-5
 

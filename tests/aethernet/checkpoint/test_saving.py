@@ -14,10 +14,11 @@ from safetensors import safe_open
 
 from aethernet.artifact import file_digest
 from aethernet.checkpoint import load, save_pth, save_safetensors
-from aethernet.checkpoint.saving import METADATA_KEY, form_of
+from aethernet.checkpoint.format import METADATA_KEY
 from aethernet.errors import StoreError
-from aethernet.fusion import fuse, merge_kernels
-from aethernet.network import AetherNet, Form, NetworkConfig, build_network
+from aethernet.networks import AetherNet, Form, NetworkConfig, build_network
+from aethernet.networks.fusion import fuse, merge_kernels
+from aethernet.networks.network import form_of
 from tests.support.networks import (
     ONE_OF_EACH_GENERATION,
     SELECTED_CONFIGS,

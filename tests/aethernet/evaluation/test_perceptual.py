@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aethernet.bundle import open_bundle
 from aethernet.errors import MissingDependencyError, UsageError
 from aethernet.evaluation import evaluate, find_sets
 from aethernet.evaluation.perceptual import perceptual_metrics
-from aethernet.pictures import save_picture
+from aethernet.images.files import save_picture
+from aethernet.release.bundle import open_bundle
 from tests.support.pictures import natural_picture
 
 HAS_PYIQA = importlib.util.find_spec("pyiqa") is not None

@@ -11,13 +11,13 @@ import pytest
 from onnx import numpy_helper
 
 from aethernet.artifact import file_digest
-from aethernet.bundle import open_bundle
 from aethernet.errors import HubError, UsageError
-from aethernet.hub import connect
+from aethernet.hub.connecting import connect
 from aethernet.hub.reverify import Finding, Target, issue_text, released_at, reverify, specified_in
-from aethernet.manifest import identity_of
-from aethernet.signing import Signer, sign_bundle
-from aethernet.spec import ReleaseSpec, make_spec
+from aethernet.release.bundle import open_bundle
+from aethernet.release.manifest import identity_of
+from aethernet.release.signing import Signer, sign_bundle
+from aethernet.release.spec import ReleaseSpec, make_spec
 from tests.support.keys import KeyPair, key_pair
 from tests.support.releases import NAME, flip_byte, rewrite, tiny_checkpoint
 
