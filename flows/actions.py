@@ -24,7 +24,7 @@ _TAG = re.compile(r"(?P<name>.+)-v(?P<version>\d[^/]*)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class WorkflowJob:
     """One job of the release matrix."""
 
     name: str
@@ -42,7 +42,7 @@ class Job:
 class Plan:
     """What a run of the release workflow does."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[WorkflowJob, ...]
     publish: bool
 
     @property
@@ -93,7 +93,7 @@ def plan_releases(
         chosen = [(_read(folder, tag), folder) for folder in _folders(specs, spec, tag, since)]
     place = (hub or "").rstrip("/")
     jobs = [
-        Job(
+        WorkflowJob(
             name=one.name,
             spec="" if folder is None else folder.as_posix(),
             digest="" if folder is None else _digest(folder),

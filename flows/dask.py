@@ -19,7 +19,7 @@ from aethernet.errors import AethernetError, MissingDependencyError
 from aethernet.release.spec import read_spec
 from aethernet.store.store import Store
 from flows.packing import pack_bundle, pack_spec, place_bundle
-from flows.release_all import Result, run_release
+from flows.release_all import ReleaseResult, run_release
 from flows.session import require_server, watched
 
 __all__ = ["release_on_dask"]
@@ -27,7 +27,7 @@ __all__ = ["release_on_dask"]
 
 def release_on_dask(
     specs: Mapping[str, Path], store: Store, output: Path, options: list[str], jobs: int, scheduler: str | None = None
-) -> list[Result]:
+) -> list[ReleaseResult]:
     """Run the releases on Dask and put their folders in ``output``; a failed one does not stop the others.
 
     A worker that dies takes nothing along but the stage it was in: Dask gives its release to another one.
@@ -75,7 +75,7 @@ def release_on_dask(
 
 
 @task(persist_result=False, task_run_name="release {name}")
-def _release_packed(name: str, packed: str, options: list[str], store_address: str) -> tuple[Result, str]:
+def _release_packed(name: str, packed: str, options: list[str], store_address: str) -> tuple[ReleaseResult, str]:
     """On a Dask worker: make one release, and leave its folder in the store."""
     store = Store(store_address)
     with store.scratch() as folder, watched() as watch:
@@ -84,11 +84,11 @@ def _release_packed(name: str, packed: str, options: list[str], store_address: s
         return made, pack_bundle(made.bundle, store)
 
 
-def _placed(name: str, found: object, output: Path, store: Store) -> Result:
+def _placed(name: str, found: object, output: Path, store: Store) -> ReleaseResult:
     if isinstance(found, BaseException):
-        return Result(name=name, error=str(found))
+        return ReleaseResult(name=name, error=str(found))
     made, packed = found  # type: ignore[misc]  # what the task returns
     try:
         return made.model_copy(update={"bundle": place_bundle(packed, output, store)})  # type: ignore[no-any-return]
     except AethernetError as error:
-        return Result(name=name, error=str(error))
+        return ReleaseResult(name=name, error=str(error))

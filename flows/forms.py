@@ -9,18 +9,18 @@ from pathlib import PurePosixPath
 
 from aethernet.artifact import Artifact
 from aethernet.engines.identity import EngineSpeed
-from aethernet.networks.config import Form
+from aethernet.networks.config import FoldState
 from aethernet.networks.sizes import SizeRequirements
 from aethernet.precision import Precision
 from aethernet.release.manifest import FileEntry, QuantizationFacts, TensorContract
 from aethernet.release.spec import EngineSpec, ReleaseSpec
-from tasks.build import Engine
+from tasks.build import EngineOutcome
 from tasks.compare import Compared
 from tasks.export import Exported
 from tasks.fuse import Weights
-from tasks.load import Loaded
+from tasks.load import LoadedCheckpoint
 from tasks.quantize import Int8, Int8Model
-from tasks.sensitivity import Choice
+from tasks.sensitivity import FloatParts
 
 __all__ = [
     "FormFiles",
@@ -47,7 +47,7 @@ class FormFiles:
     """ONNX files; the first is the one that speed is measured on."""
     weights: tuple[Artifact, ...]
     """Files for PyTorch."""
-    form: str = Form.FUSED.value
+    form: str = FoldState.FUSED.value
     """How far the files for PyTorch are folded."""
 
     @property
@@ -56,7 +56,7 @@ class FormFiles:
         return [*(model.file for model in self.models), *self.weights]
 
 
-def metadata_of(spec: ReleaseSpec, reference: Loaded) -> dict[str, str]:
+def metadata_of(spec: ReleaseSpec, reference: LoadedCheckpoint) -> dict[str, str]:
     """What every ONNX file says about itself beside precision, scale and shapes."""
     return {
         "name": spec.name,
@@ -95,7 +95,7 @@ def runs_of(forms: Iterable[FormFiles]) -> list[tuple[Precision, list[Artifact]]
     return runs
 
 
-def quantization_facts(int8: Int8 | None, models: Sequence[Int8Model], choice: Choice) -> QuantizationFacts | None:
+def quantization_facts(int8: Int8 | None, models: Sequence[Int8Model], choice: FloatParts) -> QuantizationFacts | None:
     """What the manifest says about the int8 form."""
     if int8 is None or int8.facts is None:
         return None
@@ -121,22 +121,22 @@ def engine_profiles(spec: EngineSpec, size: SizeRequirements, static: tuple[int,
     return spec.model_copy(update={"profiles": tuple(dict.fromkeys(texts))})
 
 
-def engine_speeds(engines: Iterable[Engine]) -> dict[str, tuple[EngineSpeed, ...]]:
+def engine_speeds(engines: Iterable[EngineOutcome]) -> dict[str, tuple[EngineSpeed, ...]]:
     """How fast engines ran, where they ran."""
     return {one.engine.name: one.trial.speeds for one in engines if one.engine and one.trial}
 
 
-def engine_measurements(engines: Iterable[Engine]) -> list[Compared]:
+def engine_measurements(engines: Iterable[EngineOutcome]) -> list[Compared]:
     """What engines that ran computed, beside the measurements of all other files."""
     return [Compared(measurements=list(one.trial.measurements), quality=[]) for one in engines if one.trial]
 
 
 def file_entries(
-    reference: Loaded,
+    reference: LoadedCheckpoint,
     released: Sequence[FormFiles],
     config: Artifact,
     images: Mapping[str, Artifact],
-    engines: Sequence[Engine],
+    engines: Sequence[EngineOutcome],
 ) -> list[FileEntry]:
     """The manifest's file list."""
     entries = [
@@ -190,7 +190,7 @@ def _onnx_entry(exported: Exported, precision: Precision) -> FileEntry:
         size=exported.file.size,
         role="onnx",
         precision=precision,
-        form=Form.FUSED.value,
+        form=FoldState.FUSED.value,
         opset=described.opset,
         ir_version=described.ir_version,
         operators=described.operators,

@@ -21,9 +21,9 @@ from aethernet.precision import Precision
 from aethernet.release.manifest import EngineEntry
 from aethernet.release.spec import EngineSpec
 from tasks.caching import current_store, stage
-from tasks.fetch import Picture
+from tasks.fetch import ValidationImage
 
-__all__ = ["Engine", "build", "build_engine", "try_engine"]
+__all__ = ["EngineOutcome", "build", "build_engine", "try_engine"]
 
 
 class Compiled(BaseModel):
@@ -34,7 +34,7 @@ class Compiled(BaseModel):
     record: EngineRecord
 
 
-class Engine(BaseModel):
+class EngineOutcome(BaseModel):
     """What became of one engine."""
 
     entry: EngineEntry
@@ -57,7 +57,7 @@ def build_engine(model: Artifact, config: BuildConfig, label: str) -> Compiled:
 
 @stage(host_matters=True)
 def try_engine(
-    compiled: Compiled, gpu: Gpu, reference: Artifact, pictures: list[Picture], limits: Limits, label: str
+    compiled: Compiled, gpu: Gpu, reference: Artifact, pictures: list[ValidationImage], limits: Limits, label: str
 ) -> Trial:
     """Run an engine beside the training form and time it."""
     del gpu, label  # part of the key, and of what progress is called
@@ -77,9 +77,9 @@ def build(
     spec: EngineSpec,
     models: Mapping[Precision, Artifact],
     reference: Artifact,
-    pictures: list[Picture],
+    pictures: list[ValidationImage],
     limits: Mapping[Precision, Limits],
-) -> list[Engine]:
+) -> list[EngineOutcome]:
     """Engines of every form, backend and group of cards; what cannot be built is named with the reason.
 
     Raises:
@@ -104,7 +104,7 @@ def build(
             except (EngineError, MissingDependencyError, UsageError) as error:
                 if spec.precisions is not None:
                     raise
-                engines.append(Engine(entry=_skipped(precision, backend, error)))
+                engines.append(EngineOutcome(entry=_skipped(precision, backend, error)))
     return engines
 
 
@@ -121,9 +121,9 @@ def _build_one(
     precision: Precision,
     config: BuildConfig,
     reference: Artifact,
-    pictures: list[Picture],
+    pictures: list[ValidationImage],
     limits: Limits,
-) -> Engine:
+) -> EngineOutcome:
     target = ", ".join(config.capabilities or ()) or (config.gpu.name if config.gpu else "")
     label = f"{precision.value} {config.backend.label} {target}"
     compiled = build_engine(model, config, label)
@@ -136,7 +136,7 @@ def _build_one(
     )
     gpu = find_gpu()
     if gpu is None or not runs_here(compiled.record.identity):
-        return Engine(entry=entry, engine=compiled.engine, sidecar=compiled.sidecar)
+        return EngineOutcome(entry=entry, engine=compiled.engine, sidecar=compiled.sidecar)
     tried = try_engine(compiled, gpu, reference, pictures, limits, label)
     if tried.failures:
         more = f"; and {len(tried.failures) - 3} more" if len(tried.failures) > 3 else ""
@@ -144,7 +144,7 @@ def _build_one(
             f"{compiled.engine.name} misses its limits on a {gpu.name}: {'; '.join(tried.failures[:3])}{more}"
         )
     passed = entry.model_copy(update={"status": "passed"})
-    return Engine(entry=passed, engine=compiled.engine, sidecar=compiled.sidecar, trial=tried)
+    return EngineOutcome(entry=passed, engine=compiled.engine, sidecar=compiled.sidecar, trial=tried)
 
 
 def _skipped(precision: Precision, backend: Backend, error: AethernetError) -> EngineEntry:

@@ -32,8 +32,8 @@ from aethernet.release.sbom import BOM, bill_of_materials
 from aethernet.release.spec import ReleaseSpec
 from tasks.caching import current_store, stage
 from tasks.compare import Compared
-from tasks.fetch import Picture
-from tasks.load import Loaded
+from tasks.fetch import ValidationImage
+from tasks.load import LoadedCheckpoint
 
 __all__ = ["bill", "describe", "describe_network", "record_build", "released_facts", "write_config"]
 
@@ -79,12 +79,12 @@ def describe(
     spec: dict[str, str],
     authors: tuple[str, ...],
     network: NetworkFacts,
-    loaded: Loaded,
+    loaded: LoadedCheckpoint,
     files: list[FileEntry],
     acceptance: Acceptance,
     required: tuple[Precision, ...],
     limits: dict[Precision, Limits],
-    pictures: list[Picture],
+    pictures: list[ValidationImage],
     compared: list[Compared],
     baselines: list[Quality],
     quantization: QuantizationFacts | None,

@@ -20,7 +20,7 @@ from aethernet.release.manifest import QuantizationFacts, TensorFacts
 from aethernet.release.spec import ExportSpec, QuantizationSpec
 from tasks.caching import current_store, stage
 from tasks.export import export_config
-from tasks.fetch import Picture
+from tasks.fetch import ValidationImage
 
 __all__ = ["Int8", "Int8Model", "export_quantized", "quantize"]
 
@@ -52,7 +52,7 @@ def quantize(
     residual_scale: float | None,
     fused: Artifact,
     name: str,
-    pictures: list[Picture],
+    pictures: list[ValidationImage],
     spec: QuantizationSpec,
 ) -> Int8:
     """Write ``NAME_int8.safetensors`` and ``.pth``: of the network that fine-tuning left in the checkpoint, or with

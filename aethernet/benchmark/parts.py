@@ -26,7 +26,7 @@ from aethernet.quantization.structure import belongs, units_of
 if TYPE_CHECKING:
     import onnx
 
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.networks.network import Network
 
 __all__ = ["owners", "time_units"]
@@ -37,7 +37,7 @@ _CARRIERS = ("DequantizeLinear", "QuantizeLinear", "ReorderInput", "ReorderOutpu
 """Kernels that compute nothing: they are there because a neighbour wants another layout or type."""
 
 
-def time_units(fused: Network, network: Network, picture: Picture, *, runs: int = 9, threads: int = 0) -> UnitTimes:
+def time_units(fused: Network, network: Network, picture: ImageArray, *, runs: int = 9, threads: int = 0) -> UnitTimes:
     """Time every part of ``fused`` beside the same part of ``network``.
 
     Args:

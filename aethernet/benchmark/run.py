@@ -13,18 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aethernet.benchmark.process import Engine, FormProcess
+from aethernet.benchmark.process import FormProcess, RuntimeLibrary
 from aethernet.benchmark.timing import take_turns
 from aethernet.errors import BenchmarkError, UsageError
-from aethernet.networks.config import Form
+from aethernet.networks.config import FoldState
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.release.bundle import Bundle
     from aethernet.release.manifest import FileEntry
 
-__all__ = ["Contest", "Entry", "Floor", "Result", "available_threads", "entries_of", "foreign_entry", "hold_contest"]
+__all__ = [
+    "BenchmarkResult",
+    "Candidate",
+    "CandidateResult",
+    "Floor",
+    "available_threads",
+    "entries_of",
+    "foreign_entry",
+    "hold_contest",
+]
 
 _IN_PYTORCH = {Precision.FP32: "torch-fused", Precision.INT8: "torch-int8"}
 _LEAST_RUNS, _LONG_TURN = 3, 5.0
@@ -33,20 +42,20 @@ _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Candidate:
     """One form in the contest."""
 
     name: str
     """What tables and floors call it."""
     path: Path
-    engine: Engine
+    engine: RuntimeLibrary
     precision: Precision | None = None
     required: bool = False
     """Asked for by name: that it cannot run is an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class CandidateResult:
     """One form at one size."""
 
     name: str
@@ -77,10 +86,10 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contest:
+class BenchmarkResult:
     """Results with their conditions."""
 
-    sizes: tuple[tuple[tuple[int, ...], tuple[Result, ...]], ...]
+    sizes: tuple[tuple[tuple[int, ...], tuple[CandidateResult, ...]], ...]
     """N, C, H, W of the input -> results in the order of the entries."""
     skipped: tuple[tuple[str, str], ...]
     """Name -> why it did not run."""
@@ -114,7 +123,7 @@ class Floor:
                 raise UsageError(f"the floor '{text}' names '{name}'", hint=f"known are {', '.join(known)}")
         return cls(faster=found[1], slower=found[2], times=float(found[3]))
 
-    def ratios(self, contest: Contest) -> list[float | None]:
+    def ratios(self, contest: BenchmarkResult) -> list[float | None]:
         """What was reached at each size; None where one of the two did not run."""
         reached: list[float | None] = []
         for _, results in contest.sizes:
@@ -123,7 +132,7 @@ class Floor:
             reached.append(medians[self.slower] / medians[self.faster] if both else None)
         return reached
 
-    def holds(self, contest: Contest) -> bool:
+    def holds(self, contest: BenchmarkResult) -> bool:
         """Whether it was reached everywhere."""
         return all(ratio is not None and ratio >= self.times for ratio in self.ratios(contest))
 
@@ -135,32 +144,37 @@ def available_threads() -> int:
     return os.cpu_count() or 1
 
 
-def entries_of(bundle: Bundle) -> list[Entry]:
+def entries_of(bundle: Bundle) -> list[Candidate]:
     """Every form of a release that can run on a CPU, the training form in PyTorch first.
 
     fp16 weights are not among those for PyTorch, which would compute with them in float32, nor is TensorRT's file.
     """
     manifest = bundle.manifest
-    found: list[tuple[int, Entry]] = []
+    found: list[tuple[int, Candidate]] = []
 
-    def add(group: int, name: str, one: FileEntry, engine: Engine) -> None:
-        found.append((group, Entry(name=name, path=bundle.path(one), engine=engine, precision=one.precision)))
+    def add(group: int, name: str, one: FileEntry, engine: RuntimeLibrary) -> None:
+        found.append((group, Candidate(name=name, path=bundle.path(one), engine=engine, precision=one.precision)))
 
     for one in manifest.files:
         if one == manifest.reference:
-            add(0, "torch-unfused" if one.form == Form.TRAINING.value else "torch-source", one, Engine.PYTORCH)
+            add(
+                0,
+                "torch-unfused" if one.form == FoldState.TRAINING.value else "torch-source",
+                one,
+                RuntimeLibrary.PYTORCH,
+            )
         elif one.role == "weights" and one.path.endswith(".safetensors") and one.precision in _IN_PYTORCH:
-            add(1, _IN_PYTORCH[one.precision], one, Engine.PYTORCH)
+            add(1, _IN_PYTORCH[one.precision], one, RuntimeLibrary.PYTORCH)
         elif one.role == "onnx" and one.precision is not None and not one.path.endswith("_trt.onnx"):
-            add(2, one.precision.value, one, Engine.ONNXRUNTIME)
+            add(2, one.precision.value, one, RuntimeLibrary.ONNXRUNTIME)
             if one.precision is not Precision.FP16:
-                add(3, f"openvino-{one.precision.value}", one, Engine.OPENVINO)
+                add(3, f"openvino-{one.precision.value}", one, RuntimeLibrary.OPENVINO)
     order = list(Precision)
     found.sort(key=lambda item: (item[0], order.index(item[1].precision or Precision.FP32)))
     return [entry for _, entry in found]
 
 
-def foreign_entry(path: Path, taken: Iterable[str]) -> Entry:
+def foreign_entry(path: Path, taken: Iterable[str]) -> Candidate:
     """Another file to put beside a release: ONNX, or a checkpoint of an AetherNet or of a network spandrel knows.
 
     Args:
@@ -174,23 +188,23 @@ def foreign_entry(path: Path, taken: Iterable[str]) -> Entry:
         raise UsageError(f"expected a file at {path}, found nothing")
     if path.suffix != ".onnx" and path.suffix not in _CHECKPOINTS:
         raise UsageError(f"expected an ONNX file or a checkpoint, found {path.name}", hint=", ".join(_CHECKPOINTS))
-    engine = Engine.ONNXRUNTIME if path.suffix == ".onnx" else Engine.PYTORCH
+    engine = RuntimeLibrary.ONNXRUNTIME if path.suffix == ".onnx" else RuntimeLibrary.PYTORCH
     used, name = set(taken), path.stem
     number = 2
     while name in used:
         name, number = f"{path.stem}-{number}", number + 1
-    return Entry(name=name, path=path, engine=engine, required=True)
+    return Candidate(name=name, path=path, engine=engine, required=True)
 
 
 def hold_contest(
-    entries: Sequence[Entry],
-    pictures: Sequence[Picture],
+    entries: Sequence[Candidate],
+    pictures: Sequence[ImageArray],
     *,
     runs: int = 7,
     threads: int = 0,
     seconds: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
-) -> Contest:
+) -> BenchmarkResult:
     """Run all entries in turn on each picture.
 
     Where ``seconds`` are not enough, there are fewer runs, down to three; then the slowest are left out, never fp32 nor
@@ -210,7 +224,7 @@ def hold_contest(
     """
     threads = threads or available_threads()
     skipped: list[tuple[str, str]] = []
-    opened: list[tuple[Entry, FormProcess]] = []
+    opened: list[tuple[Candidate, FormProcess]] = []
     sizes = []
     with ExitStack() as stack:
         for entry in entries:
@@ -220,7 +234,7 @@ def hold_contest(
         place = {entry.name: index for index, entry in enumerate(entries)}
         deadline = None if seconds is None else time.monotonic() + seconds
         if deadline is not None:  # whoever may have to be left out comes last
-            opened.sort(key=lambda one: (not _kept(one[0]), one[0].engine is Engine.PYTORCH))
+            opened.sort(key=lambda one: (not _kept(one[0]), one[0].engine is RuntimeLibrary.PYTORCH))
         for number, picture in enumerate(pictures):
             batch, _, height, width = picture.shape
             label = f"{height}x{width}"
@@ -251,20 +265,20 @@ def hold_contest(
                 for (entry, process), taken in zip(ready, times, strict=True)
             )
             sizes.append((picture.shape, results))
-    return Contest(sizes=tuple(sizes), skipped=tuple(skipped), runs=runs, threads=threads, seconds=seconds)
+    return BenchmarkResult(sizes=tuple(sizes), skipped=tuple(skipped), runs=runs, threads=threads, seconds=seconds)
 
 
-def _kept(entry: Entry) -> bool:
+def _kept(entry: Candidate) -> bool:
     """What everything else is compared with, and what was asked for, is never left out."""
     return entry.required or entry.name == Precision.FP32.value
 
 
 def _affordable(
-    entries: Sequence[Entry], first: Mapping[str, float], runs: int, seconds: float | None
-) -> tuple[int, list[Entry]]:
+    entries: Sequence[Candidate], first: Mapping[str, float], runs: int, seconds: float | None
+) -> tuple[int, list[Candidate]]:
     """How many runs of each fit into the time, and which entries are too slow for any."""
-    kept: list[Entry] = list(entries)
-    slow: list[Entry] = []
+    kept: list[Candidate] = list(entries)
+    slow: list[Candidate] = []
     while seconds is not None:
         turn = sum(first[entry.name] for entry in kept) / 1000
         fitting = min(runs, int(seconds / turn)) if turn else runs
@@ -292,7 +306,7 @@ def _silent(_: str) -> None:
 
 
 @contextmanager
-def _unless_required(entry: Entry, skipped: list[tuple[str, str]], at: str = "") -> Iterator[None]:
+def _unless_required(entry: Candidate, skipped: list[tuple[str, str]], at: str = "") -> Iterator[None]:
     """What fails inside is written down as skipped, unless somebody asked for it."""
     try:
         yield
@@ -302,15 +316,17 @@ def _unless_required(entry: Entry, skipped: list[tuple[str, str]], at: str = "")
         skipped.append((entry.name, f"cannot run here{at}: {error}"))
 
 
-def _process_for(entry: Entry, threads: int) -> FormProcess:
-    if entry.engine is Engine.OPENVINO and importlib.util.find_spec("openvino") is None:
+def _process_for(entry: Candidate, threads: int) -> FormProcess:
+    if entry.engine is RuntimeLibrary.OPENVINO and importlib.util.find_spec("openvino") is None:
         raise BenchmarkError("openvino is not installed")
     return FormProcess(entry.path, entry.engine, threads)
 
 
-def _result(entry: Entry, process: FormProcess, times: list[float], first: float, megapixels: float) -> Result:
+def _result(
+    entry: Candidate, process: FormProcess, times: list[float], first: float, megapixels: float
+) -> CandidateResult:
     median, peak, before = statistics.median(times), process.peak_memory(), process.loaded.memory
-    return Result(
+    return CandidateResult(
         name=entry.name,
         file=entry.path.name,
         precision=entry.precision,

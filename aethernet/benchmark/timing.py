@@ -19,15 +19,15 @@ from aethernet.release.manifest import Speed, SpeedRun
 from aethernet.runtimes.protocol import Runtime
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
 
-__all__ = ["Contestant", "measure_speed", "race", "run_once", "take_turns"]
+__all__ = ["TimedRuntime", "measure_speed", "measure_speedup", "run_once", "take_turns"]
 
-Contestant = tuple[str, Precision, Runtime]
+TimedRuntime = tuple[str, Precision, Runtime]
 """Name, precision, how to run it."""
 
 
-def run_once(runtime: Runtime, picture: Picture) -> float:
+def run_once(runtime: Runtime, picture: ImageArray) -> float:
     """Milliseconds of one run on [N, C, H, W]."""
     start = time.perf_counter()
     runtime.infer(picture)
@@ -51,8 +51,8 @@ def take_turns(
     return [list(times) for times in zip(*turns, strict=True)]
 
 
-def race(baseline: Runtime, challenger: Runtime, picture: Picture, *, runs: int = 15) -> float:
-    """How many times less processor time the challenger takes, by the fastest runs of one interleaved race.
+def measure_speedup(baseline: Runtime, challenger: Runtime, picture: ImageArray, *, runs: int = 15) -> float:
+    """How many times less processor time the challenger takes, by the fastest runs of one interleaved run.
 
     Both must compute in the calling thread. Its processor time does not count what else the machine does, and what
     still disturbs (a shared cache, another thread on the same core) only ever makes a run longer: a release must hang
@@ -78,7 +78,7 @@ def race(baseline: Runtime, challenger: Runtime, picture: Picture, *, runs: int 
     return min(ours) / min(theirs)
 
 
-def measure_speed(contestants: Sequence[Contestant], picture: Picture, *, runs: int = 5) -> SpeedRun:
+def measure_speed(contestants: Sequence[TimedRuntime], picture: ImageArray, *, runs: int = 5) -> SpeedRun:
     """Latency of each contestant; the first is what the others' ratios refer to.
 
     Args:

@@ -14,7 +14,7 @@ from aethernet.checkpoint.layout import StateDict, infer_config, separate, unwra
 from aethernet.checkpoint.loaded import LoadedNetwork
 from aethernet.errors import CheckpointError, KeyMismatchError, NonFiniteWeightsError, SpecMismatchError, UsageError
 from aethernet.networks import build_network
-from aethernet.networks.config import Form, NetworkConfig, Norm
+from aethernet.networks.config import FoldState, NetworkConfig, Norm
 from aethernet.networks.network import Network, as_aethernet
 from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
 from aethernet.quantization.state import is_int8, restore, split
@@ -78,7 +78,7 @@ def assemble(
         notes.append("error_comp was set to zero: generation 3 leaves it out in quantisation-aware training")
     model: Network = build_network(config, form)
     _fill(model, weights)
-    if scales and form is not Form.FUSED:
+    if scales and form is not FoldState.FUSED:
         raise CheckpointError(f"expected int8 weights of a fused network, found the {form.value} form")
     if scales:
         model = restore(model, entries, scales)
@@ -147,7 +147,7 @@ def _own_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     return {"arch_config": {names[field]: network[field] for field in names if field in network}}
 
 
-def _agreed_config(text: str, inferred: NetworkConfig, form: Form) -> NetworkConfig:
+def _agreed_config(text: str, inferred: NetworkConfig, form: FoldState) -> NetworkConfig:
     """The recorded config, which must not contradict the tensors."""
     description = _description(text)
     try:
@@ -186,9 +186,9 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _settle_norms(weights: StateDict, config: NetworkConfig, form: Form) -> tuple[StateDict, StateDict]:
+def _settle_norms(weights: StateDict, config: NetworkConfig, form: FoldState) -> tuple[StateDict, StateDict]:
     """Running statistics beside merged kernels: generation 2 leaves them unused, generation 3 still needs them."""
-    if form is not Form.MERGED or config.norm is not Norm.DEPLOYMENT:
+    if form is not FoldState.MERGED or config.norm is not Norm.DEPLOYMENT:
         return weights, {}
     leftover = {name: tensor for name, tensor in weights.items() if name.endswith((".running_mean", ".running_var"))}
     settled = {name: tensor for name, tensor in weights.items() if name not in leftover}

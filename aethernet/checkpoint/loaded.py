@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aethernet.networks.activations import respelled
-from aethernet.networks.config import Form, NetworkConfig
+from aethernet.networks.config import FoldState, NetworkConfig
 from aethernet.networks.fusion import fuse
 from aethernet.networks.third_party import ForeignNetwork
 
@@ -28,7 +28,7 @@ class LoadedNetwork:
     model: Network = field(repr=False)
     """In evaluation mode, float32, [N, C, H, W] in [0, 1] -> [N, C', s*H, s*W]."""
     config: NetworkConfig | Descriptor
-    form: Form
+    form: FoldState
     """How far the file's weights were folded; ``model`` has the same form."""
     quantization: QuantizationRecords | None
     """Records of quantisation-aware training, kept aside for int8; the model computes without them."""
@@ -48,7 +48,7 @@ class LoadedNetwork:
     @property
     def folded(self) -> Network:
         """The network as it is exported: everything folded that can be, activations spelled for runtimes."""
-        network = self.model if self.form is Form.FUSED or self.int8 else fuse(self.model)
+        network = self.model if self.form is FoldState.FUSED or self.int8 else fuse(self.model)
         return respelled(network) if isinstance(network, ForeignNetwork) and not self.int8 else network
 
     @property
@@ -59,7 +59,7 @@ class LoadedNetwork:
     @property
     def nothing_to_fuse(self) -> bool:
         """Whether the network is deployed as it was trained: another library's, without branches to fold."""
-        return self.form is Form.FUSED and not isinstance(self.config, NetworkConfig)
+        return self.form is FoldState.FUSED and not isinstance(self.config, NetworkConfig)
 
     @property
     def traceable_unfused(self) -> bool:

@@ -12,7 +12,7 @@ from aethernet.precision import Precision
 
 if TYPE_CHECKING:
     from aethernet.checkpoint import LoadedNetwork
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.networks.network import Network
     from aethernet.release.bundle import Bundle
 
@@ -209,10 +209,10 @@ def _cases(pictures: Mapping[str, Path], channels: int, static: tuple[int, int] 
     return build_cases(pictures, channels, static=static)
 
 
-def case_of_size(pictures: Mapping[str, Path], channels: int, size: tuple[int, int]) -> Picture:
+def case_of_size(pictures: Mapping[str, Path], channels: int, size: tuple[int, int]) -> ImageArray:
     """The first picture cut, or continued by mirroring, to (H, W) pixels: [1, C, H, W]."""
     name = next(iter(pictures))
-    picture: Picture = _cases({name: pictures[name]}, channels, size)[0].input
+    picture: ImageArray = _cases({name: pictures[name]}, channels, size)[0].input
     return picture
 
 

@@ -17,9 +17,9 @@ from aethernet.cli.progress import Bar
 from aethernet.errors import AethernetError, PictureError, UsageError
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.upscale import Upscaler
-    from aethernet.upscale.files import Job
+    from aethernet.upscale.files import UpscaleJob
     from aethernet.upscale.video import FilmOptions
 
 __all__ = ["Request", "parse_bytes", "run"]
@@ -131,7 +131,7 @@ def _bundle_folder(address: str) -> Path:
     return fetch_bundle(address, tell=say)
 
 
-def _choice(request: Request, films: Sequence[Job]) -> tuple[str, str]:
+def _choice(request: Request, films: Sequence[UpscaleJob]) -> tuple[str, str]:
     """Runtime and precision as asked for; a film that is gone on with keeps what it was begun with."""
     from aethernet.upscale.video import remembered_choice
 
@@ -141,7 +141,7 @@ def _choice(request: Request, films: Sequence[Job]) -> tuple[str, str]:
     return asked
 
 
-def _frame(runtime: str, films: Sequence[Job], pictures: Sequence[Job]) -> tuple[int, int] | None:
+def _frame(runtime: str, films: Sequence[UpscaleJob], pictures: Sequence[UpscaleJob]) -> tuple[int, int] | None:
     """Height and width of everything there is to do, where that is one film and an engine may be built for it."""
     from aethernet.upscale.video.source import look_at
 
@@ -176,7 +176,9 @@ def _in_words(result: dict[str, Any]) -> str:
     return "\n".join([words, *(f"  {note}" for note in result["notes"])])
 
 
-def _film(upscaler: Upscaler, job: Job, options: FilmOptions, skip_existing: bool, *, alone: bool) -> dict[str, Any]:
+def _film(
+    upscaler: Upscaler, job: UpscaleJob, options: FilmOptions, skip_existing: bool, *, alone: bool
+) -> dict[str, Any]:
     from aethernet.upscale.video import is_finished, upscale_film
 
     if (skip_existing or options.resume) and is_finished(job.destination):
@@ -267,15 +269,15 @@ def _write_sheet(path: Path, results: Sequence[dict[str, Any]], partners: dict[s
         comparison_sheet(rows, _ZOOM).save(temporary, format="PNG")
 
 
-def _shown(still: Any) -> Picture:
+def _shown(still: Any) -> ImageArray:
     """[1, 3, H, W] float32 in [0, 1]; transparency is not shown."""
     colour = still.as_rgb().colour
     levels = colour.astype(np.float32) / np.iinfo(colour.dtype).max
-    planes: Picture = np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).transpose(2, 0, 1)[None])
+    planes: ImageArray = np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).transpose(2, 0, 1)[None])
     return planes
 
 
-def _bicubic(low: Picture, scale: int, window: tuple[int, int, int, int]) -> Picture:
+def _bicubic(low: ImageArray, scale: int, window: tuple[int, int, int, int]) -> ImageArray:
     from PIL import Image
 
     from aethernet.images.files import to_levels
@@ -285,5 +287,5 @@ def _bicubic(low: Picture, scale: int, window: tuple[int, int, int, int]) -> Pic
     enlarged = image.resize(
         (width * scale, height * scale), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
     )
-    levels: Picture = np.asarray(enlarged, dtype=np.float32).transpose(2, 0, 1)[None] / np.float32(255)
+    levels: ImageArray = np.asarray(enlarged, dtype=np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     return levels

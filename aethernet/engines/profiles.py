@@ -13,7 +13,7 @@ from aethernet.errors import EngineError, UsageError
 if TYPE_CHECKING:
     from aethernet.graphs.contract import OnnxDescription
 
-__all__ = ["PRESETS", "Profile", "check_profiles", "parse_profile"]
+__all__ = ["PROFILE_PRESETS", "Profile", "check_profiles", "parse_profile"]
 
 Shape = tuple[int, int, int]
 """N, H, W in pixels of the input."""
@@ -59,7 +59,7 @@ def _fixed(name: str, height: int, width: int) -> Profile:
     return _preset(name, (1, height, width), (1, height, width), (1, height, width))
 
 
-PRESETS: Mapping[str, Profile] = {
+PROFILE_PRESETS: Mapping[str, Profile] = {
     profile.name: profile
     for profile in (
         _preset("image", (1, 32, 32), (1, 256, 256), (16, 1080, 1920)),
@@ -77,12 +77,12 @@ def parse_profile(text: str) -> Profile:
     Raises:
         UsageError: Neither.
     """
-    if text in PRESETS:
-        return PRESETS[text]
+    if text in PROFILE_PRESETS:
+        return PROFILE_PRESETS[text]
     shapes = [tuple(int(side) for side in shape.split("x")) for shape in text.split(":") if _is_shape(shape)]
     if text.count(":") + 1 != len(shapes) or len(shapes) not in (1, 3):
         raise UsageError(
-            f"expected a profile ({', '.join(PRESETS)}), one shape such as 1x720x1280, "
+            f"expected a profile ({', '.join(PROFILE_PRESETS)}), one shape such as 1x720x1280, "
             f"or min:opt:max such as 1x32x32:1x256x256:4x1080x1920, found '{text}'"
         )
     minimum, optimum, maximum = shapes if len(shapes) == 3 else shapes * 3
@@ -106,7 +106,7 @@ def check_profiles(described: OnnxDescription, profiles: Sequence[Profile]) -> N
             others.
     """
     if not profiles:
-        raise UsageError(f"expected at least one profile ({', '.join(PRESETS)})")
+        raise UsageError(f"expected at least one profile ({', '.join(PROFILE_PRESETS)})")
     if len({profile.name for profile in profiles}) != len(profiles):
         raise UsageError("expected every profile once")
     shape = described.inputs.get("input", ("", ()))[1]

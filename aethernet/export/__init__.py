@@ -14,7 +14,7 @@ from aethernet.graphs.contract import OnnxDescription, describe_onnx, require_co
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.networks.network import Network
 
 __all__ = [
@@ -36,7 +36,7 @@ def export_onnx(
     *,
     precision: Precision | str = Precision.FP32,
     config: ExportConfig | None = None,
-    pictures: Iterable[Picture] | None = None,
+    pictures: Iterable[ImageArray] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> OnnxDescription:
     """Write one ONNX file and check it against the contract.

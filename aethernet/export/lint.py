@@ -29,7 +29,7 @@ from aethernet.quantization.scheme import MAC_SHARE, PAIR_MAX, UNSIGNED_ZERO_POI
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["Finding", "Form", "LintReport", "Macs", "Severity", "lint_onnx"]
+__all__ = ["LintFinding", "LintReport", "Macs", "Severity", "Signedness", "lint_onnx"]
 
 _LAYERS = ("Conv", "MatMul", "Gemm")
 _STAYS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -60,7 +60,7 @@ class Severity(StrEnum):
     WARNING = "warning"
 
 
-class Form(StrEnum):
+class Signedness(StrEnum):
     """Which of the two int8 files one claims to be."""
 
     UNSIGNED = "unsigned"
@@ -68,7 +68,7 @@ class Form(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class LintFinding:
     """One broken rule at one place."""
 
     severity: Severity
@@ -101,13 +101,13 @@ class LintReport:
     """What was found in one file."""
 
     file: str
-    form: Form | None
+    form: Signedness | None
     """None where no activation is quantised."""
     layers: dict[str, tuple[int, int]]
     """Conv, MatMul and Gemm -> how many have int8 weights and input, and how many have not."""
     quantize_nodes: int
     dequantize_nodes: int
-    findings: tuple[Finding, ...]
+    findings: tuple[LintFinding, ...]
     macs: Macs | None
     """None where nothing is quantised, or shapes do not follow from the file."""
 
@@ -170,21 +170,21 @@ def lint_onnx(path: Path | str, *, intended: Collection[str] | None = None, run:
         *_halves(graph, layers, intended),
         *(_missing(layers, intended) if intended is not None else ()),
     ]
-    if form is Form.UNSIGNED:
+    if form is Signedness.UNSIGNED:
         findings += [found for layer in layers for found in _outputs(graph, layer)]
     macs = None
     if any(layer.weight for layer in layers):
-        macs, broken = _count(graph, layers, run=run and form is Form.UNSIGNED)
+        macs, broken = _count(graph, layers, run=run and form is Signedness.UNSIGNED)
         findings += broken
     return _report(path, form, layers, operators, findings, macs)
 
 
 def _report(
     path: Path | str,
-    form: Form | None,
+    form: Signedness | None,
     layers: list[_Layer],
     operators: Mapping[str, int],
-    findings: list[Finding],
+    findings: list[LintFinding],
     macs: Macs | None,
 ) -> LintReport:
     return LintReport(
@@ -205,12 +205,12 @@ def _report(
     )
 
 
-def _error(rule: str, message: str) -> Finding:
-    return Finding(severity=Severity.ERROR, rule=rule, message=message)
+def _error(rule: str, message: str) -> LintFinding:
+    return LintFinding(severity=Severity.ERROR, rule=rule, message=message)
 
 
-def _warning(rule: str, message: str) -> Finding:
-    return Finding(severity=Severity.WARNING, rule=rule, message=message)
+def _warning(rule: str, message: str) -> LintFinding:
+    return LintFinding(severity=Severity.WARNING, rule=rule, message=message)
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -310,19 +310,19 @@ def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((onnx.helper.get_attribute_value(one) for one in node.attribute if one.name == name), default)
 
 
-def _form(graph: _Graph) -> Form | None:
+def _form(graph: _Graph) -> Signedness | None:
     kinds = Counter(zero.dtype for node in graph.activations() if (zero := graph.zero_point(node)) is not None)
     if not kinds:
         return None
-    return Form.SIGNED if kinds[np.dtype(np.int8)] > kinds[np.dtype(np.uint8)] else Form.UNSIGNED
+    return Signedness.SIGNED if kinds[np.dtype(np.int8)] > kinds[np.dtype(np.uint8)] else Signedness.UNSIGNED
 
 
-def _versions(graph: _Graph, form: Form | None) -> Iterator[Finding]:
+def _versions(graph: _Graph, form: Signedness | None) -> Iterator[LintFinding]:
     model = graph.model
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
-    needed = _FP16_OPSET if form is Form.SIGNED else _AXIS_OPSET
+    needed = _FP16_OPSET if form is Signedness.SIGNED else _AXIS_OPSET
     if opset < needed:
-        why = "fp16 scales" if form is Form.SIGNED else "scales per channel"
+        why = "fp16 scales" if form is Signedness.SIGNED else "scales per channel"
         yield _error("opset", f"expected opset {needed} or newer, which {why} need, found {opset}")
     oldest = MINIMAL_IR.get(opset)
     if oldest is not None and model.ir_version < oldest:
@@ -349,7 +349,7 @@ def _counts(counter: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in sorted(counter.items()))
 
 
-def _valid(graph: _Graph) -> Iterator[Finding]:
+def _valid(graph: _Graph) -> Iterator[LintFinding]:
     import onnx
 
     try:
@@ -358,7 +358,7 @@ def _valid(graph: _Graph) -> Iterator[Finding]:
         yield _error("valid", f"expected a valid ONNX model; onnx.checker says: {str(error).splitlines()[0]}")
 
 
-def _no_quantised_layer(operators: Mapping[str, int]) -> Finding:
+def _no_quantised_layer(operators: Mapping[str, int]) -> LintFinding:
     pairs = operators["QuantizeLinear"] + operators["DequantizeLinear"]
     found = f"{pairs} QuantizeLinear and DequantizeLinear nodes around other things" if pairs else "no quantised node"
     return _error("quantised", f"expected at least one layer with int8 weights and input, found {found}")
@@ -421,7 +421,7 @@ def _dequantised(graph: _Graph, name: str) -> onnx.NodeProto | None:
     return node if node is not None and node.op_type == "DequantizeLinear" else None
 
 
-def _weights(graph: _Graph, layer: _Layer, form: Form | None) -> Iterator[Finding]:
+def _weights(graph: _Graph, layer: _Layer, form: Signedness | None) -> Iterator[LintFinding]:
     dequantize = layer.weight
     integers = graph.array(dequantize.input[0]) if dequantize is not None else None
     if dequantize is None or integers is None or integers.ndim < 2:
@@ -454,7 +454,7 @@ def _weights(graph: _Graph, layer: _Layer, form: Form | None) -> Iterator[Findin
                 f"{at}: expected {integers.shape[axis]} scales along axis {axis}, the output channels of {kind}, "
                 f"found {'x'.join(map(str, scale.shape))} along axis {found_axis}",
             )
-    if form is Form.UNSIGNED and (kind == "Conv" or integers.ndim == 2):
+    if form is Signedness.UNSIGNED and (kind == "Conv" or integers.ndim == 2):
         largest = _largest_pair(np.moveaxis(integers, axis, 0))
         if largest > PAIR_MAX:
             yield _error(
@@ -489,17 +489,17 @@ def _largest_pair(weight: np.ndarray) -> int:
     return int(max(positive.max(initial=0), negative.max(initial=0)))
 
 
-def _good_scale(at: str, scale: np.ndarray) -> Iterator[Finding]:
+def _good_scale(at: str, scale: np.ndarray) -> Iterator[LintFinding]:
     if not np.isfinite(scale).all() or scale.min(initial=np.inf) <= 0:
         bad = scale[~(np.isfinite(scale) & (scale > 0))].ravel()[:3].tolist()
         yield _error("scale", f"{at}: expected finite scales above zero, found {', '.join(map(str, bad))}")
 
 
-def _biases(graph: _Graph, layer: _Layer, form: Form | None) -> Iterator[Finding]:
+def _biases(graph: _Graph, layer: _Layer, form: Signedness | None) -> Iterator[LintFinding]:
     node = layer.node
-    if form is Form.SIGNED and layer.weight is not None:
+    if form is Signedness.SIGNED and layer.weight is not None:
         yield from _signed_bias(graph, layer)
-    if form is not Form.UNSIGNED or not layer.quantised or len(node.input) < 3 or not node.input[2]:
+    if form is not Signedness.UNSIGNED or not layer.quantised or len(node.input) < 3 or not node.input[2]:
         return
     assert layer.source is not None
     assert layer.weight is not None
@@ -533,7 +533,7 @@ def _biases(graph: _Graph, layer: _Layer, form: Form | None) -> Iterator[Finding
         )
 
 
-def _signed_bias(graph: _Graph, layer: _Layer) -> Iterator[Finding]:
+def _signed_bias(graph: _Graph, layer: _Layer) -> Iterator[LintFinding]:
     """Dequantised int32 beside a layer: its third input, or what is added to its result."""
     names = list(layer.node.input[2:3])
     for reader in graph.readers.get(layer.node.output[0], []):
@@ -557,7 +557,7 @@ def _only_quantised(graph: _Graph, node: onnx.NodeProto) -> bool:
     )
 
 
-def _outputs(graph: _Graph, layer: _Layer) -> Iterator[Finding]:
+def _outputs(graph: _Graph, layer: _Layer) -> Iterator[LintFinding]:
     node = layer.node
     if not layer.quantised or node.op_type != "Conv" or _only_quantised(graph, node):
         return
@@ -570,7 +570,7 @@ def _outputs(graph: _Graph, layer: _Layer) -> Iterator[Finding]:
     )
 
 
-def _halves(graph: _Graph, layers: list[_Layer], intended: Collection[str] | None) -> Iterator[Finding]:
+def _halves(graph: _Graph, layers: list[_Layer], intended: Collection[str] | None) -> Iterator[LintFinding]:
     for layer in layers:
         if (layer.weight is None) == (layer.source is None):
             continue
@@ -602,7 +602,7 @@ def _feeds_quantised(graph: _Graph, node: onnx.NodeProto) -> bool:
     return False
 
 
-def _missing(layers: list[_Layer], intended: Collection[str]) -> Iterator[Finding]:
+def _missing(layers: list[_Layer], intended: Collection[str]) -> Iterator[LintFinding]:
     by_name: dict[str, list[_Layer]] = {}
     for layer in layers:
         by_name.setdefault(layer.called, []).append(layer)
@@ -624,8 +624,8 @@ def _and(words: list[str]) -> str:
 # --- activations -----------------------------------------------------------------------------------------------------
 
 
-def _activations(graph: _Graph, form: Form | None) -> Iterator[Finding]:
-    wanted = np.int8(0) if form is Form.SIGNED else np.uint8(UNSIGNED_ZERO_POINT)
+def _activations(graph: _Graph, form: Signedness | None) -> Iterator[LintFinding]:
+    wanted = np.int8(0) if form is Signedness.SIGNED else np.uint8(UNSIGNED_ZERO_POINT)
     for node in graph.nodes:
         if node.op_type == "QuantizeLinear" and node.input[0] in graph.tensors:
             yield _error(
@@ -655,7 +655,7 @@ def _activations(graph: _Graph, form: Form | None) -> Iterator[Finding]:
             yield _error("pair", f"{at}: expected scale and zero-point of {graph.name(source)} before it, found others")
 
 
-def _doubles(graph: _Graph) -> Iterator[Finding]:
+def _doubles(graph: _Graph) -> Iterator[LintFinding]:
     for node in graph.nodes:
         if node.op_type != "QuantizeLinear":
             continue
@@ -687,13 +687,13 @@ def _origins(graph: _Graph, name: str) -> list[onnx.NodeProto]:
     return [origin for name in names for origin in _origins(graph, name)]
 
 
-def _types(graph: _Graph, form: Form | None) -> Iterator[Finding]:
+def _types(graph: _Graph, form: Signedness | None) -> Iterator[LintFinding]:
     import onnx
 
     if form is None:
         return
     kinds = onnx.TensorProto
-    wanted = kinds.FLOAT16 if form is Form.SIGNED else kinds.FLOAT
+    wanted = kinds.FLOAT16 if form is Signedness.SIGNED else kinds.FLOAT
     floats = {kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE}
     found = [
         (what, info.name, info.type.tensor_type.elem_type)
@@ -714,7 +714,7 @@ def _types(graph: _Graph, form: Form | None) -> Iterator[Finding]:
 # --- multiply-accumulates --------------------------------------------------------------------------------------------
 
 
-def _count(graph: _Graph, layers: list[_Layer], *, run: bool) -> tuple[Macs | None, list[Finding]]:
+def _count(graph: _Graph, layers: list[_Layer], *, run: bool) -> tuple[Macs | None, list[LintFinding]]:
     """Count by layer; ``run`` asks ONNX Runtime which of them it runs in integers."""
     import onnx
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    Picture = NDArray[np.float32]
+    ImageArray = NDArray[np.float32]
 
 __all__ = ["SUFFIXES", "list_pictures", "load_picture", "pair_by_stem", "sample_pictures", "save_picture", "to_levels"]
 
@@ -65,7 +65,7 @@ def pair_by_stem(low: Sequence[Path], high: Sequence[Path]) -> dict[str, Path]:
     return pairs
 
 
-def load_picture(path: Path | str, channels: int = 3) -> Picture:
+def load_picture(path: Path | str, channels: int = 3) -> ImageArray:
     """Read an 8-bit view of a picture as [1, channels, H, W].
 
     Args:
@@ -98,12 +98,12 @@ def _as_8_bit(image: Image) -> Image:
     return image
 
 
-def to_levels(picture: Picture) -> NDArray[np.uint8]:
+def to_levels(picture: ImageArray) -> NDArray[np.uint8]:
     """Clip to [0, 1] and round to 8 bits, same shape."""
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 
 
-def save_picture(picture: Picture, path: Path | str) -> None:
+def save_picture(picture: ImageArray, path: Path | str) -> None:
     """Write [1, C, H, W] (clipped and rounded) as PNG, in one step."""
     from PIL import Image
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from aethernet.networks.config import PRESETS, Form, NetworkConfig, Norm, Preset, preset_config
+from aethernet.networks.config import NETWORK_PRESETS, FoldState, NetworkConfig, Norm, Preset, preset_config
 
 if TYPE_CHECKING:
     from aethernet.networks.building import AetherNet, build_network
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from aethernet.networks.generation2 import AetherNet2, AetherNet3
 
 __all__ = [
-    "PRESETS",
+    "NETWORK_PRESETS",
     "AetherNet",
     "AetherNet1",
     "AetherNet2",
     "AetherNet3",
-    "Form",
+    "FoldState",
     "NetworkConfig",
     "Norm",
     "Preset",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from aethernet.networks.config import Form, NetworkConfig
+from aethernet.networks.config import FoldState, NetworkConfig
 from aethernet.networks.fusion import fuse, merge_kernels
 from aethernet.networks.generation1 import AetherNet1
 from aethernet.networks.generation2 import AetherNet2, AetherNet3
@@ -18,7 +18,7 @@ _CLASSES: dict[int, type[AetherNet1 | AetherNet2]] = {1: AetherNet1, 2: AetherNe
 
 
 def build_network(
-    config: NetworkConfig, form: Form = Form.TRAINING, *, drop_path: float = 0.0, dropout: float = 0.0
+    config: NetworkConfig, form: FoldState = FoldState.TRAINING, *, drop_path: float = 0.0, dropout: float = 0.0
 ) -> AetherNet:
     """A network with fresh float32 weights, [N, in, H, W] in [0, 1] -> [N, in, s*H, s*W], not clipped.
 
@@ -31,7 +31,7 @@ def build_network(
         dropout: Dropout rate inside the feed-forwards (training form only).
     """
     network = _CLASSES[config.generation](config, drop_path=drop_path, dropout=dropout)
-    if form is Form.TRAINING:
+    if form is FoldState.TRAINING:
         return network
     with torch.no_grad():
-        return merge_kernels(network) if form is Form.MERGED else fuse(network)
+        return merge_kernels(network) if form is FoldState.MERGED else fuse(network)

@@ -17,13 +17,13 @@ from aethernet.errors import UsageError
 from aethernet.networks.descriptor import Descriptor, Tiling
 from aethernet.networks.sizes import SizeRequirements
 
-__all__ = ["PRESETS", "Form", "NetworkConfig", "Norm", "Preset", "preset_config"]
+__all__ = ["NETWORK_PRESETS", "FoldState", "NetworkConfig", "Norm", "Preset", "preset_config"]
 
 SCHEMA_VERSION = 1
 """Version of the JSON that travels with weights; raised when a field changes its meaning."""
 
 
-class Form(StrEnum):
+class FoldState(StrEnum):
     """How far a set of weights has been folded."""
 
     TRAINING = "training"
@@ -188,7 +188,7 @@ class NetworkConfig:
 
     def preset_name(self) -> str:
         """The published preset with exactly this shape, such as ``small``, else ``custom``."""
-        for name in PRESETS[self.generation]:
+        for name in NETWORK_PRESETS[self.generation]:
             candidate = preset_config(self.generation, name, self.scale, in_channels=self.in_channels)
             # What a merged or fused file cannot tell must not keep it from being recognised.
             untold = ("small_kernel", "residual_scale", "reconstruction_channels")
@@ -250,7 +250,7 @@ def _generation_3(
     )
 
 
-PRESETS: Mapping[int, Mapping[str, Preset]] = MappingProxyType(
+NETWORK_PRESETS: Mapping[int, Mapping[str, Preset]] = MappingProxyType(
     {
         1: MappingProxyType(
             {
@@ -297,9 +297,9 @@ def preset_config(
         UsageError: There is no such preset.
     """
     try:
-        preset = PRESETS[generation][name]
+        preset = NETWORK_PRESETS[generation][name]
     except KeyError:
-        known = ", ".join(f"generation {g}: {', '.join(names)}" for g, names in PRESETS.items())
+        known = ", ".join(f"generation {g}: {', '.join(names)}" for g, names in NETWORK_PRESETS.items())
         raise UsageError(f"there is no preset '{name}' in generation {generation}", hint=f"known are {known}") from None
     norm = norm or (Norm.LAYER if generation == 1 else Norm.DEPLOYMENT)
     return NetworkConfig(

@@ -7,7 +7,7 @@ from typing import TypeAlias
 from aethernet.errors import UsageError
 from aethernet.networks.blocks import ReparameterisedLargeKernelConv
 from aethernet.networks.building import AetherNet
-from aethernet.networks.config import Form
+from aethernet.networks.config import FoldState
 from aethernet.networks.fusion import Foldable
 from aethernet.networks.third_party import ForeignNetwork
 
@@ -27,11 +27,11 @@ def as_aethernet(network: Network) -> AetherNet:
     return network
 
 
-def form_of(network: Network) -> Form:
+def form_of(network: Network) -> FoldState:
     """How far a network has been folded, from its modules."""
     if isinstance(network, ForeignNetwork):
         return network.form
     modules = list(network.modules())
     if any(isinstance(module, ReparameterisedLargeKernelConv) for module in modules):
-        return Form.TRAINING
-    return Form.MERGED if any(isinstance(module, Foldable) for module in modules) else Form.FUSED
+        return FoldState.TRAINING
+    return FoldState.MERGED if any(isinstance(module, Foldable) for module in modules) else FoldState.FUSED

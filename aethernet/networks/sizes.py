@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aethernet.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["SIZE_KEY", "SizeRequirements", "fitted", "padded", "recorded_size", "size_metadata"]
 
@@ -93,7 +93,9 @@ def recorded_size(metadata: Mapping[str, str]) -> tuple[SizeRequirements, int]:
         raise ExportError(f"the file's {SIZE_KEY} cannot be read: {error}") from error
 
 
-def fitted(picture: Picture, size: SizeRequirements, scale: int, infer: Callable[[Picture], Picture]) -> Picture:
+def fitted(
+    picture: ImageArray, size: SizeRequirements, scale: int, infer: Callable[[ImageArray], ImageArray]
+) -> ImageArray:
     """Run a network on a picture of any size: pad it below and to the right as ``size`` asks, cut the rest off.
 
     The picture is continued by mirroring as far as it reaches, then by repeating its border.
@@ -113,7 +115,7 @@ def fitted(picture: Picture, size: SizeRequirements, scale: int, infer: Callable
     return np.ascontiguousarray(infer(given)[:, :, : height * scale, : width * scale])
 
 
-def padded(picture: Picture, size: SizeRequirements) -> Picture:
+def padded(picture: ImageArray, size: SizeRequirements) -> ImageArray:
     """A picture [N, C, H, W] continued below and to the right to a size the network takes; itself where it is one."""
     import numpy as np
 

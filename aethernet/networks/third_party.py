@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aethernet.networks.config import Form
+from aethernet.networks.config import FoldState
 from aethernet.networks.descriptor import Descriptor, Tiling
 from aethernet.networks.reparameterisation import foldable_modules, reparameterise_
 from aethernet.networks.sizes import SizeRequirements
@@ -67,9 +67,9 @@ class ForeignNetwork(nn.Module):
         """Nothing more: what reaches across modules differs from architecture to architecture."""
 
     @property
-    def form(self) -> Form:
+    def form(self) -> FoldState:
         """Training form where there is something to fold."""
-        return Form.TRAINING if foldable_modules(self) else Form.FUSED
+        return FoldState.TRAINING if foldable_modules(self) else FoldState.FUSED
 
     def example(self) -> Tensor:
         """A picture of noise that the network takes, [1, C, H, W]."""

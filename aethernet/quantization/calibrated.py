@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.networks.network import Network
 
 __all__ = ["Calibrated", "TensorRange"]
@@ -30,7 +30,7 @@ class Calibrated:
     """Quantisers in place and switched on, weights still exact."""
     fused: Network = field(repr=False)
     """The float network it was made from, channels equalised: the same picture."""
-    crops: tuple[Picture, ...] = field(repr=False)
+    crops: tuple[ImageArray, ...] = field(repr=False)
     """What was looked at, each [1, C, H, W]."""
     slope: float | None
     slopes: dict[str, float]

@@ -67,7 +67,7 @@ def finished(network: AetherNet) -> AetherNet:
 def from_finetuning(
     finetuned: FinetunedInt8, fused: AetherNet, *, keep_float: Collection[str] | None = None
 ) -> Quantized:
-    """What :func:`~aethernet.quantization.post_training.quantize` gives, for an int8 network that came with a checkpoint.
+    """What :func:`~aethernet.quantization.post_training.quantize` gives, for an int8 network that a checkpoint holds.
 
     Args:
         finetuned: From the checkpoint.

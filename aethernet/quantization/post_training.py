@@ -42,7 +42,7 @@ from aethernet.quantization.structure import (
 )
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.networks.network import Network
     from aethernet.quantization.records import QuantizationRecords
 
@@ -79,9 +79,9 @@ class Quantized:
 def quantize(
     fused: Network,
     *,
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[ImageArray] = (),
     records: QuantizationRecords | None = None,
-    fallback: Sequence[Picture] = (),
+    fallback: Sequence[ImageArray] = (),
     method: Method = Method.BEST,
     keep_float: Collection[str] | None = None,
     seed: int = 0,
@@ -129,9 +129,9 @@ def quantize(
 def calibrate(
     fused: Network,
     *,
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[ImageArray] = (),
     records: QuantizationRecords | None = None,
-    fallback: Sequence[Picture] = (),
+    fallback: Sequence[ImageArray] = (),
     method: Method = Method.BEST,
     keep_float: Collection[str] = (),
     seed: int = 0,
@@ -235,7 +235,7 @@ def freeze_weights(network: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def _fit_slope(fused: Network, crops: Sequence[Picture]) -> float | None:
+def _fit_slope(fused: Network, crops: Sequence[ImageArray]) -> float | None:
     """Generation 1: the slope for all gates with which the network's picture stays nearest to that with exact GELU.
 
     Fitting it to each layer's own values is worse: errors of several layers then point the same way (measured on a real
@@ -256,7 +256,7 @@ def _fit_slope(fused: Network, crops: Sequence[Picture]) -> float | None:
     return min(_SLOPES, key=error)
 
 
-def _batch(crops: Sequence[Picture]) -> torch.Tensor:
+def _batch(crops: Sequence[ImageArray]) -> torch.Tensor:
     """Crops of one size, [N, C, H, W]: as many as have the commonest, spread over the pictures."""
     sizes = [crop.shape[2:] for crop in crops]
     common = max(sorted(set(sizes)), key=sizes.count)

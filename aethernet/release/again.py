@@ -13,24 +13,24 @@ from aethernet.comparison.measurement import FormId, Measurement, Quality
 from aethernet.errors import BundleError
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.release.bundle import Bundle
 
-__all__ = ["Again", "compare_again"]
+__all__ = ["Remeasured", "compare_again"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
+class Remeasured:
     """What a release measures here and now."""
 
     measurements: tuple[Measurement, ...]
     quality: tuple[Quality, ...]
     cases: tuple[Case, ...]
-    outputs: Mapping[str, Mapping[str, Picture]]
+    outputs: Mapping[str, Mapping[str, ImageArray]]
     """Path in the release, ``reference`` or ``bicubic`` -> case -> [N, C, s*H, s*W]."""
 
 
-def compare_again(bundle: Bundle, pictures: Mapping[str, Path], partners: Mapping[str, Path]) -> Again:
+def compare_again(bundle: Bundle, pictures: Mapping[str, Path], partners: Mapping[str, Path]) -> Remeasured:
     """Run every form of a release that runs here beside its own reference weights; bad numbers never raise.
 
     Args:
@@ -57,7 +57,7 @@ def compare_again(bundle: Bundle, pictures: Mapping[str, Path], partners: Mappin
     cases = build_cases(pictures, network.config.in_channels, static=describe(manifest.network.config).size.fixed)
     truth = outputs_of(TorchRuntime(network.model), cases)
     enlarged = {case.name: bicubic(case.input, scale) for case in cases if case.window is not None}
-    outputs: dict[str, Mapping[str, Picture]] = {"reference": truth, "bicubic": enlarged}
+    outputs: dict[str, Mapping[str, ImageArray]] = {"reference": truth, "bicubic": enlarged}
     measurements: list[Measurement] = []
     quality = [one for name in outputs for one in measure_quality(name, outputs[name], cases, partners, scale)]
     for entry in manifest.files:
@@ -72,7 +72,7 @@ def compare_again(bundle: Bundle, pictures: Mapping[str, Path], partners: Mappin
         found, outputs[entry.path] = compare_form(form, runtime, truth, cases)
         measurements += found
         quality += measure_quality(entry.path, outputs[entry.path], cases, partners, scale, entry.precision)
-    return Again(measurements=tuple(measurements), quality=tuple(quality), cases=tuple(cases), outputs=outputs)
+    return Remeasured(measurements=tuple(measurements), quality=tuple(quality), cases=tuple(cases), outputs=outputs)
 
 
 def _runs_here(engine: Path) -> bool:

@@ -12,14 +12,14 @@ from aethernet.images.files import to_levels
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["comparison_sheet", "liveliest_window", "versions_of"]
 
 _GAP, _CAPTION = 8, 22
 
 
-def liveliest_window(picture: Picture, side: int) -> tuple[int, int, int, int]:
+def liveliest_window(picture: ImageArray, side: int) -> tuple[int, int, int, int]:
     """Top, left, height, width of the window of at most ``side`` pixels with the most detail (mean gradient)."""
     grey = picture[0].mean(axis=0)
     height, width = min(side, grey.shape[0]), min(side, grey.shape[1])
@@ -33,8 +33,8 @@ def liveliest_window(picture: Picture, side: int) -> tuple[int, int, int, int]:
 
 
 def versions_of(
-    low: Picture, made: Mapping[str, Picture], truth: Picture | None, scale: int, side: int
-) -> list[tuple[str, Picture]]:
+    low: ImageArray, made: Mapping[str, ImageArray], truth: ImageArray | None, scale: int, side: int
+) -> list[tuple[str, ImageArray]]:
     """One window of a picture, as everybody enlarges it, as forms do, and as it was: all of one size.
 
     Args:
@@ -57,7 +57,7 @@ def versions_of(
     return [(caption, picture[window]) for caption, picture in versions.items()]
 
 
-def comparison_sheet(rows: Sequence[Sequence[tuple[str, Picture]]], zoom: int = 1) -> Image:
+def comparison_sheet(rows: Sequence[Sequence[tuple[str, ImageArray]]], zoom: int = 1) -> Image:
     """One row per picture, one captioned column per version; all pictures of a row have one size.
 
     Args:
@@ -82,7 +82,7 @@ def comparison_sheet(rows: Sequence[Sequence[tuple[str, Picture]]], zoom: int = 
     return sheet
 
 
-def _image(picture: Picture, zoom: int) -> Image:
+def _image(picture: ImageArray, zoom: int) -> Image:
     from PIL import Image
 
     levels = to_levels(picture)[0].transpose(1, 2, 0)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from aethernet.comparison.gate import DEFAULT_LIMITS, TRAINED_INT8_LIMITS, Limits
 from aethernet.engines.backends import Backend
-from aethernet.engines.profiles import PRESETS, Profile, parse_profile
+from aethernet.engines.profiles import PROFILE_PRESETS, Profile, parse_profile
 from aethernet.errors import SpecError, UsageError
 from aethernet.precision import Precision
 
@@ -69,7 +69,7 @@ class EngineSpec(_Part):
     )
     profiles: tuple[str, ...] = Field(
         default=("tile",),
-        description=f"Input shapes: {', '.join(PRESETS)}, NxHxW, or MIN:OPT:MAX; several share an engine",
+        description=f"Input shapes: {', '.join(PROFILE_PRESETS)}, NxHxW, or MIN:OPT:MAX; several share an engine",
     )
     capabilities: tuple[str, ...] | None = Field(
         default=None, description="Compute capabilities TensorRT-RTX compiles for, such as 8.9; by default all it knows"

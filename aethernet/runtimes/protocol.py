@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["Runtime", "ShapeLimits"]
 
@@ -31,7 +31,7 @@ class Runtime(Protocol):
     def __enter__(self) -> Self:
         """Load the network onto its device."""
 
-    def infer(self, picture: Picture) -> Picture:
+    def infer(self, picture: ImageArray) -> ImageArray:
         """[N, C, H, W] float32 in [0, 1] -> [N, C, s*H, s*W] float32, not clipped."""
 
     def __exit__(

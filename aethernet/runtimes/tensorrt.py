@@ -18,7 +18,7 @@ from aethernet.errors import BuilderError, EngineError
 from aethernet.runtimes.protocol import ShapeLimits
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["EngineRuntime"]
 
@@ -68,13 +68,13 @@ class EngineRuntime:
         last = log.splitlines()[-1] if log else "it said nothing"
         raise BuilderError(f"{self.record.identity.backend.label} {what}: {last}", log=log)
 
-    def infer(self, picture: Picture) -> Picture:
+    def infer(self, picture: ImageArray) -> ImageArray:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
             send(self._process.stdin, picture)
-            answer: Picture | None = receive(self._process.stdout)
+            answer: ImageArray | None = receive(self._process.stdout)
         except RuntimeError as error:
             raise EngineError(f"{self.path.name} could not run {'x'.join(map(str, picture.shape))}: {error}") from error
         except (OSError, EOFError):

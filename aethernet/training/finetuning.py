@@ -43,7 +43,7 @@ from aethernet.training.state import TrainingState
 from aethernet.training.trainer import as_tensor, best_device
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["Closeness", "FinetuningResult", "finetune"]
 
@@ -363,7 +363,7 @@ def _answer(network: AetherNet, picture: Tensor) -> Tensor:
     return answer
 
 
-def _spread_crops(folder: PictureFolder, number: int, seed: int) -> list[Picture]:
+def _spread_crops(folder: PictureFolder, number: int, seed: int) -> list[ImageArray]:
     """At most ``number`` crops, from pictures spread evenly over the folder."""
     pairs = folder.pairs
     chosen = [pairs[index] for index in np.linspace(0, len(pairs) - 1, min(number, len(pairs))).astype(int)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from aethernet.release.bundle import Bundle
     from aethernet.runtimes.protocol import Runtime
 
-__all__ = ["Candidate", "Choice", "candidates", "choose"]
+__all__ = ["Candidate", "RuntimeChoice", "candidates", "choose"]
 
 _SIDE, _RUNS = 96, 3
 _WORTH = 1.2
@@ -52,7 +52,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class RuntimeChoice:
     """What was chosen; ``runtime`` is open."""
 
     candidate: Candidate
@@ -165,7 +165,7 @@ def choose(
     floor: int = 1,
     frame: tuple[int, int] | None = None,
     tell: Callable[[str], None] = lambda _: None,
-) -> Choice:
+) -> RuntimeChoice:
     """Open the fastest fitting candidate; fp32 unless another precision is clearly faster.
 
     Args:
@@ -201,7 +201,7 @@ def choose(
     here = runtimes_here()
     if runtime == "auto" and best.runtime not in _BACKENDS and any(not here[name] for name in _BACKENDS):
         notes.append("TensorRT is installed: --runtime tensorrt builds an engine for this card")
-    return Choice(candidate=best, runtime=runtime_of_best, milliseconds=told, notes=tuple(notes))
+    return RuntimeChoice(candidate=best, runtime=runtime_of_best, milliseconds=told, notes=tuple(notes))
 
 
 def _race(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from aethernet.engines.backends import Backend, Gpu, find_gpu
 from aethernet.engines.identity import check_engine
-from aethernet.engines.profiles import PRESETS, Profile
+from aethernet.engines.profiles import PROFILE_PRESETS, Profile
 from aethernet.errors import AethernetError, EngineError, UsageError
 from aethernet.precision import Precision
 
@@ -47,7 +47,7 @@ def profile_for(floor: int, frame: tuple[int, int] | None) -> Profile:
     if frame is not None:
         shape = (1, *frame)
         return Profile(name="x".join(map(str, shape)), minimum=shape, optimum=shape, maximum=shape)
-    tile = PRESETS["tile"]
+    tile = PROFILE_PRESETS["tile"]
     if tile.maximum[1] >= 2 * floor:
         return tile
     side = -(-2 * floor // 64) * 64

@@ -18,7 +18,7 @@ from aethernet.upscale.writing import FORMATS, format_of
 if TYPE_CHECKING:
     from aethernet.upscale.upscaler import Upscaler
 
-__all__ = ["FILM_SUFFIXES", "PICTURE_SUFFIXES", "Job", "is_film", "plan_jobs", "upscale_files"]
+__all__ = ["FILM_SUFFIXES", "PICTURE_SUFFIXES", "UpscaleJob", "is_film", "plan_jobs", "upscale_files"]
 
 PICTURE_SUFFIXES = (
     ".png",
@@ -59,7 +59,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class UpscaleJob:
     """One file to make."""
 
     source: Path
@@ -71,7 +71,7 @@ def is_film(path: Path) -> bool:
     return path.suffix.lower() in FILM_SUFFIXES
 
 
-def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> list[Job]:
+def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> list[UpscaleJob]:
     """Which file becomes which.
 
     One file and an output with a known ending make that file; everything else goes into the folder ``output``, a
@@ -93,12 +93,12 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
                 raise UsageError(f"expected --format to fit {output.name}, found {form}")
         elif not is_film(inputs[0]):
             raise UsageError(f"expected a picture as output for {inputs[0].name}, found {output.name}")
-        jobs = [Job(inputs[0], output)]
+        jobs = [UpscaleJob(inputs[0], output)]
     else:
         if output.is_file():
             raise UsageError(f"expected a folder for the results, found a file: {output}")
         jobs = [
-            Job(path, (output / relative).with_suffix(_ending(path, form)))
+            UpscaleJob(path, (output / relative).with_suffix(_ending(path, form)))
             for given in inputs
             for path, relative in _files(given, output)
         ]
@@ -146,7 +146,7 @@ def _ending(source: Path, form: str | None) -> str:
 
 def upscale_files(
     upscaler: Upscaler,
-    jobs: Sequence[Job],
+    jobs: Sequence[UpscaleJob],
     *,
     quality: int | None = None,
     skip_existing: bool = False,

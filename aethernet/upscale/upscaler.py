@@ -27,7 +27,7 @@ from aethernet.upscale.tiles import FEATHER, UNKNOWN_REACH, Cut, TileSize, rows,
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.runtimes.protocol import Runtime
 
 __all__ = ["Upscaler"]
@@ -200,11 +200,11 @@ class Upscaler:
         height, width, _ = pixels.shape
         top = _top(pixels.dtype)
 
-        def read(rows: slice, columns: slice) -> Picture:
+        def read(rows: slice, columns: slice) -> ImageArray:
             part = pixels[rows, columns].transpose(2, 0, 1)[None].astype(np.float32)
             return part / np.float32(top) if top != 1 else part
 
-        def store(values: Picture) -> NDArray[Any]:
+        def store(values: ImageArray) -> NDArray[Any]:
             limited = np.clip(values, 0, 1)
             return limited if top == 1 else np.rint(limited * np.float32(top)).astype(pixels.dtype)
 
@@ -259,7 +259,7 @@ class Upscaler:
 
     # --- the network -------------------------------------------------------------------------------------------------
 
-    def _infer(self, part: Picture, tally: Tally) -> Picture:
+    def _infer(self, part: ImageArray, tally: Tally) -> ImageArray:
         """[1, 1 or 3, h, w] -> [1, 1 or 3, s*h, s*w], whatever the network's own channels are."""
         channels, network = part.shape[1], self.config.in_channels
         if network == 1:
@@ -276,10 +276,10 @@ class Upscaler:
             output = output[..., : part.shape[2] * self.scale, : part.shape[3] * self.scale]
         if network == 1:
             return output.transpose(1, 0, 2, 3)
-        grey: Picture = (output * _LUMA).sum(axis=1, keepdims=True) if channels == 1 else output
+        grey: ImageArray = (output * _LUMA).sum(axis=1, keepdims=True) if channels == 1 else output
         return grey
 
-    def _run(self, given: Picture, tally: Tally) -> Picture:
+    def _run(self, given: ImageArray, tally: Tally) -> ImageArray:
         with self._lock:
             if self._runtime is None:
                 raise UpscaleError("expected an open upscaler, found a closed one")
@@ -297,7 +297,7 @@ class Upscaler:
             tally.tiles += 1
         return output
 
-    def _fitted(self, runtime: Runtime, picture: Picture) -> Picture:
+    def _fitted(self, runtime: Runtime, picture: ImageArray) -> ImageArray:
         """The network on a picture continued to a size it takes; most take any."""
         return fitted(picture, self.config.size, self.scale, runtime.infer)
 

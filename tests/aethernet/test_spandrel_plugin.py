@@ -16,7 +16,7 @@ import torch
 from aethernet import spandrel_plugin
 from aethernet.checkpoint import load, save_finetuned, save_pth, save_safetensors
 from aethernet.errors import MissingDependencyError
-from aethernet.networks import PRESETS, AetherNet, NetworkConfig, build_network, preset_config
+from aethernet.networks import NETWORK_PRESETS, AetherNet, NetworkConfig, build_network, preset_config
 from aethernet.networks.fusion import fuse, merge_kernels
 from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
 from aethernet.quantization.post_training import quantize
@@ -38,7 +38,7 @@ QUICK = {(1, "small"), (2, "tiny"), (3, "mobile"), (3, "tiny")}
 SLOW = {(1, "medium"), (2, "small"), (3, "medium")}
 PRESETS_AT_SOME_SCALE = [
     pytest.param(generation, name, scale, marks=[] if (generation, name) in QUICK else [pytest.mark.slow])
-    for generation, presets in PRESETS.items()
+    for generation, presets in NETWORK_PRESETS.items()
     for name, scale in zip(presets, itertools.cycle((2, 4, 1, 3)), strict=False)
     if (generation, name) in QUICK | SLOW
 ]

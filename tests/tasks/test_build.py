@@ -16,7 +16,7 @@ from aethernet.errors import MissingDependencyError
 from aethernet.precision import Precision
 from aethernet.release.spec import EngineSpec
 from aethernet.store.store import Store
-from tasks.build import Engine, build, build_engine
+from tasks.build import EngineOutcome, build, build_engine
 from tasks.caching import RunContext, Stage, current_context, running
 from tests.support.engines import needs_rtx, no_gpu, small_model
 
@@ -53,7 +53,7 @@ def test_everything_an_engine_is_tied_to_is_in_its_key(change: dict[str, object]
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Engine]]:
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[EngineOutcome]]:
     """Build engines of one small file without Prefect's engine and without its cache."""
     no_gpu(monkeypatch)
     store = Store(tmp_path / "store")
@@ -63,7 +63,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
 
     monkeypatch.setattr(Stage, "__call__", call)
 
-    def run(precision: Precision = Precision.FP16, *, unsigned: bool = False, **spec: object) -> list[Engine]:
+    def run(precision: Precision = Precision.FP16, *, unsigned: bool = False, **spec: object) -> list[EngineOutcome]:
         model = store.put(small_model(tmp_path / f"net_{precision}.onnx", precision, unsigned=unsigned))
         with running(RunContext(store=store)):
             return build(

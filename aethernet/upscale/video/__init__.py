@@ -7,7 +7,7 @@ often it was interrupted.
 
 from __future__ import annotations
 
-from aethernet.upscale.video.options import PRESETS, FilmOptions
+from aethernet.upscale.video.options import ENCODER_PRESETS, FilmOptions
 from aethernet.upscale.video.run import is_finished, remembered_choice, upscale_film
 
-__all__ = ["PRESETS", "FilmOptions", "is_finished", "remembered_choice", "upscale_film"]
+__all__ = ["ENCODER_PRESETS", "FilmOptions", "is_finished", "remembered_choice", "upscale_film"]

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 from aethernet.artifact import atomic_path
 from aethernet.errors import FilmError
 from aethernet.upscale.video.colour import to_frame
-from aethernet.upscale.video.options import PRESETS, FilmOptions
+from aethernet.upscale.video.options import ENCODER_PRESETS, FilmOptions
 from aethernet.upscale.video.source import Colours, library
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Encoder", "Picture", "Segment", "VideoFormat", "tag"]
+__all__ = ["Encoder", "Segment", "UpscaledFrame", "VideoFormat", "tag"]
 
 _CONTAINER = "nut"
 """Keeps any codec and any time base as they are."""
@@ -45,7 +45,7 @@ class VideoFormat:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class UpscaledFrame:
     """An upscaled frame."""
 
     rgb: NDArray[np.uint16]
@@ -96,7 +96,7 @@ class Encoder:
         """From here on pictures belong to segment ``name``."""
         self._put("begin", name)
 
-    def add(self, picture: Picture) -> None:
+    def add(self, picture: UpscaledFrame) -> None:
         """Queue one picture."""
         self._put("add", picture)
 
@@ -170,7 +170,7 @@ class _SegmentWriter:
         self.temporary = path.with_name(f"{path.name}.part")
         self.frames, self.first, self.last, self.last_duration = 0, 0, 0, 0
         self.container = av.open(str(self.temporary), "w", format=_CONTAINER)
-        preset = PRESETS[options.preset]
+        preset = ENCODER_PRESETS[options.preset]
         try:
             stream = self.container.add_stream(preset.codec, rate=video.rate, options=options.encoder_options)
         except Exception as error:
@@ -186,7 +186,7 @@ class _SegmentWriter:
         tag(context, video)
         self.stream = stream
 
-    def add(self, picture: Picture) -> None:
+    def add(self, picture: UpscaledFrame) -> None:
         frame = to_frame(picture.rgb, self.video.pixel_format, self.video.colours)
         frame.pts, frame.time_base = picture.pts + self.video.headroom, self.video.time_base
         if not self.frames:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from aethernet.errors import UsageError
 
-__all__ = ["PRESETS", "EncoderPreset", "FilmOptions", "parse_time"]
+__all__ = ["ENCODER_PRESETS", "EncoderPreset", "FilmOptions", "parse_time"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,7 @@ _HALVED = {10: "yuv420p10le", 8: "yuv420p"}
 _FULL = {10: "yuv444p10le", 8: "yuv444p"}
 _RGB = {10: "gbrp10le", 8: "bgr0"}
 
-PRESETS: Mapping[str, EncoderPreset] = MappingProxyType(
+ENCODER_PRESETS: Mapping[str, EncoderPreset] = MappingProxyType(
     {
         "x264": EncoderPreset(
             codec="libx264", options={"preset": "medium", "crf": "16"}, formats=_HALVED, odd_formats=_FULL
@@ -68,7 +68,7 @@ class FilmOptions:
     """How a film is to be made."""
 
     preset: str = "x265"
-    """One of :data:`PRESETS`."""
+    """One of :data:`ENCODER_PRESETS`."""
     options: tuple[str, ...] = ()
     """``key=value`` for the encoder, over the preset's own."""
     bits: int = 10
@@ -83,10 +83,10 @@ class FilmOptions:
     """Length of a segment; a key frame starts each."""
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise UsageError(f"expected a preset of {', '.join(PRESETS)}, found '{self.preset}'")
-        if self.bits not in PRESETS[self.preset].formats:
-            offered = " or ".join(str(bits) for bits in PRESETS[self.preset].formats)
+        if self.preset not in ENCODER_PRESETS:
+            raise UsageError(f"expected a preset of {', '.join(ENCODER_PRESETS)}, found '{self.preset}'")
+        if self.bits not in ENCODER_PRESETS[self.preset].formats:
+            offered = " or ".join(str(bits) for bits in ENCODER_PRESETS[self.preset].formats)
             raise UsageError(f"expected {offered} bits for {self.preset}, found {self.bits}")
         for option in self.options:
             if not re.fullmatch(r"[^=\s]+=.+", option):
@@ -107,7 +107,7 @@ class FilmOptions:
     def encoder_options(self) -> dict[str, str]:
         """What the encoder is given."""
         own = dict(option.split("=", 1) for option in self.options)
-        return {**PRESETS[self.preset].options, **own}
+        return {**ENCODER_PRESETS[self.preset].options, **own}
 
     def pixel_format(self, width: int, height: int) -> str:
         """For a picture of this size.
@@ -115,7 +115,7 @@ class FilmOptions:
         Raises:
             UsageError: The encoder cannot have it.
         """
-        preset = PRESETS[self.preset]
+        preset = ENCODER_PRESETS[self.preset]
         if width % 2 == 0 and height % 2 == 0:
             return preset.formats[self.bits]
         if self.bits not in preset.odd_formats:

@@ -22,8 +22,8 @@ from aethernet.upscale.reading import Still
 from aethernet.upscale.statistics import Tally
 from aethernet.upscale.video.assembly import Interval, assemble, container_format, require_copyable
 from aethernet.upscale.video.colour import to_rgb
-from aethernet.upscale.video.encoder import Encoder, Picture, Segment, VideoFormat
-from aethernet.upscale.video.options import PRESETS, FilmOptions
+from aethernet.upscale.video.encoder import Encoder, Segment, UpscaledFrame, VideoFormat
+from aethernet.upscale.video.options import ENCODER_PRESETS, FilmOptions
 from aethernet.upscale.video.source import FilmFacts, Frame, frames, library, look_at
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def upscale_film(
         aspect=facts.aspect,
         colours=facts.colours,
     )
-    require_copyable(source, destination, facts, PRESETS[options.preset].codec)
+    require_copyable(source, destination, facts, ENCODER_PRESETS[options.preset].codec)
     per_segment = max(1, round(facts.rate * Fraction(options.segment_seconds)))
     folder = parts_folder(destination)
     done = _take_up(folder, _job(upscaler, source, options, per_segment), resume=options.resume)
@@ -269,7 +269,7 @@ def _upscale(
                     if not open_frames:
                         names.append(f"{len(done) + len(names):05}")
                         encoder.begin(f"{names[-1]}.nut")
-                    encoder.add(Picture(rgb, frame.pts, frame.duration))
+                    encoder.add(UpscaledFrame(rgb, frame.pts, frame.duration))
                     open_frames += 1
                     count += 1
                     if open_frames == per_segment:

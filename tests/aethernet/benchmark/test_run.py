@@ -12,8 +12,17 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from aethernet.benchmark.process import Engine, FormProcess
-from aethernet.benchmark.run import Contest, Entry, Floor, Result, _affordable, entries_of, foreign_entry, hold_contest
+from aethernet.benchmark.process import FormProcess, RuntimeLibrary
+from aethernet.benchmark.run import (
+    BenchmarkResult,
+    Candidate,
+    CandidateResult,
+    Floor,
+    _affordable,
+    entries_of,
+    foreign_entry,
+    hold_contest,
+)
 from aethernet.errors import BenchmarkError, UsageError
 from aethernet.precision import Precision
 from aethernet.release.bundle import open_bundle
@@ -39,11 +48,11 @@ def foreign_file(path: Path, side: int | None = None) -> Path:
 
 
 @pytest.fixture(scope="module")
-def entries(finished_release: Path) -> dict[str, Entry]:
+def entries(finished_release: Path) -> dict[str, Candidate]:
     return {entry.name: entry for entry in entries_of(open_bundle(finished_release))}
 
 
-def test_a_release_s_forms_are_all_there_and_the_training_form_is_first(entries: dict[str, Entry]) -> None:
+def test_a_release_s_forms_are_all_there_and_the_training_form_is_first(entries: dict[str, Candidate]) -> None:
     assert [(name, entry.engine.value, entry.path.name) for name, entry in entries.items()][:5] == [
         ("torch-unfused", "pytorch", "tiny_2x_notfused.safetensors"),
         ("torch-fused", "pytorch", "tiny_2x_fp32.safetensors"),
@@ -75,7 +84,7 @@ def test_a_foreign_file_gets_a_name_of_its_own(tmp_path: Path) -> None:
 
     first, second = (foreign_entry(file, taken) for taken in (["fp32"], ["fp32", "fp32-2"]))
 
-    assert (first.name, first.engine, first.required) == ("fp32-2", Engine.ONNXRUNTIME, True)
+    assert (first.name, first.engine, first.required) == ("fp32-2", RuntimeLibrary.ONNXRUNTIME, True)
     assert second.name == "fp32-3"
 
 
@@ -92,14 +101,14 @@ def test_a_foreign_file_that_is_none_is_misuse(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def held(entries: dict[str, Entry], tmp_path_factory: pytest.TempPathFactory) -> tuple[Contest, list[str]]:
+def held(entries: dict[str, Candidate], tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchmarkResult, list[str]]:
     """A contest of four, one of them foreign, one broken; and who ran when."""
     folder = tmp_path_factory.mktemp("contest")
     (folder / "broken.onnx").write_bytes(b"not a model")
     chosen = [
         entries["torch-unfused"],
         entries["fp32"],
-        Entry(name="broken", path=folder / "broken.onnx", engine=Engine.ONNXRUNTIME),
+        Candidate(name="broken", path=folder / "broken.onnx", engine=RuntimeLibrary.ONNXRUNTIME),
         foreign_entry(foreign_file(folder / "other.onnx"), entries),
     ]
     record: list[str] = []
@@ -115,7 +124,7 @@ def held(entries: dict[str, Entry], tmp_path_factory: pytest.TempPathFactory) ->
     return contest, record
 
 
-def test_every_form_is_measured_at_every_size(held: tuple[Contest, list[str]]) -> None:
+def test_every_form_is_measured_at_every_size(held: tuple[BenchmarkResult, list[str]]) -> None:
     contest, _ = held
 
     assert [shape for shape, _ in contest.sizes] == [(1, 3, 16, 12), (1, 3, 8, 8)]
@@ -129,7 +138,7 @@ def test_every_form_is_measured_at_every_size(held: tuple[Contest, list[str]]) -
     assert (contest.runs, contest.threads) == (3, 1)
 
 
-def test_forms_take_turns(held: tuple[Contest, list[str]]) -> None:
+def test_forms_take_turns(held: tuple[BenchmarkResult, list[str]]) -> None:
     _, record = held
     once = record[:3]
 
@@ -137,14 +146,14 @@ def test_forms_take_turns(held: tuple[Contest, list[str]]) -> None:
     assert record == once * 8  # two sizes, each with one turn that is not counted and three that are
 
 
-def test_one_that_cannot_be_loaded_is_named_and_the_others_go_on(held: tuple[Contest, list[str]]) -> None:
+def test_one_that_cannot_be_loaded_is_named_and_the_others_go_on(held: tuple[BenchmarkResult, list[str]]) -> None:
     ((name, reason),) = held[0].skipped
 
     assert name == "broken"
     assert "cannot load broken.onnx" in reason
 
 
-def test_memory_is_that_of_one_form_alone(held: tuple[Contest, list[str]]) -> None:
+def test_memory_is_that_of_one_form_alone(held: tuple[BenchmarkResult, list[str]]) -> None:
     results = {one.name: one for one in held[0].sizes[0][1]}
     if results["fp32"].network_memory_mb is None:
         pytest.skip("this system does not say how much memory a process holds")
@@ -165,7 +174,7 @@ def test_a_file_asked_for_that_cannot_take_the_size_is_an_error_which_says_so(tm
 
 
 def test_one_of_our_own_that_cannot_take_a_size_is_left_out_there_alone(tmp_path: Path) -> None:
-    fixed = Entry(name="fixed", path=foreign_file(tmp_path / "a.onnx", side=8), engine=Engine.ONNXRUNTIME)
+    fixed = Candidate(name="fixed", path=foreign_file(tmp_path / "a.onnx", side=8), engine=RuntimeLibrary.ONNXRUNTIME)
 
     contest = hold_contest([fixed], PICTURES, runs=1, threads=1)
 
@@ -175,7 +184,7 @@ def test_one_of_our_own_that_cannot_take_a_size_is_left_out_there_alone(tmp_path
 
 
 def test_a_process_that_dies_is_an_error_not_a_hang(tmp_path: Path) -> None:
-    with FormProcess(foreign_file(tmp_path / "a.onnx"), Engine.ONNXRUNTIME, 1) as process:
+    with FormProcess(foreign_file(tmp_path / "a.onnx"), RuntimeLibrary.ONNXRUNTIME, 1) as process:
         process.show(PICTURES[0])
         assert process.run() > 0
         process._process.kill()
@@ -201,8 +210,8 @@ def test_a_network_of_another_kind_runs_where_spandrel_knows_it(tmp_path: Path) 
 # --- floors ----------------------------------------------------------------------------------------------------------
 
 
-def result(name: str, milliseconds: float) -> Result:
-    return Result(
+def result(name: str, milliseconds: float) -> CandidateResult:
+    return CandidateResult(
         name=name,
         file=name,
         precision=None,
@@ -219,9 +228,11 @@ def result(name: str, milliseconds: float) -> Result:
     )
 
 
-def contest_of(*sizes: dict[str, float]) -> Contest:
+def contest_of(*sizes: dict[str, float]) -> BenchmarkResult:
     results = [tuple(result(name, taken) for name, taken in one.items()) for one in sizes]
-    return Contest(sizes=tuple(((1, 3, 8, 8), one) for one in results), skipped=(), runs=1, threads=1, seconds=None)
+    return BenchmarkResult(
+        sizes=tuple(((1, 3, 8, 8), one) for one in results), skipped=(), runs=1, threads=1, seconds=None
+    )
 
 
 def test_a_floor_holds_only_where_it_is_reached_at_every_size() -> None:
@@ -250,8 +261,8 @@ def test_a_floor_that_cannot_be_read_is_misuse(text: str) -> None:
 # --- bounded time ----------------------------------------------------------------------------------------------------
 
 
-def entry(name: str, *, required: bool = False) -> Entry:
-    return Entry(name=name, path=Path(f"{name}.onnx"), engine=Engine.ONNXRUNTIME, required=required)
+def entry(name: str, *, required: bool = False) -> Candidate:
+    return Candidate(name=name, path=Path(f"{name}.onnx"), engine=RuntimeLibrary.ONNXRUNTIME, required=required)
 
 
 FIRST = {"torch-unfused": 30_000.0, "fp32": 2_000.0, "int8": 1_000.0, "other": 4_000.0}
@@ -282,7 +293,7 @@ def test_where_time_is_short_there_are_fewer_runs_then_fewer_forms(
 
 @pytest.mark.slow
 def test_a_contest_keeps_to_its_time_and_says_what_it_left_out(
-    entries: dict[str, Entry], monkeypatch: pytest.MonkeyPatch
+    entries: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One form answers as slowly as a large network on a busy machine does."""
     run = FormProcess.run

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from aethernet.benchmark.timing import measure_speed, race
+from aethernet.benchmark.timing import measure_speed, measure_speedup
 from aethernet.precision import Precision
 from tests.support.runtimes import FunctionRuntime
 
@@ -77,7 +77,7 @@ def test_a_race_is_decided_by_the_fastest_runs_in_turns_without_the_first(monkey
     monkeypatch.setattr(time, "thread_time", lambda: now[0])
     baseline, challenger = runtime_that_takes(now, 1, 9, 8, 90), runtime_that_takes(now, 1, 5, 2, 70)
 
-    assert race(baseline, challenger, PICTURE, runs=3) == 4
+    assert measure_speedup(baseline, challenger, PICTURE, runs=3) == 4
 
 
 def test_sleeping_takes_no_processor_time() -> None:
@@ -91,7 +91,9 @@ def test_sleeping_takes_no_processor_time() -> None:
         time.sleep(0.05)
         return compute(picture)
 
-    assert race(FunctionRuntime(compute), FunctionRuntime(compute_and_wait), PICTURE) > 0.2  # by the wall's clock 0.04
+    assert (
+        measure_speedup(FunctionRuntime(compute), FunctionRuntime(compute_and_wait), PICTURE) > 0.2
+    )  # by the wall's clock 0.04
 
 
 def test_conditions_are_recorded_with_the_speeds() -> None:

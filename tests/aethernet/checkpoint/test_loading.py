@@ -25,7 +25,7 @@ from aethernet.errors import (
     SpecMismatchError,
     UsageError,
 )
-from aethernet.networks import Form, Norm, build_network
+from aethernet.networks import FoldState, Norm, build_network
 from aethernet.networks.fusion import fuse, merge_kernels
 from tests.support.networks import (
     FILES,
@@ -71,7 +71,7 @@ def test_every_network_is_recognised_from_its_tensors_alone(tmp_path: Path, conf
 
     loaded = load(path, residual_scale=RESIDUAL_SCALE[config.generation])
 
-    assert (loaded.config, loaded.form) == (config, Form.TRAINING)
+    assert (loaded.config, loaded.form) == (config, FoldState.TRAINING)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -103,7 +103,7 @@ def test_folded_files_without_metadata_are_recognised(tmp_path: Path, config: An
 
     loaded = load(path, residual_scale=0.2 if (config.generation, form) == (3, merge_kernels) else None)
 
-    assert loaded.form is (Form.FUSED if form is fuse else Form.MERGED)
+    assert loaded.form is (FoldState.FUSED if form is fuse else FoldState.MERGED)
     assert loaded.config.small_kernel is None
     assert largest_difference(network, loaded.model, natural_picture()) == 0
 
@@ -136,7 +136,7 @@ def test_running_statistics_beside_merged_kernels_of_generation_3_are_still_used
 
     loaded = load(written(tmp_path, kernels | others), residual_scale=0.2)
 
-    assert loaded.form is Form.MERGED
+    assert loaded.form is FoldState.MERGED
     assert largest_difference(network, loaded.model, natural_picture()) <= 1e-5
 
 
@@ -301,7 +301,7 @@ def test_an_arch_config_with_an_impossible_number_is_refused(tmp_path: Path, nam
 def test_metadata_of_another_kind_is_passed_over(tmp_path: Path, metadata: Any) -> None:
     content = {"state_dict": tiny_network(2).state_dict(), "metadata": metadata}
 
-    assert load(written(tmp_path, content)).form is Form.TRAINING
+    assert load(written(tmp_path, content)).form is FoldState.TRAINING
 
 
 def test_an_image_range_in_the_arch_config_is_used(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from aethernet.errors import (
     UsageError,
 )
 from aethernet.networks.activations import LargerOf, respelled
-from aethernet.networks.config import Form
+from aethernet.networks.config import FoldState
 from aethernet.networks.fusion import fuse
 from aethernet.networks.receptive_field import receptive_radius
 from aethernet.networks.sizes import recorded_size
@@ -123,7 +123,7 @@ def test_what_re_parameterises_itself_is_folded_and_the_rest_goes_unchanged(tmp_
 
     folded = branched.folded
 
-    assert (branched.form, plain.form) == (Form.TRAINING, Form.FUSED)
+    assert (branched.form, plain.form) == (FoldState.TRAINING, FoldState.FUSED)
     assert (branched.nothing_to_fuse, plain.nothing_to_fuse) == (False, True)
     assert sum(1 for one in folded.modules() if isinstance(one, nn.Conv2d)) == 22
     largest = float((run(folded, picture) - run(branched.model, picture)).abs().max())

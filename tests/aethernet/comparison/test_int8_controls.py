@@ -31,7 +31,7 @@ from aethernet.runtimes.opening import open_runtime
 from aethernet.runtimes.pytorch import TorchRuntime
 
 if TYPE_CHECKING:
-    from aethernet.images.files import Picture
+    from aethernet.images.files import ImageArray
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ class Files:
         self.truth = outputs_of(TorchRuntime(network), self.cases)
         self.sibling = self._run(self.tensorrt)
 
-    def _run(self, path: Path) -> dict[str, Picture]:
+    def _run(self, path: Path) -> dict[str, ImageArray]:
         return outputs_of(open_runtime(path), self.cases)
 
     def caught_by(self, path: Path) -> str | None:

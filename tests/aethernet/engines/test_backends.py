@@ -15,12 +15,12 @@ from aethernet.engines.backends import (
     require_backend,
 )
 from aethernet.engines.builder import plan_builds
-from aethernet.engines.profiles import PRESETS
+from aethernet.engines.profiles import PROFILE_PRESETS
 from aethernet.errors import EngineError, MissingDependencyError, UsageError
 from tests.support.engines import RTX_VERSION, install, no_gpu, plug_in_gpu
 
 CARD = "NVIDIA GeForce RTX 4090, 8.9, 580.65.06, 24564, GPU-1234"
-TILE = (PRESETS["tile"],)
+TILE = (PROFILE_PRESETS["tile"],)
 
 
 def test_a_gpu_is_what_nvidia_smi_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

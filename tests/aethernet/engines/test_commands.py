@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from aethernet.engines.commands import build_commands
-from aethernet.engines.profiles import PRESETS, parse_profile
+from aethernet.engines.profiles import PROFILE_PRESETS, parse_profile
 from aethernet.precision import Precision
 from tests.support.engines import needs_rtx, small_model
 
@@ -20,7 +20,7 @@ REMOVED = {"--fp16", "--int8", "--fp8", "--bf16", "--best", "--calib"}
 
 @pytest.mark.parametrize("precision", Precision)
 def test_no_command_names_a_precision(precision: Precision) -> None:
-    commands = build_commands("net_x.onnx", precision, (PRESETS["tile"],), 3)
+    commands = build_commands("net_x.onnx", precision, (PROFILE_PRESETS["tile"],), 3)
 
     for command in commands.values():
         assert not REMOVED & set(shlex.split(command)), command
@@ -28,7 +28,7 @@ def test_no_command_names_a_precision(precision: Precision) -> None:
 
 
 def test_strong_typing_is_asked_for_where_it_is_a_choice() -> None:
-    commands = build_commands("net.onnx", Precision.INT8, (PRESETS["tile"],), 3)
+    commands = build_commands("net.onnx", Precision.INT8, (PROFILE_PRESETS["tile"],), 3)
 
     assert "--stronglyTyped" in shlex.split(commands["TensorRT 10.12 or newer"])
     assert "--stronglyTyped" not in shlex.split(commands["TensorRT 11"])
@@ -38,7 +38,8 @@ def test_strong_typing_is_asked_for_where_it_is_a_choice() -> None:
 
 def test_only_fp32_switches_tf32_off() -> None:
     switched = {
-        one: "--noTF32" in build_commands("net.onnx", one, (PRESETS["tile"],), 3)["TensorRT 11"] for one in Precision
+        one: "--noTF32" in build_commands("net.onnx", one, (PROFILE_PRESETS["tile"],), 3)["TensorRT 11"]
+        for one in Precision
     }
 
     assert switched == {Precision.FP32: True, Precision.FP16: False, Precision.INT8: False}
@@ -46,7 +47,9 @@ def test_only_fp32_switches_tf32_off() -> None:
 
 def test_several_profiles_are_numbered() -> None:
     words = shlex.split(
-        build_commands("n.onnx", Precision.FP16, (PRESETS["tile"], PRESETS["video_720p"]), 1)["TensorRT 11"]
+        build_commands("n.onnx", Precision.FP16, (PROFILE_PRESETS["tile"], PROFILE_PRESETS["video_720p"]), 1)[
+            "TensorRT 11"
+        ]
     )
 
     assert [word for word in words if word.startswith(("--profile", "--optShapes"))] == [

@@ -9,7 +9,7 @@ import pytest
 
 from aethernet.engines.backends import Backend, Gpu
 from aethernet.engines.identity import SIDECAR, check_engine, engine_name, read_record
-from aethernet.engines.profiles import PRESETS, parse_profile
+from aethernet.engines.profiles import PROFILE_PRESETS, parse_profile
 from aethernet.errors import EngineError, ForeignEngineError
 from tests.support.engines import RTX_VERSION, install, no_gpu, paper_engine, plug_in_gpu
 from tests.support.releases import flip_byte
@@ -167,7 +167,7 @@ def test_what_is_written_is_read_back(folder: Path) -> None:
 
 
 def test_engines_are_named_after_their_file_shapes_and_cards() -> None:
-    profiles = (PRESETS["tile"], parse_profile("1x8x8:1x9x9:2x9x9"))
+    profiles = (PROFILE_PRESETS["tile"], parse_profile("1x8x8:1x9x9:2x9x9"))
 
     assert engine_name("a_int8_trt.onnx", Backend.TENSORRT_RTX, ("7.5",), profiles[:1]) == (
         "a_int8_tile_tensorrt_rtx_sm75.engine"

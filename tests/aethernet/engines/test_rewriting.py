@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from aethernet.engines.profiles import PRESETS, parse_profile
+from aethernet.engines.profiles import PROFILE_PRESETS, parse_profile
 from aethernet.engines.rewriting import loosen, products_to_convolutions
 from tests.support.engines import linear_model
 
@@ -42,8 +42,8 @@ def test_a_product_of_two_pictures_stays_one(tmp_path: Path) -> None:
 
 
 def test_only_fixed_profiles_are_loosened_and_by_one_pixel_only() -> None:
-    fixed, free = loosen([PRESETS["video_720p"], PRESETS["tile"]])
+    fixed, free = loosen([PROFILE_PRESETS["video_720p"], PROFILE_PRESETS["tile"]])
 
     assert (fixed.minimum, fixed.optimum, fixed.maximum) == ((1, 720, 1279), (1, 720, 1280), (1, 720, 1280))
-    assert free == PRESETS["tile"]
+    assert free == PROFILE_PRESETS["tile"]
     assert loosen([parse_profile("1x1x1")])[0].minimum == (1, 1, 1)

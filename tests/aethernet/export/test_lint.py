@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from aethernet.errors import UsageError
 from aethernet.export import ExportConfig
 from aethernet.export.int8 import export_int8, trace_int8
-from aethernet.export.lint import Form, LintReport, Severity, lint_onnx
+from aethernet.export.lint import LintReport, Severity, Signedness, lint_onnx
 from aethernet.networks import AetherNet
 from aethernet.networks.fusion import fuse
 from aethernet.quantization.calibration import choose_range, watch
@@ -48,7 +48,7 @@ def quantised(generation: int) -> AetherNet:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Form], Path]:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Signedness], Path]:
     """Export once: ``exported(generation, form)``; an export takes some seconds."""
     folder = tmp_path_factory.mktemp("int8")
 
@@ -58,20 +58,20 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, Form], 
         return network, trace_int8(network, ExportConfig())
 
     @functools.cache
-    def export(generation: int, form: Form) -> Path:
+    def export(generation: int, form: Signedness) -> Path:
         path = folder / f"gen{generation}_{form}.onnx"
         network, graph = traced(generation)
-        export_int8(network, path, ExportConfig(), {}, tensorrt=form is Form.SIGNED, traced=graph)
+        export_int8(network, path, ExportConfig(), {}, tensorrt=form is Signedness.SIGNED, traced=graph)
         return path
 
     return export
 
 
 @pytest.fixture
-def lint(exported: Callable[[int, Form], Path], tmp_path: Path) -> Lint:
+def lint(exported: Callable[[int, Signedness], Path], tmp_path: Path) -> Lint:
     """``lint(edit, form)``: the report about generation 2's good file after an edit."""
 
-    def run(edit: Edit, form: Form = Form.UNSIGNED, **options: object) -> LintReport:
+    def run(edit: Edit, form: Signedness = Signedness.UNSIGNED, **options: object) -> LintReport:
         model = onnx.load(exported(2, form))
         edit(model)
         onnx.save(model, tmp_path / "edited.onnx")
@@ -239,13 +239,13 @@ def edit_scale(model: Model, name: str, change: Callable[[np.ndarray], np.ndarra
 @pytest.mark.parametrize(
     ("generation", "form"),
     [
-        (2, Form.UNSIGNED),
-        (2, Form.SIGNED),
-        pytest.param(1, Form.UNSIGNED, marks=pytest.mark.slow),
-        pytest.param(3, Form.SIGNED, marks=pytest.mark.slow),
+        (2, Signedness.UNSIGNED),
+        (2, Signedness.SIGNED),
+        pytest.param(1, Signedness.UNSIGNED, marks=pytest.mark.slow),
+        pytest.param(3, Signedness.SIGNED, marks=pytest.mark.slow),
     ],
 )
-def test_a_good_file_has_no_errors(exported, generation: int, form: Form) -> None:
+def test_a_good_file_has_no_errors(exported, generation: int, form: Signedness) -> None:
     intended = {f"{name}.weight" for name, _ in convs_of(quantised(generation))}
 
     report = lint_onnx(exported(generation, form), intended=intended)
@@ -257,7 +257,7 @@ def test_a_good_file_has_no_errors(exported, generation: int, form: Form) -> Non
 
 
 def test_the_census_counts_layers_and_nodes(exported) -> None:
-    unsigned, signed = (lint_onnx(exported(2, form), run=False) for form in (Form.UNSIGNED, Form.SIGNED))
+    unsigned, signed = (lint_onnx(exported(2, form), run=False) for form in (Signedness.UNSIGNED, Signedness.SIGNED))
     gates, shares, rest = 2, 2, 4  # two blocks of three layers; stages; fusion, body, before upsampling, upsampling
     plain = 2 + 2 + 8  # two depthwise kernels, the first and the last layer, two on each edge of the picture
 
@@ -267,7 +267,7 @@ def test_the_census_counts_layers_and_nodes(exported) -> None:
 
 
 def test_integer_kernels_do_all_the_work_of_quantised_layers(exported) -> None:
-    report = lint_onnx(exported(2, Form.UNSIGNED))
+    report = lint_onnx(exported(2, Signedness.UNSIGNED))
     network = quantised(2)
     per_pixel = sum(conv.weight.numel() for _, conv in convs_of(network))
 
@@ -278,8 +278,8 @@ def test_integer_kernels_do_all_the_work_of_quantised_layers(exported) -> None:
 
 
 def test_the_signed_form_is_counted_and_not_run(exported) -> None:
-    macs = lint_onnx(exported(2, Form.SIGNED)).macs
-    other = lint_onnx(exported(2, Form.UNSIGNED), run=False).macs
+    macs = lint_onnx(exported(2, Signedness.SIGNED)).macs
+    other = lint_onnx(exported(2, Signedness.UNSIGNED), run=False).macs
 
     assert macs is not None
     assert macs == other
@@ -288,7 +288,7 @@ def test_the_signed_form_is_counted_and_not_run(exported) -> None:
 
 
 def test_a_report_is_json(exported) -> None:
-    report = json.loads(json.dumps(lint_onnx(exported(2, Form.UNSIGNED)).to_json()))
+    report = json.loads(json.dumps(lint_onnx(exported(2, Signedness.UNSIGNED)).to_json()))
 
     assert report["ok"]
     assert report["form"] == "unsigned"
@@ -396,7 +396,7 @@ def test_the_unsigned_form_is_refused_where(lint: Lint, defect: str) -> None:
 def test_the_signed_form_is_refused_where(lint: Lint, defect: str) -> None:
     edit, broken = SIGNED[defect]
 
-    report = lint(edit, Form.SIGNED)
+    report = lint(edit, Signedness.SIGNED)
 
     assert errors(report) == broken, report.findings
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from aethernet.networks import PRESETS, AetherNet, Form, NetworkConfig, Norm, build_network, preset_config
+from aethernet.networks import NETWORK_PRESETS, AetherNet, FoldState, NetworkConfig, Norm, build_network, preset_config
 from tests.support.networks import SELECTED_CONFIGS, randomised, tiny_config, tiny_network
 from tests.support.pictures import natural_picture
 
 Shapes = dict[str, tuple[int, ...]]
 
-ALL_PRESETS = [(generation, name) for generation, presets in PRESETS.items() for name in presets]
+ALL_PRESETS = [(generation, name) for generation, presets in NETWORK_PRESETS.items() for name in presets]
 every_preset = pytest.mark.parametrize(("generation", "name"), ALL_PRESETS)
 
 
@@ -123,7 +123,7 @@ def test_layer_norms_have_weight_and_bias_per_channel() -> None:
 
 
 def test_merged_kernels_have_the_published_names() -> None:
-    network = build_network(tiny_config(2), Form.MERGED)
+    network = build_network(tiny_config(2), FoldState.MERGED)
 
     assert shapes(network, "stages.0.0.conv.") == {
         "stages.0.0.conv.fused_conv.weight": (16, 1, 7, 7),
@@ -132,7 +132,7 @@ def test_merged_kernels_have_the_published_names() -> None:
 
 
 def test_a_fused_generation_3_holds_convolutions_only() -> None:
-    network = build_network(tiny_config(3, depths=(1,)), Form.FUSED)
+    network = build_network(tiny_config(3, depths=(1,)), FoldState.FUSED)
 
     assert set(shapes(network, "stages.")) == {
         f"stages.0.0.{layer}.{part}"

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from aethernet.errors import UsageError
-from aethernet.networks import PRESETS, NetworkConfig, Norm, preset_config
+from aethernet.networks import NETWORK_PRESETS, NetworkConfig, Norm, preset_config
 from tests.support.networks import SELECTED_CONFIGS, tiny_config
 
-ALL_PRESETS = [(generation, name) for generation, presets in PRESETS.items() for name in presets]
+ALL_PRESETS = [(generation, name) for generation, presets in NETWORK_PRESETS.items() for name in presets]
 every_preset = pytest.mark.parametrize(("generation", "name"), ALL_PRESETS)
 
 # generation, name, C, depths, hidden, K, k, channel attention, spatial attention, residual scale, epsilon

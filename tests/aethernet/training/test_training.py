@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from aethernet.checkpoint import save_safetensors
 from aethernet.errors import TrainingError, UsageError
 from aethernet.images.downscaling import Pixels, downscale, upsample_bicubic
-from aethernet.networks import Form, NetworkConfig, build_network, preset_config
+from aethernet.networks import FoldState, NetworkConfig, build_network, preset_config
 from aethernet.training import TrainingRecipe, trainer
 from aethernet.training.depthwise import speed_up_depthwise_
 from aethernet.training.extremes import extreme
@@ -295,9 +295,11 @@ def test_continuing_with_another_initial_checkpoint_is_refused(pictures: Path, t
         train(recipe(steps=1), pictures, tmp_path / "first", initial=first, progress=silent)
 
 
-@pytest.mark.parametrize("form", [Form.TRAINING, Form.FUSED])
-def test_initial_checkpoint_of_another_network_or_form_is_refused(form: Form, pictures: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(MICRO, embed_dim=24) if form is Form.TRAINING else MICRO
+@pytest.mark.parametrize("form", [FoldState.TRAINING, FoldState.FUSED])
+def test_initial_checkpoint_of_another_network_or_form_is_refused(
+    form: FoldState, pictures: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(MICRO, embed_dim=24) if form is FoldState.TRAINING else MICRO
     initial = save_safetensors(build_network(config, form), tmp_path / "initial.safetensors")
 
     with pytest.raises(TrainingError, match="the recipe's network in training form"):

@@ -19,7 +19,7 @@ import pytest
 
 from aethernet.errors import FilmError, UsageError
 from aethernet.upscale import Upscaler
-from aethernet.upscale.video import PRESETS, FilmOptions, is_finished, remembered_choice, upscale_film
+from aethernet.upscale.video import ENCODER_PRESETS, FilmOptions, is_finished, remembered_choice, upscale_film
 from aethernet.upscale.video.colour import to_rgb
 from aethernet.upscale.video.options import parse_time
 from aethernet.upscale.video.source import look_at
@@ -63,7 +63,7 @@ def test_everything_in_the_film_is_kept(upscaler: Upscaler, film: Path, tmp_path
     assert after.attachments == before.attachments
     assert after.metadata["title"] == "A film"
     assert after.size == (48, 64)
-    assert after.pixel_format == PRESETS[preset].formats[10]
+    assert after.pixel_format == ENCODER_PRESETS[preset].formats[10]
     assert after.colours == ((0, 2, 1, 1) if preset == "ffv1" else before.colours)
     assert not list(tmp_path.glob(".*"))
 
