@@ -75,7 +75,7 @@ def release(
     ] = None,
     checkpoint_sha256: Annotated[str | None, typer.Option(help="Digest the checkpoint must have.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the release.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of validation pictures (LR).")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of validation images (LR).")] = None,
     hr: Annotated[Path | None, typer.Option(help="Folder of their HR partners, paired by file stem.")] = None,
     version: Annotated[str | None, typer.Option(help="Version of the release (default 1.0.0).")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the weights (default unknown).")] = None,  # noqa: A002
@@ -230,7 +230,7 @@ def verify_published(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch a published release into an empty folder, check every byte and who signed, run one picture."""
+    """Fetch a published release into an empty folder, check every byte and who signed, run one image."""
     with _errors(debug):
         from aethernet.release.signing import make_trust
         from flows.verify_published import verify_published as flow
@@ -241,7 +241,7 @@ def verify_published(
         if as_json:
             print(json.dumps(dataclasses.asdict(verified)))
         else:
-            print(f"{address}: {verified.files} files, {verified.picture}")
+            print(f"{address}: {verified.files} files, {verified.image}")
             print(verified.signature, file=sys.stderr)
 
 
@@ -316,7 +316,7 @@ def reverify(
         Path | None, typer.Option(help="Only releases that specs in this folder, NAME/release.toml, name.")
     ] = None,
     images: Annotated[
-        list[Path] | None, typer.Option(help="Folder with pictures that stated numbers were measured on.")
+        list[Path] | None, typer.Option(help="Folder with images that stated numbers were measured on.")
     ] = None,
     public_key: PublicKey = None,
     certificates: Certificates = None,
@@ -404,17 +404,17 @@ def trigger(
         from flows.actions import summarize
         from flows.trigger import trigger as run
 
-        def tell(text: str) -> None:
+        def on_message(text: str) -> None:
             print(text, file=sys.stderr)
 
         given = {**_object(parameters), **dict(map(_parameter, param or ()))}
-        found = run(deployment, given, timeout=timeout if watch else 0, tell=tell)
+        found = run(deployment, given, timeout=timeout if watch else 0, on_message=on_message)
         summarize("\n\n".join([f"# {deployment}: {found.state}", found.message, *found.pages]))
         print(
             json.dumps(dataclasses.asdict(found), indent=2) if as_json else f"{found.name}\t{found.state}\t{found.id}"
         )
         if found.message:
-            tell(found.message)
+            on_message(found.message)
         if watch and not found.completed:
             raise typer.Exit(1)
 
@@ -516,7 +516,7 @@ def worker(
 
 @app.command()
 def train(
-    pictures: Annotated[Path, typer.Argument(help="Folder of training pictures, read recursively.")],
+    images: Annotated[Path, typer.Argument(help="Folder of training images, read recursively.")],
     output: Annotated[
         Path, typer.Option(help="Folder of the checkpoint and of the state a later run continues from.")
     ] = Path("runs"),
@@ -526,24 +526,26 @@ def train(
     scale: Annotated[int, typer.Option(help="2, 3 or 4.")] = 2,
     hours: Annotated[float | None, typer.Option(help="End after this time, over all runs together.")] = None,
     steps: Annotated[int | None, typer.Option(help="End after this many steps.")] = None,
-    validation: Annotated[Path | None, typer.Option(help="Folder of held-out pictures to measure on.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Folder of held-out images to measure on.")] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak step size.")] = 1e-3,
     patch: Annotated[int, typer.Option(help="Side of a training crop in low-resolution pixels.")] = 32,
     batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
     seed: Annotated[int, typer.Option(help="Seeds weights and batches.")] = 0,
-    octaves: Annotated[int, typer.Option(help="Sizes each picture is used at, each half of the one before.")] = 2,
+    pyramid_levels: Annotated[int, typer.Option(help="Sizes each image is used at, each half of the one before.")] = 2,
     candidates: Annotated[int, typer.Option(help="Random crops drawn for each one kept.")] = 3,
     batch_statistics: Annotated[
         float, typer.Option(help="Share of the training with batch statistics in norms.")
     ] = 0.1,
     kernel: Annotated[
         list[str] | None,
-        typer.Option(help="How pictures are shrunk: bicubic, box or dpid, in equal shares. [default: bicubic, dpid]"),
+        typer.Option(help="How images are shrunk: bicubic, box or dpid, in equal shares. [default: bicubic, dpid]"),
     ] = None,
-    extremes: Annotated[
+    synthetic_patches: Annotated[
         float, typer.Option(help="Share of crops replaced by noise, stripes and the like: they bound the network.")
     ] = 0.0,
-    extreme_weight: Annotated[float, typer.Option(help="What such a crop's error counts beside a photograph's.")] = 1.0,
+    synthetic_weight: Annotated[
+        float, typer.Option(help="What such a crop's error counts beside a photograph's.")
+    ] = 1.0,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Convolve in bfloat16.")] = False,
     compile_step: Annotated[
         bool, typer.Option("--compile", help="Compile the training step; needs a C++ compiler.")
@@ -568,39 +570,39 @@ def train(
             patch=patch,
             batch=batch,
             seed=seed,
-            octaves=octaves,
+            pyramid_levels=pyramid_levels,
             candidates=candidates,
             batch_statistics_share=batch_statistics,
-            extreme_share=extremes,
-            extreme_weight=extreme_weight,
+            synthetic_share=synthetic_patches,
+            synthetic_weight=synthetic_weight,
             bfloat16=bfloat16,
             compile=compile_step,
             **({"kernels": tuple(kernel)} if kernel else {}),  # type: ignore[arg-type]  # the recipe checks the names
         )
         with embedded_server():
-            result = flow(recipe, pictures.absolute(), output.absolute(), validation and validation.absolute(), initial)
+            result = flow(recipe, images.absolute(), output.absolute(), validation and validation.absolute(), initial)
         print(json.dumps(result, indent=2) if as_json else result["checkpoint"])
         if not as_json and result["psnr"] is not None:
-            told = f"held-out pictures: {result['psnr']:.2f} dB, bicubic {result['bicubic_psnr']:.2f} dB"
+            told = f"held-out images: {result['psnr']:.2f} dB, bicubic {result['bicubic_psnr']:.2f} dB"
             print(told, file=sys.stderr)
 
 
 @app.command("qat-finetune")
 def qat_finetune(
     checkpoint: Annotated[Path, typer.Argument(help="Float checkpoint whose int8 form is to be fine-tuned.")],
-    images: Annotated[Path, typer.Option(help="Folder of pictures as the network gets them, read recursively.")],
+    images: Annotated[Path, typer.Option(help="Folder of images as the network gets them, read recursively.")],
     output: Annotated[
         Path | None, typer.Option(help="The .safetensors to write (default: runs/CHECKPOINT_qat.safetensors).")
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
     validation: Annotated[
         Path | None,
-        typer.Option(help="Folder of held-out pictures to choose the best by (default: the same, other crops)."),
+        typer.Option(help="Folder of held-out images to choose the best by (default: the same, other crops)."),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak step size, in steps of each tensor's grid.")] = 0.02,
     patch: Annotated[int, typer.Option(help="Side of a crop in pixels of the network's input.")] = 40,
     batch: Annotated[int, typer.Option(help="Crops per step.")] = 4,
-    octaves: Annotated[int, typer.Option(help="Sizes each picture is used at, each half of the one before.")] = 1,
+    pyramid_levels: Annotated[int, typer.Option(help="Sizes each image is used at, each half of the one before.")] = 1,
     seed: Annotated[int, typer.Option(help="Seeds calibration and batches.")] = 0,
     keep_float: Annotated[
         str | None,
@@ -622,7 +624,7 @@ def qat_finetune(
             seed=seed,
             patch=patch,
             batch=batch,
-            octaves=octaves,
+            pyramid_levels=pyramid_levels,
             learning_rate=learning_rate,
             keep_float=tuple(keep_float.replace(" ", "").split(",")) if keep_float else None,
         )

@@ -36,7 +36,7 @@ class BuildRequest(BaseModel):
     spec: EngineSpec
     models: dict[Precision, Artifact]
     reference: Artifact
-    pictures: list[ValidationImage]
+    images: list[ValidationImage]
     limits: dict[Precision, Limits]
     store: str
 
@@ -50,7 +50,7 @@ def build_engines(request: dict[str, Any]) -> State:
     wanted = BuildRequest.model_validate(request)
     store = Store(wanted.store)
     with running(RunContext(store=store)), _gpu():
-        engines = build(wanted.spec, wanted.models, wanted.reference, wanted.pictures, wanted.limits)
+        engines = build(wanted.spec, wanted.models, wanted.reference, wanted.images, wanted.limits)
     with store.scratch() as folder:
         (folder / "engines.json").write_bytes(_ENGINES.dump_json(engines))
         return Completed(message=json.dumps(asdict(store.put(folder / "engines.json"))))
@@ -60,7 +60,7 @@ def engines_of(
     spec: EngineSpec,
     models: Mapping[Precision, Artifact],
     reference: Artifact,
-    pictures: list[ValidationImage],
+    images: list[ValidationImage],
     limits: Mapping[Precision, Limits],
 ) -> list[EngineOutcome]:
     """Engines, built where the spec says.
@@ -70,13 +70,13 @@ def engines_of(
     """
     if spec.deployment is None:
         with _gpu():
-            return build(spec, models, reference, pictures, limits)
+            return build(spec, models, reference, images, limits)
     store = current_context().store
     request = BuildRequest(
         spec=spec.model_copy(update={"deployment": None}),
         models=dict(models),
         reference=reference,
-        pictures=pictures,
+        images=images,
         limits=dict(limits),
         store=store.address,
     )

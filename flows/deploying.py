@@ -112,7 +112,7 @@ def queue_of(gpu: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with this checkout to import flows from, and patience while a server or its database restarts."""
+    """Ours, with this checkout to import flows from, and retry_policy while a server or its database restarts."""
     path = os.pathsep.join(filter(None, (str(CHECKOUT), os.environ.get("PYTHONPATH"))))
     patient = {"PREFECT_CLIENT_MAX_RETRIES": "12", "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500,504"}
     settings = get_current_settings().to_environment_variables(exclude_unset=True)

@@ -114,7 +114,7 @@ def qat_finetune(
     learning_rate: float = 0.02,
     patch: int = 40,
     batch: int = 4,
-    octaves: int = 1,
+    pyramid_levels: int = 1,
     seed: int = 0,
     keep_float: list[str] | None = None,
     residual_scale: float | None = None,
@@ -124,14 +124,14 @@ def qat_finetune(
 
     Args:
         checkpoint: Float checkpoint, a file the worker can read.
-        images: Folder of pictures as the network gets them.
+        images: Folder of images as the network gets them.
         output: The .safetensors to write, on the worker; the state to continue from lies beside it.
-        validation: Folder of held-out pictures to choose the best by; empty: the same, other crops.
+        validation: Folder of held-out images to choose the best by; empty: the same, other crops.
         steps: Optimiser steps.
         learning_rate: Peak step size, in steps of each tensor's grid.
         patch: Side of a crop in pixels of the network's input.
         batch: Crops per step.
-        octaves: Sizes each picture is used at, each half of the one before.
+        pyramid_levels: Sizes each image is used at, each half of the one before.
         seed: Seeds calibration and batches.
         keep_float: Parts to leave in float, such as conv_after_body.
         residual_scale: Generation 3's, where the file lacks it.
@@ -149,7 +149,7 @@ def qat_finetune(
         seed=seed,
         patch=patch,
         batch=batch,
-        octaves=octaves,
+        pyramid_levels=pyramid_levels,
         learning_rate=learning_rate,
         keep_float=tuple(keep_float) if keep_float else None,
     )
@@ -172,7 +172,7 @@ def reverify(hub: str, specs: str | None = None, images: list[str] | None = None
     Args:
         hub: Place whose releases are looked at, such as hf://your-organisation.
         specs: Only releases that specs in this folder, NAME/release.toml, name; empty: all.
-        images: Folders with the pictures that stated numbers were measured on.
+        images: Folders with the images that stated numbers were measured on.
         seconds: What looking at one release may take.
     """
     from aethernet.errors import AethernetError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aethernet.artifact import Artifact, fsync_tree
 from aethernet.errors import BundleError, UsageError
-from aethernet.release.assembly import foreign_files, replace_folder
+from aethernet.release.assembly import replace_folder, unexpected_files
 from aethernet.release.bundle import open_bundle
 from aethernet.release.spec import ReleaseSpec, read_spec
 from aethernet.release.verification import verify_bundle
@@ -87,7 +87,7 @@ def place_bundle(packed: str, output: Path, store: Store) -> Path:
             raise BundleError(f"what the worker sent of {content['name']} is not whole: {'; '.join(problems[:3])}")
         if _same(part, destination):
             return destination
-        if foreign := foreign_files(destination, open_bundle(part).manifest):
+        if foreign := unexpected_files(destination, open_bundle(part).manifest):
             raise BundleError(
                 f"expected a release or nothing at {destination}, found other files: {', '.join(foreign[:5])}",
                 hint="move them away, or choose another --output; nothing was touched",

@@ -34,7 +34,7 @@ from tasks.compare import accept, compare, run_reference
 from tasks.describe import bill, describe, describe_network, record_build, released_facts, write_config
 from tasks.draw import draw
 from tasks.export import count_unfused_nodes, export, export_half, resolved_export
-from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_pictures
+from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_images
 from tasks.fuse import fuse
 from tasks.load import load
 from tasks.openmodeldb import openmodeldb
@@ -72,7 +72,7 @@ def release(
         private: Whether a repository that has to be made is for invited readers only.
     """
     checkpoint = fetch_checkpoint(spec)
-    pictures = fetch_pictures(spec)
+    images = fetch_images(spec)
     reference = load(checkpoint, spec.name, spec.network, spec.residual_scale)
 
     weights = {one: fuse(reference.weights, spec.name, one) for one in spec.wanted if one is not Precision.INT8}
@@ -81,7 +81,7 @@ def release(
     models = {Precision.FP32: export(fused, spec.name, spec.export, metadata)}
     exporting = resolved_export(spec.export, models[Precision.FP32])
     if Precision.FP16 in spec.wanted:
-        half = export_half(models[Precision.FP32], fused, spec.name, exporting, metadata, pictures)
+        half = export_half(models[Precision.FP32], fused, spec.name, exporting, metadata, images)
         if half.model is not None:
             models[Precision.FP16] = half.model
     forms = {precision: plain_files(precision, weights[precision], model) for precision, model in models.items()}
@@ -104,13 +104,13 @@ def release(
         else:
             forms[Precision.INT8] = made
 
-    truth = run_reference(reference.weights, pictures, exporting.static)
-    compared = [compare(precision, files, truth, pictures) for precision, files in runs_of(forms.values())]
+    truth = run_reference(reference.weights, images, exporting.static)
+    compared = [compare(precision, files, truth, images) for precision, files in runs_of(forms.values())]
     speedups = {}
     if Precision.INT8 in forms:
         fast = forms[Precision.INT8].models[0].file
         speedups[Precision.INT8] = measure_speedup(
-            models[Precision.FP32].file, fast, truth.channels, pictures, exporting.static
+            models[Precision.FP32].file, fast, truth.channels, images, exporting.static
         )
     trained = reference.facts.finetuned or reference.facts.quantization_records > 0
     limits = {precision: spec.limits_of(precision, trained=trained) for precision in forms}
@@ -118,10 +118,10 @@ def release(
 
     released = [form for precision, form in forms.items() if precision in accepted.accepted]
     profiles = engine_profiles(spec.engines, reference.size, exporting.static)
-    engines = engines_of(profiles, engine_models(released), reference.weights, pictures, limits)
+    engines = engines_of(profiles, engine_models(released), reference.weights, images, limits)
     compared += engine_measurements(engines)
-    contenders = [BenchmarkFile(file=form.models[0].file, precision=form.precision) for form in released]
-    speed = benchmark(reference.weights, contenders, pictures, exporting.static)
+    candidates = [BenchmarkFile(file=form.models[0].file, precision=form.precision) for form in released]
+    speed = benchmark(reference.weights, candidates, images, exporting.static)
     nodes = count_unfused_nodes(reference.weights, exporting)
     network = describe_network(
         reference.weights,
@@ -130,11 +130,11 @@ def release(
         models[Precision.FP32].description.nodes,
         exporting.static,
     )
-    drawn = draw(truth, pictures, contenders)
-    images = dict(drawn.images)
+    drawn = draw(truth, images, candidates)
+    drawings = dict(drawn.images)
     if choice.chart is not None and Precision.INT8 in accepted.accepted:
-        images[CHART] = choice.chart
-    files = file_entries(reference, released, write_config(network), images, engines)
+        drawings[CHART] = choice.chart
+    files = file_entries(reference, released, write_config(network), drawings, engines)
     facts = describe(
         released_facts(spec),
         spec.authors,
@@ -144,7 +144,7 @@ def release(
         accepted,
         spec.required,
         limits,
-        pictures,
+        images,
         compared,
         truth.quality,
         quantization_facts(int8, spelled, choice) if Precision.INT8 in accepted.accepted else None,
@@ -165,7 +165,7 @@ def release(
         rendered,
         {entry.path: artifact_of(entry) for entry in manifest.files},
     )
-    report_release(manifest, readme, images)
+    report_release(manifest, readme, drawings)
 
     if signer is not None:
         sign(bundle, signer)

@@ -31,7 +31,7 @@ def reverify(
         hub: Place to look at, such as ``hf://org``: the releases that ``specs`` names there, or all.
         releases: Addresses ``place/name[@version]`` to look at instead.
         specs: Folder with ``NAME/release.toml``.
-        images: Folders with the pictures that stated numbers were measured on.
+        images: Folders with the images that stated numbers were measured on.
         trust: Whose signature must be on them; by default what the user's settings say for each address.
         seconds: What looking at one release may take.
     """

@@ -57,7 +57,7 @@ def build_engine(model: Artifact, config: BuildConfig, label: str) -> Compiled:
 
 @stage(host_matters=True)
 def try_engine(
-    compiled: Compiled, gpu: Gpu, reference: Artifact, pictures: list[ValidationImage], limits: Limits, label: str
+    compiled: Compiled, gpu: Gpu, reference: Artifact, images: list[ValidationImage], limits: Limits, label: str
 ) -> Trial:
     """Run an engine beside the training form and time it."""
     del gpu, label  # part of the key, and of what progress is called
@@ -67,7 +67,7 @@ def try_engine(
         engine = folder / compiled.engine.name
         shutil.copyfile(store.get(compiled.engine), engine)
         shutil.copyfile(store.get(compiled.sidecar), engine.with_name(engine.name + SIDECAR))
-        low = {picture.name: store.get(picture.low) for picture in pictures}
+        low = {image.name: store.get(image.low) for image in images}
         return trial.try_engine(
             engine, f"engines/{engine.name}", network.model, low, network.config.in_channels, limits
         )
@@ -77,7 +77,7 @@ def build(
     spec: EngineSpec,
     models: Mapping[Precision, Artifact],
     reference: Artifact,
-    pictures: list[ValidationImage],
+    images: list[ValidationImage],
     limits: Mapping[Precision, Limits],
 ) -> list[EngineOutcome]:
     """Engines of every form, backend and group of cards; what cannot be built is named with the reason.
@@ -98,9 +98,7 @@ def build(
                     timeout=spec.timeout,
                     memory=None if spec.memory is None else int(spec.memory * 2**30),
                 )
-                engines += [
-                    _build_one(model, precision, one, reference, pictures, limits[precision]) for one in configs
-                ]
+                engines += [_build_one(model, precision, one, reference, images, limits[precision]) for one in configs]
             except (EngineError, MissingDependencyError, UsageError) as error:
                 if spec.precisions is not None:
                     raise
@@ -121,7 +119,7 @@ def _build_one(
     precision: Precision,
     config: BuildConfig,
     reference: Artifact,
-    pictures: list[ValidationImage],
+    images: list[ValidationImage],
     limits: Limits,
 ) -> EngineOutcome:
     target = ", ".join(config.capabilities or ()) or (config.gpu.name if config.gpu else "")
@@ -137,7 +135,7 @@ def _build_one(
     gpu = find_gpu()
     if gpu is None or not runs_here(compiled.record.identity):
         return EngineOutcome(entry=entry, engine=compiled.engine, sidecar=compiled.sidecar)
-    tried = try_engine(compiled, gpu, reference, pictures, limits, label)
+    tried = try_engine(compiled, gpu, reference, images, limits, label)
     if tried.failures:
         more = f"; and {len(tried.failures) - 3} more" if len(tried.failures) > 3 else ""
         raise EngineError(

@@ -11,7 +11,7 @@ from aethernet.comparison import Acceptance, Limits, Quality
 from aethernet.engines.identity import EngineSpeed
 from aethernet.host import describe_host, describe_run, toolchain
 from aethernet.networks.receptive_field import measured
-from aethernet.networks.third_party import ForeignNetwork
+from aethernet.networks.third_party import ThirdPartyNetwork
 from aethernet.precision import Precision
 from aethernet.records import canonical_json
 from aethernet.release.manifest import (
@@ -19,11 +19,11 @@ from aethernet.release.manifest import (
     Conditions,
     EngineEntry,
     FileEntry,
-    FormStatus,
+    ImageFacts,
     Manifest,
     NetworkFacts,
     PartSpeed,
-    PictureFacts,
+    PrecisionStatus,
     QuantizationFacts,
     SpeedRun,
     identity_of,
@@ -49,7 +49,7 @@ def describe_network(
     """Facts about the network; of another library's, also those that have to be measured."""
     network = load(current_store().get(reference))
     config = network.config
-    if isinstance(network.model, ForeignNetwork):
+    if isinstance(network.model, ThirdPartyNetwork):
         config = measured(network.model)
         config = dataclasses.replace(config, size=dataclasses.replace(config.size, fixed=static))
     return NetworkFacts(
@@ -84,7 +84,7 @@ def describe(
     acceptance: Acceptance,
     required: tuple[Precision, ...],
     limits: dict[Precision, Limits],
-    pictures: list[ValidationImage],
+    images: list[ValidationImage],
     compared: list[Compared],
     baselines: list[Quality],
     quantization: QuantizationFacts | None,
@@ -92,8 +92,8 @@ def describe(
 ) -> Manifest:
     """The manifest; files and numbers of skipped forms are left out of the files and kept in the numbers."""
     entries = tuple(sorted(files, key=lambda entry: entry.path))
-    forms = [FormStatus(precision=precision, status="released") for precision in acceptance.accepted]
-    forms += [FormStatus(precision=one, status="skipped", reason=why) for one, why in acceptance.skipped.items()]
+    forms = [PrecisionStatus(precision=precision, status="released") for precision in acceptance.accepted]
+    forms += [PrecisionStatus(precision=one, status="skipped", reason=why) for one, why in acceptance.skipped.items()]
     return Manifest(
         name=spec["name"],
         version=spec["version"],
@@ -113,13 +113,13 @@ def describe(
         required=required,
         limits=limits,
         conditions=Conditions(
-            pictures=tuple(
-                PictureFacts(
-                    name=picture.name,
-                    sha256=picture.low.sha256,
-                    hr_sha256=picture.high.sha256 if picture.high else None,
+            images=tuple(
+                ImageFacts(
+                    name=image.name,
+                    sha256=image.low.sha256,
+                    hr_sha256=image.high.sha256 if image.high else None,
                 )
-                for picture in pictures
+                for image in images
             ),
             host=describe_host(),
             kernel=spec["kernel"],

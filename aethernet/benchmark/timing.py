@@ -27,10 +27,10 @@ TimedRuntime = tuple[str, Precision, Runtime]
 """Name, precision, how to run it."""
 
 
-def run_once(runtime: Runtime, picture: ImageArray) -> float:
+def run_once(runtime: Runtime, image: ImageArray) -> float:
     """Milliseconds of one run on [N, C, H, W]."""
     start = time.perf_counter()
-    runtime.infer(picture)
+    runtime.infer(image)
     return (time.perf_counter() - start) * 1000
 
 
@@ -51,7 +51,7 @@ def take_turns(
     return [list(times) for times in zip(*turns, strict=True)]
 
 
-def measure_speedup(baseline: Runtime, challenger: Runtime, picture: ImageArray, *, runs: int = 15) -> float:
+def measure_speedup(baseline: Runtime, challenger: Runtime, image: ImageArray, *, runs: int = 15) -> float:
     """How many times less processor time the challenger takes, by the fastest runs of one interleaved run.
 
     Both must compute in the calling thread. Its processor time does not count what else the machine does, and what
@@ -62,13 +62,13 @@ def measure_speedup(baseline: Runtime, challenger: Runtime, picture: ImageArray,
     Args:
         baseline: Opened for one thread.
         challenger: The same.
-        picture: [N, C, H, W] float32 in [0, 1].
+        image: [N, C, H, W] float32 in [0, 1].
         runs: Counted runs of each, after one that is not counted.
     """
 
     def timer(runtime: Runtime) -> float:
         start = time.thread_time()
-        runtime.infer(picture)
+        runtime.infer(image)
         return time.thread_time() - start
 
     with baseline, challenger:
@@ -78,17 +78,17 @@ def measure_speedup(baseline: Runtime, challenger: Runtime, picture: ImageArray,
     return min(ours) / min(theirs)
 
 
-def measure_speed(contestants: Sequence[TimedRuntime], picture: ImageArray, *, runs: int = 5) -> SpeedRun:
-    """Latency of each contestant; the first is what the others' ratios refer to.
+def measure_speed(candidates: Sequence[TimedRuntime], image: ImageArray, *, runs: int = 5) -> SpeedRun:
+    """Latency of each candidate; the first is what the others' ratios refer to.
 
     Args:
-        contestants: All are loaded at once and run in turn.
-        picture: [N, C, H, W] float32 in [0, 1].
+        candidates: All are loaded at once and run in turn.
+        image: [N, C, H, W] float32 in [0, 1].
         runs: Counted runs of each, after one that is not counted.
     """
     with ExitStack() as stack:
-        opened = [stack.enter_context(runtime) for _, _, runtime in contestants]
-        timers = [lambda runtime=runtime: run_once(runtime, picture) for runtime in opened]
+        opened = [stack.enter_context(runtime) for _, _, runtime in candidates]
+        timers = [lambda runtime=runtime: run_once(runtime, image) for runtime in opened]
         take_turns(timers, 1)
         times = take_turns(timers, runs)
     baseline = statistics.median(times[0])
@@ -102,7 +102,7 @@ def measure_speed(contestants: Sequence[TimedRuntime], picture: ImageArray, *, r
             slowest_ms=round(max(taken), 3),
             ratio=round(baseline / statistics.median(taken), 3),
         )
-        for (name, precision, runtime), taken in zip(contestants, times, strict=True)
+        for (name, precision, runtime), taken in zip(candidates, times, strict=True)
     )
-    batch, channels, height, width = picture.shape
+    batch, channels, height, width = image.shape
     return SpeedRun(shape=(batch, channels, height, width), runs=runs, threads=os.cpu_count() or 1, speeds=speeds)

@@ -31,12 +31,12 @@ def publish(
     version = open_bundle(bundle).manifest.version
     if wanted.version not in (None, version):
         raise UsageError(f"expected an address of version {version}, as the release says, found {wanted.version}")
-    publication = publish_release(bundle, wanted.place, wanted.name, private=private, trust=trust, tell=say)
+    publication = publish_release(bundle, wanted.place, wanted.name, private=private, trust=trust, on_message=say)
     facts = {"address": publication.address, "already_published": publication.already_there}
     if not verify:
         return {**facts, "verified": None}
     try:
-        verified = verify_release(Address.parse(publication.address), run=run, trust=trust, tell=say)
+        verified = verify_release(Address.parse(publication.address), run=run, trust=trust, on_message=say)
     except AethernetError as error:
         raise take_back(publication, error) from error
     return {**facts, "verified": dataclasses.asdict(verified)}
@@ -60,7 +60,7 @@ def download(
             only=forms,
             runtime=runtime,
             trust=trust,
-            tell=say,
+            on_message=say,
             progress=progress,
         )
     return {**dataclasses.asdict(done), "path": str(done.path), "left_out": list(done.left_out)}
@@ -91,7 +91,7 @@ def yank(address: str, reason: str | None, *, undo: bool) -> str:
         raise UsageError("expected a version to yank, such as hf://org/name@1.0.0")
     if (reason is None) != undo:
         raise UsageError("expected --reason with the reason, or --undo")
-    connect(wanted.place, tell=say).yank(wanted.name, wanted.version, None if undo else reason)
+    connect(wanted.place, on_message=say).yank(wanted.name, wanted.version, None if undo else reason)
     return str(wanted)
 
 

@@ -80,10 +80,10 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     from aethernet.artifact import file_digest
     from aethernet.checkpoint import load
     from aethernet.networks.receptive_field import measured
-    from aethernet.networks.third_party import ForeignNetwork
+    from aethernet.networks.third_party import ThirdPartyNetwork
 
     loaded = load(path)
-    config = measured(loaded.model) if isinstance(loaded.model, ForeignNetwork) else loaded.config
+    config = measured(loaded.model) if isinstance(loaded.model, ThirdPartyNetwork) else loaded.config
     return {
         "kind": "checkpoint",
         "sha256": file_digest(path),

@@ -19,7 +19,7 @@ from aethernet.engines.backends import (
     require_backend,
 )
 from aethernet.engines.counts import PlanCounts, TypedCounts, findings_of, intended_int8
-from aethernet.engines.identity import EngineIdentity, EngineRecord, Message, this_system, write_record
+from aethernet.engines.identity import EngineFingerprint, EngineRecord, Message, this_system, write_record
 from aethernet.engines.memory import estimate_memory, require_memory
 from aethernet.engines.process import gpu_lock, run_worker
 from aethernet.engines.profiles import Profile, check_profiles
@@ -174,7 +174,7 @@ def build_engine(source: Path | str, destination: Path | str, config: BuildConfi
         network = TypedCounts.model_validate(answer["network"])
         plan = PlanCounts.model_validate(answer["plan"]) if answer["plan"] else None
         made = folder / "made.engine"
-        identity = EngineIdentity(
+        identity = EngineFingerprint(
             backend=config.backend,
             version=config.version,
             system=config.system,

@@ -34,8 +34,8 @@ from aethernet.errors import (
 )
 from aethernet.hub.address import printable, require_plain, version_order
 from aethernet.hub.client import MissingError, TakenError, limited_get, sensible, stream, translated
-from aethernet.hub.patience import Patience
 from aethernet.hub.protocol import Publication, Snapshot
+from aethernet.hub.retrying import RetryPolicy
 from aethernet.records import read_model
 from aethernet.release.bundle import Bundle
 from aethernet.release.manifest import MANIFEST, Manifest
@@ -60,7 +60,7 @@ class HuggingFaceHub:
     """Repositories of one user or organisation; versions are tags ``v1.0.0``."""
 
     def __init__(
-        self, place: str, *, tell: Callable[[str], None] | None = None, patience: Patience | None = None
+        self, place: str, *, on_message: Callable[[str], None] | None = None, retry_policy: RetryPolicy | None = None
     ) -> None:
         """Open ``hf://org`` or ``hf+https://host/org``; nothing is asked of the hub yet.
 
@@ -87,9 +87,9 @@ class HuggingFaceHub:
         if not f".{urlsplit(self.endpoint).hostname}".endswith(".huggingface.co"):
             # The client takes it for granted that every hub has Xet storage; others speak plain LFS.
             constants.HF_HUB_DISABLE_XET = True
-        self._tell = tell
+        self._on_message = on_message
         self._away = False
-        self._patience = patience or Patience()
+        self._retry_policy = retry_policy or RetryPolicy()
         self._token = None if self.endpoint == constants.ENDPOINT else False
         self._client = HfApi(
             endpoint=self.endpoint,
@@ -142,7 +142,7 @@ class HuggingFaceHub:
                 ),
             )
 
-        commit = self._patience.run(attempt, self._tell)
+        commit = self._retry_policy.run(attempt, self._on_message)
         if wrong := _differences(files, self._tree(name, commit)):
             raise HubError(
                 f"the hub did not take the release as it is: {'; '.join(wrong[:5])}",
@@ -163,7 +163,7 @@ class HuggingFaceHub:
             return found or commit
 
         try:
-            tagged = self._patience.run(attempt, self._tell)
+            tagged = self._retry_policy.run(attempt, self._on_message)
         except TakenError:  # by somebody else, between our look and our try
             refs = self._refs(name)
             if tag not in refs.tags:
@@ -197,7 +197,7 @@ class HuggingFaceHub:
                     f"take {tag} back", lambda: self._client.delete_tag(self._repository(publication.name), tag=tag)
                 )
 
-        self._patience.run(attempt, self._tell)
+        self._retry_policy.run(attempt, self._on_message)
 
     def yank(self, name: str, version: str, reason: str | None) -> None:
         """See :class:`aethernet.hub.protocol.Hub`."""
@@ -229,7 +229,7 @@ class HuggingFaceHub:
                 ),
             )
 
-        self._patience.run(attempt, self._tell)
+        self._retry_policy.run(attempt, self._on_message)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -388,7 +388,7 @@ class HuggingFaceHub:
 
     def _call(self, what: str, action: Callable[[], T]) -> T:
         """Do something that is safe to do twice, and again where that makes sense."""
-        return self._patience.run(lambda: self._once(what, action), self._tell)
+        return self._retry_policy.run(lambda: self._once(what, action), self._on_message)
 
     def _once(self, what: str, action: Callable[[], T]) -> T:
         with translated(what), warnings.catch_warnings():

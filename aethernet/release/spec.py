@@ -44,7 +44,7 @@ class QuantizationSpec(_Part):
     """How the int8 form is made."""
 
     method: Literal["best", "min-max", "percentile", "error"] = Field(
-        default="best", description="How ranges follow from pictures; best chooses per tensor by measured error"
+        default="best", description="How ranges follow from images; best chooses per tensor by measured error"
     )
     keep_float: tuple[str, ...] | None = Field(
         default=None,
@@ -140,12 +140,12 @@ class ReleaseSpec(_Part):
     license: str = Field(default="unknown", description="SPDX identifier of the weights' licence")
     data_license: str = Field(default="", description="Licence of the training data, SPDX identifiers or words")
     trained_on: str = Field(default="", description="What the network was trained on, with credit; Markdown")
-    kernel: str = Field(default="", description="How the validation pictures (LR) were made from their HR partners")
-    images: Path | None = Field(default=None, description="Folder of validation pictures (LR)")
+    kernel: str = Field(default="", description="How the validation images (LR) were made from their HR partners")
+    images: Path | None = Field(default=None, description="Folder of validation images (LR)")
     hr: Path | None = Field(default=None, description="Folder of their HR partners, paired by file stem")
     calibration: Path | None = Field(
         default=None,
-        description="Folder of pictures (LR) for int8 ranges; by default the validation pictures",
+        description="Folder of images (LR) for int8 ranges; by default the validation images",
     )
     precisions: tuple[Precision, ...] | None = Field(
         default=None, description="Forms that must be made and pass; by default every form is tried and only fp32 must"

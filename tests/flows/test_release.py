@@ -109,7 +109,7 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "onnx deleted": (f"{NAME}_fp32.onnx", Path.unlink, "export"),
     "half onnx flipped": (f"{NAME}_fp16.onnx", flip_byte, "export_half"),
     "weights truncated": (f"{NAME}_fp16.pth", functools.partial(os.truncate, length=99), "fuse fp16"),
-    "picture is a folder": ("images/comparison.png", _replace_by_folder, "draw"),
+    "image is a folder": ("images/comparison.png", _replace_by_folder, "draw"),
     "config emptied": ("config.json", functools.partial(os.truncate, length=0), "write_config"),
     "card deleted": ("README.md", Path.unlink, "card"),
     "report flipped": ("report.html", flip_byte, "report"),
@@ -232,7 +232,7 @@ def test_form_asked_for_that_cannot_be_made_fails_the_release(workplace: Workpla
 
     finished = command_line([*workplace.release, "--precisions", "fp32,int8"])
 
-    _require_refused(workplace, finished, "int8 must pass and did not", "expected calibration pictures")
+    _require_refused(workplace, finished, "int8 must pass and did not", "expected calibration images")
 
 
 def test_form_asked_for_that_misses_its_limits_fails_the_release(
@@ -294,7 +294,7 @@ STAGES = (
 )
 INT8_STAGES = ("sensitivity", "quantize", "export_quantized", "race")
 """These do not run here, see tests/flows/test_int8.py."""
-PLAIN = ("fetch_checkpoint", "fetch_pictures")
+PLAIN = ("fetch_checkpoint", "fetch_images")
 LATE = ("assemble_bundle", "publish_release")
 
 

@@ -1,4 +1,4 @@
-"""A place to release in: spec, pictures, store, output and hub of one's own, and ways to run the flows there."""
+"""A place to release in: spec, images, store, output and hub of one's own, and ways to run the flows there."""
 
 from __future__ import annotations
 

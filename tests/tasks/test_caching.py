@@ -232,7 +232,7 @@ def test_other_input_runs(runs: Runs) -> None:
 
 
 def _sealed(key: str, output: Any) -> dict[str, Any]:
-    return {"output": output, "seal": _caching._seal(key, output)}
+    return {"output": output, "seal": _caching._checksum(key, output)}
 
 
 def _envelope(runs: Runs, result: Any, **metadata: Any) -> bytes:
@@ -461,7 +461,7 @@ def test_a_shared_record_is_believed_only_with_its_seal(machines: list[Runs]) ->
     one()
     path = f"records/{one.record.name}"
     noted = json.loads(one.store.place.read(path) or b"")
-    noted["sealed"]["output"]["name"] = "forged.bin"
+    noted["with_checksum"]["output"]["name"] = "forged.bin"
     one.store.place.write(path, json.dumps(noted).encode())
 
     other()

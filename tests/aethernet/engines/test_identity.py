@@ -10,7 +10,7 @@ import pytest
 from aethernet.engines.backends import Backend, Gpu
 from aethernet.engines.identity import SIDECAR, check_engine, engine_name, read_record
 from aethernet.engines.profiles import PROFILE_PRESETS, parse_profile
-from aethernet.errors import EngineError, ForeignEngineError
+from aethernet.errors import EngineError, EngineMismatchError
 from tests.support.engines import RTX_VERSION, install, no_gpu, paper_engine, plug_in_gpu
 from tests.support.releases import flip_byte
 
@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "engines"
 
 
-def refusal(engine: Path, kind: type[EngineError] = ForeignEngineError, **options: Path) -> EngineError:
+def refusal(engine: Path, kind: type[EngineError] = EngineMismatchError, **options: Path) -> EngineError:
     with pytest.raises(kind) as raised:
         check_engine(engine, **options)
     return raised.value
