@@ -6,13 +6,16 @@ import contextlib
 import io
 import re
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-__all__ = ["Block", "code_blocks", "commands_of", "run_block", "run_command"]
+__all__ = ["Block", "code_blocks", "commands_of", "is_ours", "run_block", "run_command"]
+
+FLOWS = "python -m flows "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,17 +33,20 @@ def code_blocks(page: str) -> list[Block]:
 
 
 def commands_of(block: Block) -> list[str]:
-    """The ``aethernet`` commands of a shell block, without comments, continued lines joined."""
-    lines = block.text.replace("\\\n", " ").splitlines()
+    """Every command of a shell block as if its environment were active, without comments, continued lines joined."""
+    lines = [line.partition(" #")[0].strip() for line in block.text.replace("\\\n", " ").splitlines()]
     return [
-        line.removeprefix(".venv/bin/").partition(" #")[0].strip()
-        for line in lines
-        if line.removeprefix(".venv/bin/").startswith("aethernet ")
+        re.sub(r"\s{2,}", " ", line.removeprefix(".venv/bin/")) for line in lines if line and not line.startswith("#")
     ]
 
 
+def is_ours(command: str) -> bool:
+    """Whether it is one of our two command lines."""
+    return command.startswith(("aethernet ", FLOWS))
+
+
 def run_block(block: Block) -> dict[str, Any]:
-    """Run a block in the current folder; Python's names come back.
+    """Run a block in the current folder, of a shell block our own commands; Python's names come back.
 
     Raises:
         AssertionError: A command ends with another exit code than 0.
@@ -49,7 +55,7 @@ def run_block(block: Block) -> dict[str, Any]:
     if block.language == "python":
         exec(compile(block.text, "snippet", "exec"), names)
         return names
-    commands = commands_of(block)
+    commands = [command for command in commands_of(block) if is_ours(command)]
     assert commands, f"no command of ours in {block.text!r}"
     for command in commands:
         run_command(command)
@@ -57,22 +63,28 @@ def run_block(block: Block) -> dict[str, Any]:
 
 
 def run_command(command: str) -> None:
-    """Run one ``aethernet`` command in this process.
+    """Run one command: ours in this process, another one by itself.
 
     Raises:
         AssertionError: It ends with another exit code than 0.
     """
-    from aethernet.cli import main as cli
-
+    if not is_ours(command):
+        done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, f"exit code {done.returncode} of {command}: {done.stdout}{done.stderr}"
+        return
+    if command.startswith(FLOWS):
+        from flows.__main__ import main
+    else:
+        from aethernet.cli.main import main
     out, err = io.StringIO(), io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        patch.setattr(sys, "argv", shlex.split(command))
+        patch.setattr(sys, "argv", ["aethernet", *shlex.split(command.removeprefix(FLOWS).removeprefix("aethernet "))])
         try:
-            cli.main()
+            main()
             code: Any = 0
         except SystemExit as ending:
             code = ending.code or 0
