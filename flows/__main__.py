@@ -631,10 +631,10 @@ def qat_finetune(
         output = output or Path("runs") / f"{checkpoint.stem}_qat.safetensors"
         with embedded_server():
             result = flow(
-                recipe,
                 checkpoint.absolute(),
                 images.absolute(),
                 output.absolute(),
+                recipe,
                 validation and validation.absolute(),
                 residual_scale,
                 device,

@@ -307,6 +307,11 @@ class BuildRecord(Record):
         description="Engine -> how fast it ran, where there was a GPU",
         exclude_if=lambda speeds: not speeds,
     )
+    engine_build_seconds: dict[str, float] = Field(
+        default_factory=dict,
+        description="Engine -> how long building it took; earlier releases have it in the engine's own record",
+        exclude_if=lambda seconds: not seconds,
+    )
     digests: dict[str, str] = Field(
         default_factory=dict, description="sha256 of release.json, README.md, report.html and openmodeldb.json"
     )
