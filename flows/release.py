@@ -33,7 +33,7 @@ from tasks.card import card
 from tasks.compare import accept, compare, run_reference
 from tasks.describe import bill, describe, describe_network, record_build, released_facts, write_config
 from tasks.draw import draw
-from tasks.export import count_unfused_nodes, export, export_half, resolved_export
+from tasks.export import export, export_half, resolved_export
 from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_images
 from tasks.fuse import fuse
 from tasks.load import load
@@ -122,11 +122,9 @@ def release(
     compared += engine_measurements(engines)
     candidates = [BenchmarkFile(file=form.models[0].file, precision=form.precision) for form in released]
     speed = benchmark(reference.weights, candidates, images, exporting.static)
-    nodes = count_unfused_nodes(reference.weights, exporting)
     network = describe_network(
         reference.weights,
         weights[Precision.FP32].parameters,
-        nodes,
         models[Precision.FP32].description.nodes,
         exporting.static,
     )

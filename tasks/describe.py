@@ -42,7 +42,6 @@ __all__ = ["bill", "describe", "describe_network", "record_build", "released_fac
 def describe_network(
     reference: Artifact,
     parameters: int,
-    nodes_unfused: int | None,
     nodes_fused: int,
     static: tuple[int, int] | None = None,
 ) -> NetworkFacts:
@@ -59,7 +58,6 @@ def describe_network(
         parameters=parameters,
         receptive_radius=config.receptive_radius,
         pools_globally=config.pools_globally,
-        nodes_unfused=nodes_unfused,
         nodes_fused=nodes_fused,
     )
 
