@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import flow
-from pydantic import BaseModel
 
-from aethernet.hub.protocol import Publication
 from aethernet.precision import Precision
-from aethernet.release.manifest import CARD, OPENMODELDB, REPORT, Manifest
+from aethernet.release.manifest import CARD, OPENMODELDB, REPORT
 from aethernet.release.signing import Signer
 from aethernet.release.spec import ReleaseSpec
 from flows.build import engines_of
@@ -26,6 +24,7 @@ from flows.forms import (
     quantization_facts,
     runs_of,
 )
+from flows.outcome import Outcome
 from flows.reporting import report_release
 from tasks.assemble import assemble
 from tasks.benchmark import BenchmarkFile, benchmark, measure_speedup
@@ -38,22 +37,13 @@ from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_images
 from tasks.fuse import fuse
 from tasks.load import load
 from tasks.openmodeldb import openmodeldb
-from tasks.publish import Verified, publish, verify_published
+from tasks.publish import publish, verify_published
 from tasks.quantize import Int8, export_quantized, quantize
 from tasks.report import report
 from tasks.sensitivity import CHART, FloatParts, sensitivity
 from tasks.sign import sign
 
-__all__ = ["Outcome", "release"]
-
-
-class Outcome(BaseModel):
-    """What a release run achieved."""
-
-    bundle: Path
-    manifest: Manifest
-    publication: Publication | None = None
-    verified: Verified | None = None
+__all__ = ["release"]
 
 
 @flow(

@@ -120,7 +120,7 @@ def compare(
     for same in runs:
         runtime = open_runtime(store.get(same[0]))
         form = VariantId(precision=precision, file=same[0].name, runtime=runtime.name)
-        chosen = _chosen(same[0], precision, cases)
+        chosen = _chosen(same[0], cases)
         measurements, outputs = compare_form(form, runtime, truth, chosen)
         first = first or outputs
         if precision is Precision.INT8:
@@ -134,7 +134,7 @@ def compare(
     return found
 
 
-def _chosen(file: Artifact, precision: Precision, cases: list[Case]) -> list[Case]:
+def _chosen(file: Artifact, cases: list[Case]) -> list[Case]:
     if not file.name.endswith(".onnx"):
         return telling_cases(cases)
     return telling_cases(cases, most_pixels=_SLOW_PIXELS) if file.name.endswith("_int8_trt.onnx") else cases
