@@ -14,7 +14,7 @@ from aethernet.release.spec import ExportSpec, ReleaseSpec
 from tasks.benchmark import BenchmarkFile, measure_speedup
 from tasks.compare import Compared, Reference, compare
 from tasks.describe import describe_network
-from tasks.export import Exported, count_unfused_nodes, export, export_half, resolved_export
+from tasks.export import Exported, export, export_half, resolved_export
 from tasks.fetch import ValidationImage, fetch_calibration
 from tasks.fuse import Weights, fuse
 from tasks.load import LoadedCheckpoint
@@ -82,11 +82,8 @@ class Fp32(Made):
 
     def describe(self) -> NetworkFacts:
         """Facts about the network."""
-        reference = self.source.reference.weights
-        nodes = count_unfused_nodes(reference, self.exporting)
-        return describe_network(
-            reference, self.weights.parameters, nodes, self.model.description.nodes, self.model.static
-        )
+        nodes = self.model.description.nodes
+        return describe_network(self.source.reference.weights, self.weights.parameters, nodes, self.model.static)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,16 +6,15 @@ import dataclasses
 from pathlib import Path
 
 from prefect import flow
-from pydantic import BaseModel
 
-from aethernet.hub.protocol import Publication
 from aethernet.release.bundle import Bundle
 from aethernet.release.entries import artifact_of, config_entry, image_entries, reference_entry
 from aethernet.release.facts import AuthorFacts, ReleaseFacts
-from aethernet.release.manifest import CARD, OPENMODELDB, REPORT, Manifest
+from aethernet.release.manifest import CARD, OPENMODELDB, REPORT
 from aethernet.release.signing import Signer
 from aethernet.release.spec import ReleaseSpec
 from flows.build import build_times, engine_files, engine_measurements, engines_of
+from flows.outcome import Outcome
 from flows.precisions import Precisions, Source, make_fp16, make_fp32, make_int8
 from flows.reporting import report_release
 from tasks.assemble import assemble
@@ -27,20 +26,11 @@ from tasks.draw import draw
 from tasks.fetch import fetch_checkpoint, fetch_images
 from tasks.load import load
 from tasks.openmodeldb import openmodeldb
-from tasks.publish import Verified, publish, verify_published
+from tasks.publish import publish, verify_published
 from tasks.report import report
 from tasks.sign import sign
 
-__all__ = ["Outcome", "release"]
-
-
-class Outcome(BaseModel):
-    """What a release run achieved."""
-
-    bundle: Path
-    manifest: Manifest
-    publication: Publication | None = None
-    verified: Verified | None = None
+__all__ = ["release"]
 
 
 @flow(

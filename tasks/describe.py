@@ -27,7 +27,6 @@ __all__ = ["BuildTimes", "bill", "describe", "describe_network", "record_build",
 def describe_network(
     reference: Artifact,
     parameters: int,
-    nodes_unfused: int | None,
     nodes_fused: int,
     static: tuple[int, int] | None = None,
 ) -> NetworkFacts:
@@ -44,7 +43,6 @@ def describe_network(
         parameters=parameters,
         receptive_radius=config.receptive_radius,
         pools_globally=config.pools_globally,
-        nodes_unfused=nodes_unfused,
         nodes_fused=nodes_fused,
     )
 

@@ -281,7 +281,6 @@ STAGES = (
     "compare",
     "accept",
     "benchmark",
-    "count_unfused_nodes",
     "describe_network",
     "draw",
     "write_config",
