@@ -10,7 +10,7 @@ import numpy as np
 
 from aethernet.artifact import atomic_path
 from aethernet.errors import ImageError
-from aethernet.images.files import ImageArray, to_levels
+from aethernet.images.files import to_levels
 from aethernet.release.sheet import comparison_sheet, liveliest_window
 from aethernet.upscale.files import is_video
 from aethernet.upscale.reading import read_still
