@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aethernet.errors import UsageError
+from aethernet.images.kernels import KERNELS
 
 if TYPE_CHECKING:
-    from aethernet.network.config import NetworkConfig
+    from aethernet.images.kernels import Kernel
+    from aethernet.networks.config import NetworkConfig
 
-__all__ = ["FinetuningRecipe", "Kernel", "Recipe", "TrainingRecipe"]
-
-Kernel = Literal["bicubic", "box", "dpid"]
-"""How a picture is shrunk; ``shrinking`` states the formulas."""
+__all__ = ["FinetuningRecipe", "Recipe", "TrainingRecipe"]
 
 
 class Recipe(Protocol):
@@ -81,8 +80,8 @@ class TrainingRecipe:
         _require_positive(
             self, "steps", "hours", "patch", "batch", "octaves", "candidates", "learning_rate", "gradient_clip"
         )
-        if not self.kernels or any(kernel not in get_args(Kernel) for kernel in self.kernels):
-            raise UsageError(f"expected kernels from {', '.join(get_args(Kernel))}, found {self.kernels}")
+        if not self.kernels or any(kernel not in KERNELS for kernel in self.kernels):
+            raise UsageError(f"expected kernels from {', '.join(KERNELS)}, found {self.kernels}")
         for field in ("seed", "warmup_steps", "weight_decay"):
             if not getattr(self, field) >= 0:
                 raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
