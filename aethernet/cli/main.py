@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from aethernet.cli.output import emit_json, exit_code_for, print_error, print_table, require_png, say
+from aethernet.cli.web import register as register_web
 from aethernet.version import __version__
 
 __all__ = ["app", "main"]
@@ -19,6 +20,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 engine_app = typer.Typer(no_args_is_help=True, help="TensorRT engines: build, look at, check.")
 app.add_typer(engine_app, name="engine")
+register_web(app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 ResidualScale = Annotated[
