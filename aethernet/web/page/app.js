@@ -160,6 +160,7 @@ function startResult({ width, height, tiles }) {
   $("download").hidden = true;
   setZoom($("zoom").value);
   setLine($("line").value);
+  $("result").scrollIntoView({ block: "nearest" });
 }
 
 function showProgress({ done, total, left }) {

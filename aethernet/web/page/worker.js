@@ -385,7 +385,7 @@ async function runCheck(way) {
   const began = performance.now();
   const found = await runNetwork(opened, planes, input.height, input.width);
   const ms = performance.now() - began;
-  return { ...compare(found, expected, channels, site.check.limits[way.precision]), ms, way: way.id };
+  return { ...compare(found, expected, channels, site.check.limits[way.precision]), ms };
 }
 
 /** Differences in 8-bit levels, judged by the release's limits for this precision. */
