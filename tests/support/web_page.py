@@ -43,7 +43,7 @@ class Page:
         self.wait({"ready", "failed"})
         return self
 
-    def wait(self, states: set[str] = ENDED, seconds: float = 300) -> str:
+    def wait(self, states: set[str] = ENDED, seconds: float = 60) -> str:
         """The state once it is one of those that are waited for."""
         from selenium.webdriver.support.ui import WebDriverWait
 
@@ -54,6 +54,10 @@ class Page:
             )
         )
 
+    def forget(self) -> None:
+        """Let :meth:`wait` not take the state before something is asked for for the one after it."""
+        self.driver.execute_script("document.body.dataset.state = 'asked'")
+
     def text(self, name: str) -> str:
         """What an element says, or holds if it is a field."""
         script = "const one = document.getElementById(arguments[0]); return one.value || one.innerText"
@@ -61,13 +65,13 @@ class Page:
 
     def choose(self, file: Path) -> None:
         """A file through the file chooser."""
+        self.forget()
         self.driver.find_element("id", "file").send_keys(str(file))
 
     def enlarge(self, file: Path) -> str:
         """Choose a file and wait for the end."""
         self.choose(file)
-        self.wait({"working"})
-        return self.wait(ENDED - {"ready"})
+        return self.wait()
 
     def click(self, name: str) -> None:
         """Press a button, wherever the page is scrolled to."""
@@ -75,8 +79,9 @@ class Page:
 
     def verify(self) -> str:
         """Press "Verify" and wait for the end."""
+        self.forget()
         self.click("verify")
-        return self.wait(ENDED - {"ready", "done"})
+        return self.wait()
 
     def result(self) -> np.ndarray:
         """The file to download, as [H, W, channels] uint8."""

@@ -22,7 +22,7 @@ from tests.support import browser
 from tests.support.pictures import natural_picture
 from tests.support.releases import flip_byte
 from tests.support.site_server import ISOLATION, SiteServer, serve
-from tests.support.web_page import ENDED, Page, requested_addresses
+from tests.support.web_page import Page, requested_addresses
 
 pytest.importorskip("selenium", reason="needs selenium (the extra 'development')")
 from selenium.webdriver.common.keys import Keys
@@ -318,10 +318,10 @@ def test_cancel_stops_it_and_another_image_can_follow(page: Page, tmp_path: Path
     page.wait({"working"})
     script = "return document.getElementById('status').innerText.startsWith('Tile')"
     while not page.driver.execute_script(script):
-        assert page.driver.execute_script("return document.body.dataset.state") == "working"
+        assert page.driver.execute_script("return document.body.dataset.state") == "working", page.text("error")
     page.click("cancel")
 
-    assert page.wait(ENDED - {"ready"}) == "cancelled"
+    assert page.wait() == "cancelled"
     assert "Cancelled" in page.text("status")
     assert not page.driver.find_element("id", "result").is_displayed()
     assert page.enlarge(save(tmp_path / "small.png", pixels(20, 30))) == "done", page.text("error")
@@ -376,8 +376,9 @@ def test_one_thread_is_used_where_the_page_is_not_isolated(chromium: Any, site: 
 
 
 def test_samples_pasted_and_dropped_files_are_taken(page: Page) -> None:
+    page.forget()
     page.driver.find_element("css selector", "[data-sample]").click()
-    assert page.wait(ENDED - {"ready"}) == "done", page.text("error")
+    assert page.wait() == "done", page.text("error")
     drop = """
         const [kind, done] = arguments;
         const canvas = document.createElement('canvas');
@@ -393,9 +394,9 @@ def test_samples_pasted_and_dropped_files_are_taken(page: Page) -> None:
         });
     """
     for kind in ("paste", "drop"):
-        page.driver.execute_script("document.body.dataset.state = 'ready'")
+        page.forget()
         page.driver.execute_async_script(drop, kind)
-        assert page.wait(ENDED - {"ready"}) == "done", page.text("error")
+        assert page.wait() == "done", page.text("error")
         assert page.driver.find_element("id", "download").get_attribute("download") == f"{kind}_2x.png"
         assert page.result().shape == (34, 42, 4)
 
