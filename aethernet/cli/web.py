@@ -24,9 +24,7 @@ def web(
         list[Path] | None, typer.Option("--sample", help="An image that visitors can try; repeatable, at most six.")
     ] = None,
     home: Annotated[str, typer.Option(help="Where the release is: owner/name on the Hub, or an address.")] = "",
-    space: Annotated[
-        bool, typer.Option("--space", help="Make the folder a static Space of the Hub.")
-    ] = False,
+    space: Annotated[bool, typer.Option("--space", help="Make the folder a static Space of the Hub.")] = False,
     onnxruntime_web: Annotated[
         Path | None,
         typer.Option(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 __all__ = ["ISOLATION", "SiteServer", "serve"]
 
@@ -36,7 +37,10 @@ def serve(folder: Path, headers: Mapping[str, str] | None = None) -> Iterator[Si
 
     class Handler(SimpleHTTPRequestHandler):
         # Not every system knows a type for these.
-        extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript", ".js": "text/javascript"}  # noqa: RUF012
+        extensions_map: ClassVar[dict[str, str]] = {
+            **SimpleHTTPRequestHandler.extensions_map,
+            **dict.fromkeys((".js", ".mjs"), "text/javascript"),
+        }
 
         def end_headers(self) -> None:
             for name, value in (headers or {}).items():

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
+import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,6 @@ __all__ = ["ENDED", "Page", "requested_addresses"]
 
 ENDED = {"ready", "done", "failed", "cancelled", "verified", "wrong", "video"}
 """What ``data-state`` of the page's body says when nothing is going on."""
-
-_FILE = """
-const done = arguments[arguments.length - 1];
-fetch(document.getElementById('download').href).then((found) => found.blob()).then((blob) => {
-  const reader = new FileReader();
-  reader.onload = () => done(reader.result.split(',')[1]);
-  reader.readAsDataURL(blob);
-});
-"""
 
 
 class Page:
@@ -84,12 +75,21 @@ class Page:
         return self.wait()
 
     def result(self) -> np.ndarray:
-        """The file to download, as [H, W, channels] uint8."""
+        """The downloaded file, as [H, W, channels] uint8."""
         from PIL import Image
 
-        data = base64.b64decode(self.driver.execute_async_script(_FILE))
-        with Image.open(io.BytesIO(data)) as image:
-            array = np.asarray(image)
+        name = self.driver.find_element("id", "download").get_attribute("download")
+        with tempfile.TemporaryDirectory() as folder:
+            behaviour = {"behavior": "allow", "downloadPath": folder, "eventsEnabled": False}
+            self.driver.execute_cdp_cmd("Browser.setDownloadBehavior", behaviour)
+            self.click("download")
+            end = time.monotonic() + 60
+            while not (Path(folder) / name).is_file():  # it gets its name once it is whole
+                if time.monotonic() > end:
+                    raise TimeoutError(f"{name} was not downloaded")
+                time.sleep(0.05)
+            with Image.open(Path(folder) / name) as image:
+                array = np.asarray(image)
         return array[..., None] if array.ndim == 2 else array
 
     def tiles(self) -> int:

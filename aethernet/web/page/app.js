@@ -207,7 +207,10 @@ function setZoom(zoom) {
   const frame = $("frame");
   const at = [frame.scrollLeft + frame.clientWidth / 2, frame.scrollTop + frame.clientHeight / 2];
   const before = stack.clientWidth || 1;
-  stack.style.width = zoom === "fit" ? "100%" : `${(state.size.width * Number(zoom)) / (window.devicePixelRatio || 1)}px`;
+  const { width, height } = state.size;
+  // All of it to be seen; small images are shown larger than they are, but not huge.
+  const fit = `min(100%, ${(70 * width) / height}vh, ${Math.max(width, 640)}px)`;
+  stack.style.width = zoom === "fit" ? fit : `${(width * Number(zoom)) / (window.devicePixelRatio || 1)}px`;
   stack.classList.toggle("sharp", zoom !== "fit" && Number(zoom) > 1);
   const grown = stack.clientWidth / before;
   frame.scrollTo(at[0] * grown - frame.clientWidth / 2, at[1] * grown - frame.clientHeight / 2);
