@@ -5,7 +5,7 @@ Importing this package is light; the names below load what they need when first 
     import aethernet
 
     network = aethernet.load("net_g.pth")          # any AetherNet checkpoint, nothing in it is executed
-    fused = aethernet.fuse(network.model)          # same picture, fewer operations
+    fused = aethernet.fuse(network.model)          # same image, fewer operations
     aethernet.export_onnx(fused, "net.onnx")       # contract-checked ONNX
     bundle = aethernet.open_bundle("out/net_2x")   # a release folder
     upscaler = aethernet.Upscaler(bundle)          # enlarges arrays and files

@@ -148,7 +148,7 @@ class QuantizationError(AethernetError):
 class CalibrationError(QuantizationError):
     """There is nothing to take ranges from; int8 is left out rather than invented."""
 
-    hint = "give pictures with --images, or a checkpoint with records of quantisation-aware training"
+    hint = "give images with --images, or a checkpoint with records of quantisation-aware training"
 
 
 class ExportError(AethernetError):
@@ -166,19 +166,19 @@ class BenchmarkError(AethernetError):
 class GateError(AethernetError):
     """At least one form that must pass missed its limits. ``table`` holds every measurement."""
 
-    hint = "nothing was published; the table lists every form, picture and size, the forms stay in the store for study"
+    hint = "nothing was published; the table lists every form, image and size, the forms stay in the store for study"
 
     def __init__(self, message: str, table: str) -> None:
         super().__init__(message)
         self.table = table
 
 
-class PictureError(AethernetError):
-    """A picture cannot be read or written as asked."""
+class ImageError(AethernetError):
+    """An image cannot be read or written as asked."""
 
 
-class FilmError(AethernetError):
-    """A film cannot be read or written as asked."""
+class VideoError(AethernetError):
+    """A video cannot be read or written as asked."""
 
 
 class UpscaleError(AethernetError):
@@ -213,7 +213,7 @@ class BuilderError(EngineError):
         self.log = log
 
 
-class ForeignEngineError(EngineError):
+class EngineMismatchError(EngineError):
     """An engine was built for something else: another library, GPU, system or ONNX file."""
 
 

@@ -19,10 +19,31 @@ SCHEMA_VERSION = 1
 Model = TypeVar("Model", bound=BaseModel)
 
 
+_STORED_AS = {
+    "image": "picture",
+    "images": "pictures",
+    "images_sha256": "pictures_sha256",
+    "images_per_second": "pictures_per_second",
+    "channel_shift": "tint",
+    "channel_shift_removed": "tint_removed",
+    "channel_shift_before": "tint_before",
+    "channel_shift_after": "tint_after",
+    "checksum": "seal",
+}
+"""Attribute -> its key in JSON, where published records of schema version 1 have another name for the same thing."""
+
+
 class Record(BaseModel):
     """A part of a record: immutable, without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=lambda name: _STORED_AS.get(name, name),
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
 
 
 def canonical_json(record: BaseModel | dict[str, Any]) -> bytes:

@@ -33,7 +33,7 @@ def enlarge(release: Path, megabytes: int) -> None:
     """Give a release folder one large file, and records that fit."""
     from aethernet.artifact import file_digest
     from aethernet.records import canonical_json
-    from aethernet.release.assembly import sealed
+    from aethernet.release.assembly import with_checksum
     from aethernet.release.bundle import open_bundle
     from aethernet.release.manifest import BUILD, CARD, MANIFEST, FileEntry
 
@@ -47,7 +47,7 @@ def enlarge(release: Path, megabytes: int) -> None:
     manifest = opened.manifest.model_copy(update={"files": (*opened.manifest.files, entry)})
     small = {MANIFEST: canonical_json(manifest), CARD: (release / CARD).read_bytes()}
     (release / MANIFEST).write_bytes(small[MANIFEST])
-    (release / BUILD).write_bytes(canonical_json(sealed(opened.build, small)))
+    (release / BUILD).write_bytes(canonical_json(with_checksum(opened.build, small)))
 
 
 def serve(root: Path, pipe: Any) -> None:

@@ -1,7 +1,7 @@
 """The page of ``aethernet web`` in headless Chromium: milliseconds and differences to ONNX Runtime, as Markdown.
 
-``python benchmarks/web.py SITE [--webgpu] [--screenshot FILE.png]``; WebGPU runs on Chromium's adapter in software, which
-is slow and only shows that the numbers are right.
+``python benchmarks/web.py SITE [--webgpu] [--screenshot FILE.png]``; WebGPU runs on Chromium's adapter in software,
+which is slow and only shows that the numbers are right.
 """
 
 from __future__ import annotations

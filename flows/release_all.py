@@ -266,7 +266,7 @@ def _is_silent(run: _Run, state: State | None, store: Store) -> bool:
 
 
 def _give_up(run: _Run) -> None:
-    """Tell Prefect what it cannot know: nobody works on this run any more."""
+    """OnMessage Prefect what it cannot know: nobody works on this run any more."""
     with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
         client.set_flow_run_state(run.id, Crashed(message="its worker is silent"), force=True)
 

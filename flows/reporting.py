@@ -38,16 +38,16 @@ __all__ = ["Progress", "ProgressArtifact", "log_event", "report_release", "slug"
 _USUAL_STEPS = 35
 """Of a release with all forms and engines."""
 _PREVIEW_QUALITY = 92
-"""Of the pictures in Prefect's UI, as JPEG: they lie in the server's database. The release's own are PNG."""
+"""Of the images in Prefect's UI, as JPEG: they lie in the server's database. The release's own are PNG."""
 
 
-def report_release(manifest: Manifest, card: Artifact, pictures: Mapping[str, Artifact]) -> None:
-    """Put table, pictures and card where Prefect's UI and the summary of a GitHub Actions job show them.
+def report_release(manifest: Manifest, card: Artifact, images: Mapping[str, Artifact]) -> None:
+    """Put table, images and card where Prefect's UI and the summary of a GitHub Actions job show them.
 
     Args:
         manifest: Of the release.
         card: Its model card.
-        pictures: Path in the release -> picture; those that the card shows are shown.
+        images: Path in the release -> image; those that the card shows are shown.
     """
     table = measurement_table(manifest.measurements, manifest.quality, manifest.limits)
     create_markdown_artifact(
@@ -55,10 +55,10 @@ def report_release(manifest: Manifest, card: Artifact, pictures: Mapping[str, Ar
     )
     text = current_context().store.get(card).read_text(encoding="utf-8")
     body = text.split("\n---\n", 1)[1] if text.startswith("---\n") else text  # what stands in front is the Hub's
-    for path, picture in pictures.items():
+    for path, image in images.items():
         if f"]({path})" in body:
-            preview = _preview(current_context().store.get(picture))
-            key = slug(f"{Path(path).stem}-picture-{manifest.name}")
+            preview = _preview(current_context().store.get(image))
+            key = slug(f"{Path(path).stem}-image-{manifest.name}")
             create_image_artifact(preview, key=key, description=f"Before and after: {path}")
             body = body.replace(f"]({path})", f"]({preview})")
     create_markdown_artifact(body, key=slug(f"card-{manifest.name}"), description="Model card")
@@ -69,11 +69,11 @@ def report_release(manifest: Manifest, card: Artifact, pictures: Mapping[str, Ar
     summarize("\n".join([f"# {manifest.name} {manifest.version}", "", *forms, "", table]))
 
 
-def _preview(picture: Path) -> str:
-    """A picture as an address that holds it, for pages that cannot read our files."""
+def _preview(image: Path) -> str:
+    """An image as an address that holds it, for pages that cannot read our files."""
     from PIL import Image
 
-    with Image.open(picture) as opened, io.BytesIO() as stream:
+    with Image.open(image) as opened, io.BytesIO() as stream:
         opened.convert("RGB").save(stream, format="JPEG", quality=_PREVIEW_QUALITY, subsampling=0)
         return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
@@ -114,7 +114,7 @@ class ProgressArtifact:
             self._show(100.0, "released")
 
     def _show(self, percent: float, doing: str) -> None:
-        # A picture of the work must not stop the work: a server may be away for a while.
+        # An image of the work must not stop the work: a server may be away for a while.
         with suppress(httpx.HTTPError, PrefectException, RuntimeError):
             if self._artifact is None:
                 self._artifact = create_progress_artifact(percent, slug(f"progress-{self.name}"), doing)

@@ -1,4 +1,4 @@
-"""Look at a published release as a stranger would: fetch it into an empty folder, check every byte, run one picture."""
+"""Look at a published release as a stranger would: fetch it into an empty folder, check every byte, run one image."""
 
 from __future__ import annotations
 

@@ -30,18 +30,18 @@ class BenchmarkFile(BaseModel):
 @stage(host_matters=True)
 def benchmark(
     reference: Artifact,
-    contenders: list[BenchmarkFile],
-    pictures: list[ValidationImage],
+    candidates: list[BenchmarkFile],
+    images: list[ValidationImage],
     static: tuple[int, int] | None = None,
 ) -> SpeedRun:
-    """Latency on a 128x128 picture, the smallest at which small kernels and start-up no longer dominate; or on one of
+    """Latency on a 128x128 image, the smallest at which small kernels and start-up no longer dominate; or on one of
     the only size the files take.
     """
     store = current_store()
     network = load(store.get(reference))
-    case = _case(pictures, network.config.in_channels, static)
+    case = _case(images, network.config.in_channels, static)
     baseline = (f"{reference.name}, unfused", Precision.FP32, TorchRuntime(network.model))
-    others = [(one.file.name, one.precision, open_runtime(store.get(one.file))) for one in contenders]
+    others = [(one.file.name, one.precision, open_runtime(store.get(one.file))) for one in candidates]
     return library.measure_speed([baseline, *others], case.input)
 
 
@@ -50,16 +50,16 @@ def measure_speedup(
     fp32: Artifact,
     int8: Artifact,
     channels: int,
-    pictures: list[ValidationImage],
+    images: list[ValidationImage],
     static: tuple[int, int] | None = None,
 ) -> float:
     """How many times less processor time int8 takes than fp32 in ONNX Runtime."""
     store = current_store()
-    case = _case(pictures, channels, static)
+    case = _case(images, channels, static)
     floats, integers = (open_runtime(store.get(one), threads=1) for one in (fp32, int8))
     return round(library.measure_speedup(floats, integers, case.input), 3)
 
 
-def _case(pictures: list[ValidationImage], channels: int, static: tuple[int, int] | None) -> Case:
-    low = {pictures[0].name: current_store().get(pictures[0].low)}
+def _case(images: list[ValidationImage], channels: int, static: tuple[int, int] | None) -> Case:
+    low = {images[0].name: current_store().get(images[0].low)}
     return build_cases(low, channels, static=static or (_SIDE, _SIDE))[0]

@@ -32,6 +32,8 @@ class Compiled(BaseModel):
     engine: Artifact
     sidecar: Artifact
     record: EngineRecord
+    seconds: float
+    """That building it took."""
 
 
 class EngineOutcome(BaseModel):
@@ -41,6 +43,7 @@ class EngineOutcome(BaseModel):
     engine: Artifact | None = None
     sidecar: Artifact | None = None
     trial: Trial | None = None
+    build_seconds: float | None = None
 
 
 @stage()
@@ -52,12 +55,13 @@ def build_engine(model: Artifact, config: BuildConfig, label: str) -> Compiled:
     name = engine_name(model.name, config.backend, capabilities, config.profiles)
     with store.scratch() as folder:
         built = builder.build_engine(store.get(model), folder / name, config, name=model.name)
-        return Compiled(engine=store.put(built.engine), sidecar=store.put(built.sidecar), record=built.record)
+        engine, sidecar = store.put(built.engine), store.put(built.sidecar)
+        return Compiled(engine=engine, sidecar=sidecar, record=built.record, seconds=built.seconds)
 
 
 @stage(host_matters=True)
 def try_engine(
-    compiled: Compiled, gpu: Gpu, reference: Artifact, pictures: list[ValidationImage], limits: Limits, label: str
+    compiled: Compiled, gpu: Gpu, reference: Artifact, images: list[ValidationImage], limits: Limits, label: str
 ) -> Trial:
     """Run an engine beside the training form and time it."""
     del gpu, label  # part of the key, and of what progress is called
@@ -67,7 +71,7 @@ def try_engine(
         engine = folder / compiled.engine.name
         shutil.copyfile(store.get(compiled.engine), engine)
         shutil.copyfile(store.get(compiled.sidecar), engine.with_name(engine.name + SIDECAR))
-        low = {picture.name: store.get(picture.low) for picture in pictures}
+        low = {image.name: store.get(image.low) for image in images}
         return trial.try_engine(
             engine, f"engines/{engine.name}", network.model, low, network.config.in_channels, limits
         )
@@ -77,7 +81,7 @@ def build(
     spec: EngineSpec,
     models: Mapping[Precision, Artifact],
     reference: Artifact,
-    pictures: list[ValidationImage],
+    images: list[ValidationImage],
     limits: Mapping[Precision, Limits],
 ) -> list[EngineOutcome]:
     """Engines of every form, backend and group of cards; what cannot be built is named with the reason.
@@ -98,9 +102,7 @@ def build(
                     timeout=spec.timeout,
                     memory=None if spec.memory is None else int(spec.memory * 2**30),
                 )
-                engines += [
-                    _build_one(model, precision, one, reference, pictures, limits[precision]) for one in configs
-                ]
+                engines += [_build_one(model, precision, one, reference, images, limits[precision]) for one in configs]
             except (EngineError, MissingDependencyError, UsageError) as error:
                 if spec.precisions is not None:
                     raise
@@ -121,7 +123,7 @@ def _build_one(
     precision: Precision,
     config: BuildConfig,
     reference: Artifact,
-    pictures: list[ValidationImage],
+    images: list[ValidationImage],
     limits: Limits,
 ) -> EngineOutcome:
     target = ", ".join(config.capabilities or ()) or (config.gpu.name if config.gpu else "")
@@ -134,17 +136,17 @@ def _build_one(
         file=f"engines/{compiled.engine.name}",
         record=compiled.record,
     )
+    built = EngineOutcome(entry=entry, engine=compiled.engine, sidecar=compiled.sidecar, build_seconds=compiled.seconds)
     gpu = find_gpu()
     if gpu is None or not runs_here(compiled.record.identity):
-        return EngineOutcome(entry=entry, engine=compiled.engine, sidecar=compiled.sidecar)
-    tried = try_engine(compiled, gpu, reference, pictures, limits, label)
+        return built
+    tried = try_engine(compiled, gpu, reference, images, limits, label)
     if tried.failures:
         more = f"; and {len(tried.failures) - 3} more" if len(tried.failures) > 3 else ""
         raise EngineError(
             f"{compiled.engine.name} misses its limits on a {gpu.name}: {'; '.join(tried.failures[:3])}{more}"
         )
-    passed = entry.model_copy(update={"status": "passed"})
-    return EngineOutcome(entry=passed, engine=compiled.engine, sidecar=compiled.sidecar, trial=tried)
+    return built.model_copy(update={"entry": entry.model_copy(update={"status": "passed"}), "trial": tried})
 
 
 def _skipped(precision: Precision, backend: Backend, error: AethernetError) -> EngineEntry:

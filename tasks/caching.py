@@ -97,12 +97,12 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """Where stages keep files and whom they tell."""
+    """Where stages keep files and whom they notify."""
 
     store: Store
     observers: tuple[Observer, ...] = field(default=())
 
-    def tell(self, event: StageEvent) -> None:
+    def notify(self, event: StageEvent) -> None:
         """Pass an event on to every observer."""
         for observer in self.observers:
             observer(event)
@@ -151,18 +151,18 @@ class Report:
 def reporting(stage: str, label: str) -> Iterator[Report]:
     """Tells the run's observers when a step begins and how it ends."""
     context, report = current_context(), Report()
-    context.tell(StageEvent(stage=stage, label=label, kind="started"))
+    context.notify(StageEvent(stage=stage, label=label, kind="started"))
     start = time.perf_counter()
     try:
         yield report
     except BaseException as error:
         seconds = time.perf_counter() - start
-        context.tell(StageEvent(stage=stage, label=label, kind="failed", seconds=seconds, detail=str(error)))
+        context.notify(StageEvent(stage=stage, label=label, kind="failed", seconds=seconds, detail=str(error)))
         raise
     seconds = time.perf_counter() - start
     own = 0.0 if report.unchanged else seconds if report.own_seconds is None else report.own_seconds
     kind = "cached" if report.unchanged else "ran"
-    context.tell(StageEvent(stage=stage, label=label, kind=kind, seconds=seconds, own_seconds=own))
+    context.notify(StageEvent(stage=stage, label=label, kind=kind, seconds=seconds, own_seconds=own))
 
 
 class Stage(Generic[P, R]):
@@ -189,7 +189,7 @@ class Stage(Generic[P, R]):
             # A finished stage needs no lock: records appear whole, and what they name is verified.
             whole, problem = _find(context.store, key)
             if problem:
-                context.tell(StageEvent(stage=self.name, label=label, kind="rebuilding", detail=problem))
+                context.notify(StageEvent(stage=self.name, label=label, kind="rebuilding", detail=problem))
             if whole:
                 output = self._run(context, key, inputs, report)
             else:
@@ -271,7 +271,7 @@ class Stage(Generic[P, R]):
             output = self.fn(store, **arguments)  # type: ignore[call-arg]
             report.own_seconds = time.perf_counter() - start
             plain = json.loads(json.dumps(self._output.dump_python(output, mode="json"), allow_nan=False))
-            sealed = {"output": plain, "seal": _seal(key, plain)}
+            sealed = {"output": plain, "seal": _checksum(key, plain)}
             if store.is_shared:
                 # Before Prefect calls the task completed, so that what is completed never runs again elsewhere.
                 _share(store, key, sealed)
@@ -307,7 +307,7 @@ def _label(inputs: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def _seal(key: str, output: Any) -> str:
+def _checksum(key: str, output: Any) -> str:
     """Ties an output to its key, so that a record that was changed or belongs elsewhere is found out."""
     return hashlib.sha256(f"{key} {json.dumps(output, sort_keys=True)}".encode()).hexdigest()
 
@@ -328,7 +328,7 @@ def _recall(store: Store, key: str) -> dict[str, Any] | None:
         return found
     try:
         noted = json.loads(store.place.read(f"records/{key}") or "{}")
-        shared = _unseal(json.dumps(noted["sealed"]), key)
+        shared = _unseal(json.dumps(noted["with_checksum"]), key)
         used = float(noted["used"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
@@ -344,7 +344,7 @@ def _recall(store: Store, key: str) -> dict[str, Any] | None:
 
 
 def _share(store: Store, key: str, sealed: dict[str, Any]) -> None:
-    store.place.write(f"records/{key}", json.dumps({"sealed": sealed, "used": time.time()}).encode())
+    store.place.write(f"records/{key}", json.dumps({"with_checksum": sealed, "used": time.time()}).encode())
 
 
 def _read_record(path: Path, key: str) -> dict[str, Any] | None:
@@ -361,7 +361,7 @@ def _read_record(path: Path, key: str) -> dict[str, Any] | None:
 def _unseal(content: bytes | str, key: str) -> dict[str, Any] | None:
     try:
         sealed = json.loads(content)
-        whole = sealed.keys() == {"output", "seal"} and sealed["seal"] == _seal(key, sealed["output"])
+        whole = sealed.keys() == {"output", "seal"} and sealed["seal"] == _checksum(key, sealed["output"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return sealed if whole else None

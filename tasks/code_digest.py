@@ -73,7 +73,7 @@ def remembered_sources(folder: Path) -> Iterator[None]:
     memory = folder / f"sources-{ways[:16]}.json"
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         told = json.loads(memory.read_bytes())
-        if told["seal"] == _seal(told["sources"]):
+        if told["seal"] == _checksum(told["sources"]):
             _remembered.update({name: (digest, tuple(names)) for name, (digest, names) in told["sources"].items()})
     try:
         yield
@@ -81,10 +81,10 @@ def remembered_sources(folder: Path) -> Iterator[None]:
         if not _met.keys() <= _remembered.keys():
             _remembered.update(_met)
             with suppress(StoreError), atomic_path(memory) as temporary:
-                temporary.write_text(json.dumps({"sources": _met, "seal": _seal(_met)}), encoding="utf-8")
+                temporary.write_text(json.dumps({"sources": _met, "seal": _checksum(_met)}), encoding="utf-8")
 
 
-def _seal(sources: Mapping[str, object]) -> str:
+def _checksum(sources: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()
 
 

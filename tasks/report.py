@@ -12,7 +12,7 @@ __all__ = ["report"]
 
 @stage()
 def report(manifest: Manifest, build: BuildRecord, pieces: dict[str, dict[str, Artifact]]) -> Artifact:
-    """``report.html``, with windows of pictures: name -> caption -> file."""
+    """``report.html``, with windows of images: name -> caption -> file."""
     store = current_store()
     shown = [
         Piece(name=name, versions=[(caption, store.get(file)) for caption, file in versions.items()])

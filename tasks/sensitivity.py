@@ -10,7 +10,7 @@ from aethernet.checkpoint import load
 from aethernet.comparison import build_cases
 from aethernet.comparison.measurement import significant
 from aethernet.errors import QuantizationError
-from aethernet.images.files import load_picture, sample_pictures
+from aethernet.images.files import load_image, sample_images
 from aethernet.quantization.calibration import Method
 from aethernet.quantization.post_training import calibrate
 from aethernet.quantization.sensitivity import measure_sensitivity
@@ -42,7 +42,7 @@ def sensitivity(
     checkpoint: Artifact,
     residual_scale: float | None,
     fused: Artifact,
-    pictures: list[ValidationImage],
+    images: list[ValidationImage],
     spec: QuantizationSpec,
 ) -> FloatParts:
     """Measure every part, and choose for the spec's budget."""
@@ -50,14 +50,14 @@ def sensitivity(
     assert spec.budget_db is not None
     network = load(store.get(fused))
     channels = network.config.in_channels
-    low = {picture.name: store.get(picture.low) for picture in pictures}
-    own = {path.stem: path for path in sample_pictures()}
+    low = {image.name: store.get(image.low) for image in images}
+    own = {path.stem: path for path in sample_images()}
     try:
         calibrated = calibrate(
             network.model,
-            pictures=[load_picture(path, channels) for path in low.values()],
+            images=[load_image(path, channels) for path in low.values()],
             records=load(store.get(checkpoint), residual_scale=residual_scale).quantization,
-            fallback=[load_picture(path, channels) for path in own.values()],
+            fallback=[load_image(path, channels) for path in own.values()],
             method=Method(spec.method),
             seed=spec.seed,
         )
@@ -68,7 +68,7 @@ def sensitivity(
     times = time_units(network.model, calibrated.network, case.input)
     with store.scratch() as folder:
         with atomic_path(folder / "sensitivity.png") as temporary:
-            # Without times: pictures are part of the release, which is the same whenever it is made.
+            # Without times: images are part of the release, which is the same whenever it is made.
             sensitivity_chart(measured).save(temporary, format="PNG")
         return FloatParts(
             spec=spec.model_copy(update={"keep_float": measured.kept_float}),
@@ -80,7 +80,7 @@ def sensitivity(
                         name=one.unit,
                         psnr=significant(one.cost.psnr),
                         snr=significant(one.cost.snr),
-                        tint=one.cost.tint,
+                        channel_shift=one.cost.channel_shift,
                         work=one.work,
                         kept_float=one.kept_float,
                     )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aethernet.export.int8 import respell_unsigned, trace_int8
+from aethernet.export.int8 import rewrite_unsigned, trace_int8
 from aethernet.export.onnx import ExportConfig, at_opset, finish_model, trace_to_onnx
 from aethernet.precision import Precision
 from aethernet.quantization.sensitivity import UnitTimes
@@ -37,13 +37,13 @@ _CARRIERS = ("DequantizeLinear", "QuantizeLinear", "ReorderInput", "ReorderOutpu
 """Kernels that compute nothing: they are there because a neighbour wants another layout or type."""
 
 
-def time_units(fused: Network, network: Network, picture: ImageArray, *, runs: int = 9, threads: int = 0) -> UnitTimes:
+def time_units(fused: Network, network: Network, image: ImageArray, *, runs: int = 9, threads: int = 0) -> UnitTimes:
     """Time every part of ``fused`` beside the same part of ``network``.
 
     Args:
         fused: The float network.
         network: The int8 network, every part quantised.
-        picture: [N, C, H, W] float32 in [0, 1].
+        image: [N, C, H, W] float32 in [0, 1].
         runs: Counted runs of each, after one that is not counted.
         threads: Of ONNX Runtime; 0 lets it choose.
 
@@ -54,7 +54,7 @@ def time_units(fused: Network, network: Network, picture: ImageArray, *, runs: i
     plain, quantised = trace_to_onnx(fused, config), at_opset(trace_int8(network, config), config.opset)
     for proto in (plain, quantised):
         _mark(proto, units)
-    respell_unsigned(quantised)
+    rewrite_unsigned(quantised)
     with tempfile.TemporaryDirectory() as folder:
         profiled = []
         for precision, proto in ((Precision.FP32, plain), (Precision.INT8, quantised)):
@@ -62,13 +62,13 @@ def time_units(fused: Network, network: Network, picture: ImageArray, *, runs: i
             profiled.append(_Profiled(proto, Path(folder) / precision.value, threads))
         for _ in range(runs + 1):
             for one in profiled:
-                one.session.run(None, {"input": picture})
+                one.session.run(None, {"input": image})
         first, second = (one.finish(units, runs) for one in profiled)
     return UnitTimes(
         units={unit: (first[unit], second[unit]) for unit in units},
         elsewhere=(first[None], second[None]),
         total=(sum(first.values()), sum(second.values())),
-        shape=picture.shape,
+        shape=image.shape,
         runs=runs,
         threads=threads,
     )

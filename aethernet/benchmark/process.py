@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aethernet.images.files import ImageArray
     from aethernet.runtimes.protocol import Runtime
 
-__all__ = ["FormProcess", "LoadReport", "RuntimeLibrary"]
+__all__ = ["LoadReport", "RuntimeLibrary", "VariantProcess"]
 
 _PAUSE = 0.02
 """Seconds between two forms: threads of the one before that wait spinning have gone to sleep by then."""
@@ -47,7 +47,7 @@ class LoadReport:
     """Bytes the process held just before, libraries included; None where the system does not say."""
 
 
-class FormProcess:
+class VariantProcess:
     """Runs one file in a process of its own, from ``__enter__`` to ``__exit__``.
 
     Args:
@@ -78,15 +78,15 @@ class FormProcess:
             raise
         return self
 
-    def show(self, picture: ImageArray) -> None:
-        """The picture to run on from now on, [N, C, H, W]; the peak of memory counts from here."""
-        self._ask("show", picture)
+    def show(self, image: ImageArray) -> None:
+        """The image to run on from now on, [N, C, H, W]; the peak of memory counts from here."""
+        self._ask("show", image)
 
     def run(self) -> float:
         """Milliseconds of one run.
 
         Raises:
-            BenchmarkError: It fails on this picture, or the process is gone.
+            BenchmarkError: It fails on this image, or the process is gone.
         """
         time.sleep(_PAUSE)
         return float(self._ask("run"))
@@ -128,7 +128,7 @@ def _serve(connection: Connection, path: str, engine: RuntimeLibrary, threads: i
     from aethernet.benchmark.timing import run_once
 
     runtime: Any = None
-    picture: Any = None
+    image: Any = None
 
     def load(_: Any) -> LoadReport:
         nonlocal runtime
@@ -139,13 +139,13 @@ def _serve(connection: Connection, path: str, engine: RuntimeLibrary, threads: i
         return LoadReport(runtime=runtime.name, load_ms=(time.perf_counter() - start) * 1000, memory=memory)
 
     def show(value: Any) -> None:
-        nonlocal picture
-        picture = value
+        nonlocal image
+        image = value
         _reset_peak()
 
     requests: dict[str, Callable[[Any], Any]] = {
         "show": show,
-        "run": lambda _: run_once(runtime, picture),
+        "run": lambda _: run_once(runtime, image),
         "memory": lambda _: _memory("VmHWM"),
     }
     try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aethernet.benchmark.process import FormProcess, RuntimeLibrary
+from aethernet.benchmark.process import RuntimeLibrary, VariantProcess
 from aethernet.benchmark.timing import take_turns
 from aethernet.errors import BenchmarkError, UsageError
 from aethernet.networks.config import FoldState
@@ -31,8 +31,8 @@ __all__ = [
     "Floor",
     "available_threads",
     "entries_of",
-    "foreign_entry",
-    "hold_contest",
+    "run_benchmark",
+    "third_party_candidate",
 ]
 
 _IN_PYTORCH = {Precision.FP32: "torch-fused", Precision.INT8: "torch-int8"}
@@ -43,7 +43,7 @@ _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One form in the contest."""
+    """One form in the benchmark."""
 
     name: str
     """What tables and floors call it."""
@@ -123,18 +123,18 @@ class Floor:
                 raise UsageError(f"the floor '{text}' names '{name}'", hint=f"known are {', '.join(known)}")
         return cls(faster=found[1], slower=found[2], times=float(found[3]))
 
-    def ratios(self, contest: BenchmarkResult) -> list[float | None]:
+    def ratios(self, benchmark: BenchmarkResult) -> list[float | None]:
         """What was reached at each size; None where one of the two did not run."""
         reached: list[float | None] = []
-        for _, results in contest.sizes:
+        for _, results in benchmark.sizes:
             medians = {result.name: result.median_ms for result in results}
             both = self.faster in medians and self.slower in medians
             reached.append(medians[self.slower] / medians[self.faster] if both else None)
         return reached
 
-    def holds(self, contest: BenchmarkResult) -> bool:
+    def holds(self, benchmark: BenchmarkResult) -> bool:
         """Whether it was reached everywhere."""
-        return all(ratio is not None and ratio >= self.times for ratio in self.ratios(contest))
+        return all(ratio is not None and ratio >= self.times for ratio in self.ratios(benchmark))
 
 
 def available_threads() -> int:
@@ -174,7 +174,7 @@ def entries_of(bundle: Bundle) -> list[Candidate]:
     return [entry for _, entry in found]
 
 
-def foreign_entry(path: Path, taken: Iterable[str]) -> Candidate:
+def third_party_candidate(path: Path, taken: Iterable[str]) -> Candidate:
     """Another file to put beside a release: ONNX, or a checkpoint of an AetherNet or of a network spandrel knows.
 
     Args:
@@ -196,23 +196,23 @@ def foreign_entry(path: Path, taken: Iterable[str]) -> Candidate:
     return Candidate(name=name, path=path, engine=engine, required=True)
 
 
-def hold_contest(
+def run_benchmark(
     entries: Sequence[Candidate],
-    pictures: Sequence[ImageArray],
+    images: Sequence[ImageArray],
     *,
     runs: int = 7,
     threads: int = 0,
     seconds: float | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> BenchmarkResult:
-    """Run all entries in turn on each picture.
+    """Run all entries in turn on each image.
 
     Where ``seconds`` are not enough, there are fewer runs, down to three; then the slowest are left out, never fp32 nor
     what is required.
 
     Args:
         entries: Loaded at once, each in its own process.
-        pictures: [N, C, H, W] float32 in [0, 1], one per size.
+        images: [N, C, H, W] float32 in [0, 1], one per size.
         runs: Counted runs of each at each size, after one that is not counted.
         threads: CPU threads of each; 0: as many as there are processors for this process.
         seconds: For everything after loading, about: a run that has begun is not cut off; None takes as long as it
@@ -224,7 +224,7 @@ def hold_contest(
     """
     threads = threads or available_threads()
     skipped: list[tuple[str, str]] = []
-    opened: list[tuple[Candidate, FormProcess]] = []
+    opened: list[tuple[Candidate, VariantProcess]] = []
     sizes = []
     with ExitStack() as stack:
         for entry in entries:
@@ -235,8 +235,8 @@ def hold_contest(
         deadline = None if seconds is None else time.monotonic() + seconds
         if deadline is not None:  # whoever may have to be left out comes last
             opened.sort(key=lambda one: (not _kept(one[0]), one[0].engine is RuntimeLibrary.PYTORCH))
-        for number, picture in enumerate(pictures):
-            batch, _, height, width = picture.shape
+        for number, image in enumerate(images):
+            batch, _, height, width = image.shape
             label = f"{height}x{width}"
             progress(f"warming up at {label}")
             first: dict[str, float] = {}
@@ -245,11 +245,11 @@ def hold_contest(
                     skipped.append((entry.name, f"was left out at {label}: the time is over"))
                     continue
                 with _unless_required(entry, skipped, at=f" at {label}"):
-                    process.show(picture)
+                    process.show(image)
                     first[entry.name] = process.run()
             ready = [(entry, process) for entry, process in opened if entry.name in first]
             ready.sort(key=lambda one: place[one[0].name])
-            left = None if deadline is None else (deadline - time.monotonic()) / (len(pictures) - number)
+            left = None if deadline is None else (deadline - time.monotonic()) / (len(images) - number)
             here, slow = _affordable([entry for entry, _ in ready], first, runs, left)
             for entry in slow:
                 taken = f"one run takes {first[entry.name] / 1000:.1f} s, too long for {min(runs, _LEAST_RUNS)} of all"
@@ -257,14 +257,14 @@ def hold_contest(
             ready = [(entry, process) for entry, process in ready if entry not in slow]
             turn = sum(first[entry.name] for entry, _ in ready) / 1000
             progress(f"{here} runs of each at {label}, about {here * turn:.0f} s")
-            tell = progress if turn > _LONG_TURN else _silent
-            times = take_turns([process.run for _, process in ready], here, _remaining(tell, here, turn))
+            on_message = progress if turn > _LONG_TURN else _silent
+            times = take_turns([process.run for _, process in ready], here, _remaining(on_message, here, turn))
             megapixels = batch * height * width / 1e6
             results = tuple(
                 _result(entry, process, taken, first[entry.name], megapixels)
                 for (entry, process), taken in zip(ready, times, strict=True)
             )
-            sizes.append((picture.shape, results))
+            sizes.append((image.shape, results))
     return BenchmarkResult(sizes=tuple(sizes), skipped=tuple(skipped), runs=runs, threads=threads, seconds=seconds)
 
 
@@ -291,12 +291,12 @@ def _affordable(
     return runs, slow
 
 
-def _remaining(tell: Callable[[str], None], runs: int, turn: float) -> Callable[[int], None]:
+def _remaining(on_message: Callable[[str], None], runs: int, turn: float) -> Callable[[int], None]:
     """What says after each turn how long the others will take."""
 
     def after(done: int) -> None:
         if done < runs:
-            tell(f"{done} of {runs} done, about {(runs - done) * turn:.0f} s left")
+            on_message(f"{done} of {runs} done, about {(runs - done) * turn:.0f} s left")
 
     return after
 
@@ -316,14 +316,14 @@ def _unless_required(entry: Candidate, skipped: list[tuple[str, str]], at: str =
         skipped.append((entry.name, f"cannot run here{at}: {error}"))
 
 
-def _process_for(entry: Candidate, threads: int) -> FormProcess:
+def _process_for(entry: Candidate, threads: int) -> VariantProcess:
     if entry.engine is RuntimeLibrary.OPENVINO and importlib.util.find_spec("openvino") is None:
         raise BenchmarkError("openvino is not installed")
-    return FormProcess(entry.path, entry.engine, threads)
+    return VariantProcess(entry.path, entry.engine, threads)
 
 
 def _result(
-    entry: Candidate, process: FormProcess, times: list[float], first: float, megapixels: float
+    entry: Candidate, process: VariantProcess, times: list[float], first: float, megapixels: float
 ) -> CandidateResult:
     median, peak, before = statistics.median(times), process.peak_memory(), process.loaded.memory
     return CandidateResult(

@@ -274,5 +274,5 @@ def _residual_scale(config: NetworkConfig, recorded: float | None, stated: float
     guess = 0.2 if (config.embed_dim, config.depths) in small else 0.1
     return guess, (
         f"this generation-3 file does not record its residual scale; {guess} was assumed from its width and depths "
-        "(state it with residual_scale if you know better: a wrong value gives a wrong picture)"
+        "(state it with residual_scale if you know better: a wrong value gives a wrong image)"
     )

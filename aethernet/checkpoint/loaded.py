@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from aethernet.networks.activations import respelled
+from aethernet.networks.activations import rewritten
 from aethernet.networks.config import FoldState, NetworkConfig
 from aethernet.networks.fusion import fuse
-from aethernet.networks.third_party import ForeignNetwork
+from aethernet.networks.third_party import ThirdPartyNetwork
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ class LoadedNetwork:
     def folded(self) -> Network:
         """The network as it is exported: everything folded that can be, activations spelled for runtimes."""
         network = self.model if self.form is FoldState.FUSED or self.int8 else fuse(self.model)
-        return respelled(network) if isinstance(network, ForeignNetwork) and not self.int8 else network
+        return rewritten(network) if isinstance(network, ThirdPartyNetwork) and not self.int8 else network
 
     @property
     def released(self) -> Network:
@@ -60,8 +60,3 @@ class LoadedNetwork:
     def nothing_to_fuse(self) -> bool:
         """Whether the network is deployed as it was trained: another library's, without branches to fold."""
         return self.form is FoldState.FUSED and not isinstance(self.config, NetworkConfig)
-
-    @property
-    def traceable_unfused(self) -> bool:
-        """Whether the network can be exported without folding: other libraries' branches fold on the way."""
-        return isinstance(self.config, NetworkConfig)

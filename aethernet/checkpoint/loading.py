@@ -13,7 +13,7 @@ import torch
 from aethernet.checkpoint.aethernet import assemble, is_aethernet
 from aethernet.checkpoint.loaded import LoadedNetwork
 from aethernet.checkpoint.reading import read_checkpoint
-from aethernet.checkpoint.third_party import architecture_of, assemble_foreign
+from aethernet.checkpoint.third_party import architecture_of, assemble_third_party
 from aethernet.errors import UnknownNetworkError
 from aethernet.install import requirement
 
@@ -68,7 +68,7 @@ def load_content(
     """
     foreign = not is_aethernet(content) and architecture_of(content, metadata) is not None
     # What nobody recognises is held against AetherNet, which says best what is wrong.
-    build = assemble_foreign if foreign else assemble
+    build = assemble_third_party if foreign else assemble
     try:
         return build(content, metadata, file_format=file_format, expect=expect, residual_scale=residual_scale)
     except UnknownNetworkError as error:

@@ -15,7 +15,7 @@ from aethernet.errors import SpecMismatchError, UnreachableError, UsageError
 __all__ = ["fetched_file", "is_remote"]
 
 LARGEST = 16 * 2**30
-"""Bytes; whatever is larger is no checkpoint of a network for pictures."""
+"""Bytes; whatever is larger is no checkpoint of a network for images."""
 
 TIMEOUT = 60.0
 """Seconds without a byte."""

@@ -15,7 +15,7 @@ from aethernet.checkpoint.embedding import DESCRIPTION_KEY, held_together, weigh
 from aethernet.checkpoint.format import METADATA_KEY, RECORD
 from aethernet.networks.config import SCHEMA_VERSION
 from aethernet.networks.network import form_of
-from aethernet.networks.third_party import PREFIX, ForeignNetwork
+from aethernet.networks.third_party import PREFIX, ThirdPartyNetwork
 from aethernet.quantization.finetuned import FinetunedInt8
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _description(network: Network) -> dict[str, Any]:
         "network": network.config.to_json(),
         "form": form_of(network).value,
     }
-    if isinstance(network, ForeignNetwork) and network.left_out:
+    if isinstance(network, ThirdPartyNetwork) and network.left_out:
         described["left_out"] = {name: list(shape) for name, shape in network.left_out.items()}
         described["added"] = sorted(network.added)
     return described
@@ -46,7 +46,7 @@ def _plain_tensors(network: Network, dtype: torch.dtype | None) -> dict[str, Ten
 
     if is_quantized(network):
         return {_stored_name(name): tensor for name, tensor in int8_tensors(network).items()}
-    stored = network.network if isinstance(network, ForeignNetwork) else network
+    stored = network.network if isinstance(network, ThirdPartyNetwork) else network
     # Cloned, so that a parameter that is a view (into a trainer's flat buffer, say) brings nothing but itself.
     return {
         name: tensor.detach()
@@ -60,7 +60,7 @@ def _record(network: Network) -> dict[str, Tensor]:
     """What a ``.pth`` cannot do without where folding changed the tensors of another library's network: our record of
     it, as the bytes of its JSON.
     """
-    if not isinstance(network, ForeignNetwork) or not network.left_out:
+    if not isinstance(network, ThirdPartyNetwork) or not network.left_out:
         return {}
     text = json.dumps(_description(network), sort_keys=True).encode()
     return {RECORD: torch.frombuffer(bytearray(text), dtype=torch.uint8)}

@@ -26,14 +26,14 @@ from aethernet.errors import (
     UnknownNetworkError,
     UsageError,
 )
-from aethernet.networks.activations import respelled
-from aethernet.networks.third_party import PREFIX, ForeignNetwork, wrap
+from aethernet.networks.activations import rewritten
+from aethernet.networks.third_party import PREFIX, ThirdPartyNetwork, wrap
 from aethernet.quantization.state import is_int8, restore, split
 
 if TYPE_CHECKING:
     from aethernet.networks.descriptor import Descriptor
 
-__all__ = ["architecture_of", "assemble_foreign"]
+__all__ = ["architecture_of", "assemble_third_party"]
 
 _MOST_LAYERS = 4096
 """Larger numbers inside a tensor's name belong to no network, and would have one built that fills the memory."""
@@ -55,7 +55,7 @@ def architecture_of(content: Mapping[str, Any], metadata: Mapping[str, str]) -> 
     return None if found is None else str(found.architecture.id)
 
 
-def assemble_foreign(
+def assemble_third_party(
     content: Mapping[str, Any],
     metadata: Mapping[str, str],
     *,
@@ -86,7 +86,7 @@ def assemble_foreign(
     if left_out:
         # What is stored was folded already; the structure is folded once more, and filled.
         network.merge_()
-        network = respelled(network, {name.removesuffix(".weight") for name in left_out})
+        network = rewritten(network, {name.removesuffix(".weight") for name in left_out})
         _fill(network.network, state)
     if "network" in record:
         _agree(record["network"], network.config)
@@ -106,7 +106,7 @@ def assemble_foreign(
     )
 
 
-def _built(state: dict[str, Tensor]) -> ForeignNetwork:
+def _built(state: dict[str, Tensor]) -> ThirdPartyNetwork:
     from spandrel import MAIN_REGISTRY, ImageModelDescriptor, UnsupportedModelError
 
     try:
@@ -125,9 +125,9 @@ def _built(state: dict[str, Tensor]) -> ForeignNetwork:
         ) from error
     if not isinstance(descriptor, ImageModelDescriptor):
         raise UnknownNetworkError(
-            f"expected a network that takes a picture and gives one, found {descriptor.architecture.name}, "
+            f"expected a network that takes an image and gives one, found {descriptor.architecture.name}, "
             "which also takes a mask",
-            hint="only networks from picture to picture can be released",
+            hint="only networks from image to image can be released",
         )
     return wrap(descriptor)
 

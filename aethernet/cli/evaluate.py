@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from aethernet.cli.output import write_chart
+import typer
+
+from aethernet.cli.inputs import whole_bundle
+from aethernet.cli.options import AsJson, Chart, Only, split_list
+from aethernet.cli.output import emit_json, print_table, require_png, say, write_chart
 from aethernet.cli.progress import Bar
-from aethernet.cli.steps import whole_bundle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
-__all__ = ["evaluate_bundle", "evaluation_tables", "evaluation_words"]
+__all__ = ["evaluate", "evaluate_bundle", "evaluation_tables", "evaluation_words"]
 
 _COLUMNS = {"psnr_rgb": ("PSNR RGB", ".3f"), "ssim_rgb": ("SSIM RGB", ".4f"), "psnr_y": ("PSNR Y", ".3f")}
 _COLUMNS["ssim_y"] = ("SSIM Y", ".4f")
@@ -23,6 +26,42 @@ _PERCEPTUAL = {
     "lpips": "LPIPS 0.1 on AlexNet (pyiqa), RGB, nothing cropped; lower is better",
     "dists": "DISTS (pyiqa), RGB, nothing cropped; lower is better",
 }
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Release folder.")],
+    hr: Annotated[
+        Path, typer.Option(help="Folder of originals, a set such as Set5 with HR and LR in it, or a folder of sets.")
+    ],
+    lr: Annotated[Path | None, typer.Option(help="Their low-resolution partners (default: the set's own).")] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(help="Without partners: matlab-bicubic (default), bicubic, box, dpid. With: how they were made."),
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(min=0, help="Pixels cut off every side for Y (default: the scale); never for RGB.")
+    ] = None,
+    only: Only = "",
+    perceptual: Annotated[
+        str, typer.Option(help="Also lpips, dists or both (lpips,dists); needs the extra `perceptual`.")
+    ] = "",
+    chart: Chart = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every form against high-resolution images: PSNR and SSIM, RGB and Y, per image and mean."""
+    require_png(chart)
+    facts = evaluate_bundle(
+        bundle, hr=hr, lr=lr, kernel=kernel, crop=crop, only=only, perceptual=perceptual, chart=chart
+    )
+    if as_json:
+        emit_json(facts)
+    else:
+        for table in evaluation_tables(facts):
+            print_table(table)
+    for line in evaluation_words(facts):
+        say(line)
+    if facts["failed"]:
+        raise typer.Exit(1)
 
 
 def evaluate_bundle(
@@ -37,7 +76,8 @@ def evaluate_bundle(
     chart: Path | None,
 ) -> dict[str, Any]:
     """Measure a release; JSON values, described in ``docs/evaluation.md``."""
-    from aethernet.evaluation import evaluate, find_sets
+    from aethernet.evaluation import evaluate as measure
+    from aethernet.evaluation import find_sets
     from aethernet.evaluation.perceptual import perceptual_metrics
     from aethernet.host import describe_host, toolchain
 
@@ -45,13 +85,13 @@ def evaluate_bundle(
     manifest = bundle.manifest
     scale = int(manifest.network.config["scale"])
     sets = find_sets(hr, lr, scale, kernel)
-    distances = perceptual_metrics(_names(perceptual))
+    distances = perceptual_metrics(split_list(perceptual))
     with Bar(0, "runs") as bar:
-        found = evaluate(
+        found = measure(
             bundle,
             sets,
             crop=crop,
-            only=_names(only),
+            only=split_list(only),
             perceptual=distances,
             progress=lambda words, done, total: bar.show(done, words, total=total),
         )
@@ -65,7 +105,7 @@ def evaluate_bundle(
             "rounding": "8 bits, clipped",
             "psnr_rgb, ssim_rgb": "all channels, nothing cropped",
             "psnr_y, ssim_y": "BT.601 Y in 16 to 235, not rounded, `crop` pixels cut off every side",
-            "mean": "of the pictures' values",
+            "mean": "of the images' values",
             **{name: _PERCEPTUAL[name] for name in distances},
         },
         "results": [one.to_json() for one in found.results],
@@ -78,7 +118,7 @@ def evaluate_bundle(
 
 
 def evaluation_tables(facts: dict[str, Any]) -> Iterator[Table]:
-    """Per set: the means of every form, then every picture."""
+    """Per set: the means of every form, then every image."""
     from rich.table import Table
 
     columns = [name for name in _COLUMNS if any(name in one for one in facts["results"])]
@@ -95,7 +135,7 @@ def evaluation_tables(facts: dict[str, Any]) -> Iterator[Table]:
         rows = [one for one in facts["results"] if one["set"] == name]
         first = rows[0]
         title = (
-            f"{name}, {len(first['pictures'])} pictures, sha256 {first['digest'][:16]}\n"
+            f"{name}, {len(first['pictures'])} images, sha256 {first['digest'][:16]}\n"
             f"kernel: {first['kernel']}\n"
             f"{first['channels']} without crop; Y with {first['crop']} pixels cropped; rounded to 8 bits"
         )
@@ -104,9 +144,9 @@ def evaluation_tables(facts: dict[str, Any]) -> Iterator[Table]:
             means.add_row(one["form"], one["runtime"], *_values(one, columns))
         yield means
         each = table("", "picture", "form")
-        for index, picture in enumerate(first["pictures"]):
+        for index, image in enumerate(first["pictures"]):
             for one in rows:
-                each.add_row(picture["picture"], one["form"], *_values(one["pictures"][index], columns))
+                each.add_row(image["picture"], one["form"], *_values(one["pictures"][index], columns))
         yield each
 
 
@@ -120,10 +160,6 @@ def evaluation_words(facts: dict[str, Any]) -> Iterator[str]:
 
 def _values(measured: dict[str, Any], columns: list[str]) -> list[str]:
     return ["–" if measured[key] is None else format(measured[key], _COLUMNS[key][1]) for key in columns]
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.replace(" ", "").split(",") if name]
 
 
 def _chart(facts: dict[str, Any]) -> Image:

@@ -3,17 +3,57 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from aethernet.cli.output import say, write_chart
-from aethernet.cli.steps import case_of_size, float_network, pictures_of
+import typer
+
+from aethernet.cli.inputs import case_of_size, float_network, images_of, sizes_of
+from aethernet.cli.options import AsJson, Chart, ResidualScale
+from aethernet.cli.output import emit_json, print_table, require_png, say, write_chart
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from aethernet.quantization.sensitivity import Cost, Sensitivity, UnitTimes
 
-__all__ = ["measure_file", "sensitivity_table"]
+__all__ = ["measure_file", "sensitivity", "sensitivity_table"]
+
+
+def sensitivity(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of any form.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images to measure on (default: the library's own two).")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="DB", help="Also choose parts to keep float for this PSNR to float.")
+    ] = None,
+    time: Annotated[bool, typer.Option(help="Also time every part in ONNX Runtime, fp32 beside int8.")] = True,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Input size for times.")] = "256x256",
+    threads: Annotated[int, typer.Option(min=0, help="Of ONNX Runtime (default: its own choice).")] = 0,
+    chart: Chart = None,
+    residual_scale: ResidualScale = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure, part by part, what int8 costs in quality and gains in time."""
+    require_png(chart)
+    (only,) = sizes_of(size)[:1]
+    facts = measure_file(
+        checkpoint,
+        images=images,
+        budget=budget,
+        timed=time,
+        size=only,
+        threads=threads,
+        chart=chart,
+        residual_scale=residual_scale,
+    )
+    if as_json:
+        emit_json(facts)
+    else:
+        print_table(sensitivity_table(facts))
+    if budget is not None:
+        kept = ", ".join(facts["kept_float"]) or "none"
+        say(f"kept float for {budget:g} dB: {kept}; in a spec: [quantization] budget_db = {budget:g}")
 
 
 def measure_file(
@@ -33,31 +73,31 @@ def measure_file(
         QuantizationError: The budget cannot be kept.
     """
     from aethernet.benchmark.parts import time_units
-    from aethernet.images.files import load_picture
+    from aethernet.images.files import load_image
     from aethernet.quantization.post_training import calibrate
     from aethernet.quantization.sensitivity import measure_sensitivity
     from aethernet.release.chart import sensitivity_chart
 
     loaded = float_network(source, residual_scale)
-    fused, pictures = loaded.folded, pictures_of(images)
-    say(f"calibrating {source.name} on {', '.join(pictures)}")
+    fused, named_images = loaded.folded, images_of(images)
+    say(f"calibrating {source.name} on {', '.join(named_images)}")
     calibrated = calibrate(
         fused,
-        pictures=[load_picture(path, loaded.config.in_channels) for path in pictures.values()],
+        images=[load_image(path, loaded.config.in_channels) for path in named_images.values()],
         records=loaded.quantization,
     )
     measured = measure_sensitivity(calibrated, budget_db=budget, progress=lambda part: say(f"measuring {part}"))
     times = None
     if timed:
         say(f"timing fp32 and int8 at {size[0]}x{size[1]}")
-        picture = case_of_size(pictures, loaded.config.in_channels, size)
-        times = time_units(fused, calibrated.network, picture, threads=threads)
+        image = case_of_size(named_images, loaded.config.in_channels, size)
+        times = time_units(fused, calibrated.network, image, threads=threads)
     if chart is not None:
         write_chart(sensitivity_chart(measured, times), chart)
     return {
         "checkpoint": str(source),
         "network": loaded.config.title,
-        "pictures": list(pictures),
+        "pictures": list(named_images),
         "crops": measured.crops,
         "parts": [_part(measured, times, index) for index in range(len(measured.units))],
         "rewriting": _cost(measured.rewriting),
@@ -75,7 +115,7 @@ def _cost(cost: Cost) -> dict[str, float | None]:
         "psnr_db": significant(cost.psnr),
         "snr_db": significant(cost.snr),
         "noise": significant(cost.noise),
-        "tint": significant(cost.tint),
+        "tint": significant(cost.channel_shift),
     }
 
 

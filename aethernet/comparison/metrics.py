@@ -1,4 +1,4 @@
-"""Measures of how far two pictures are apart. Pure functions on [N, C, H, W] float arrays; the peak is always 1.0."""
+"""Measures of how far two images are apart. Pure functions on [N, C, H, W] float arrays; the peak is always 1.0."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LevelShares:
 
 
 def psnr(a: ImageArray, b: ImageArray) -> float | None:
-    """Peak signal-to-noise ratio in dB for peak 1.0; None for identical pictures (it would be infinite)."""
+    """Peak signal-to-noise ratio in dB for peak 1.0; None for identical images (it would be infinite)."""
     error = float(np.mean(np.square(a.astype(np.float64) - b.astype(np.float64))))
     return None if error == 0 else -10 * math.log10(error)
 
@@ -72,19 +72,19 @@ def level_shares(a: ImageArray, b: ImageArray) -> LevelShares:
     )
 
 
-def luma(picture: ImageArray) -> ImageArray:
+def luma(image: ImageArray) -> ImageArray:
     """[N, 3, H, W] RGB -> [N, 1, H, W] Y of ITU-R BT.601 in studio range (16 to 235 of 255), as super-resolution
     papers use.
     """
-    if picture.shape[1] == 1:
-        return picture
+    if image.shape[1] == 1:
+        return image
     weights = np.array([65.481, 128.553, 24.966], dtype=np.float64) / 255
-    y = np.tensordot(picture.astype(np.float64), weights, axes=([1], [0])) + 16 / 255
+    y = np.tensordot(image.astype(np.float64), weights, axes=([1], [0])) + 16 / 255
     return y[:, None].astype(np.float32)
 
 
-def crop_border(picture: ImageArray, border: int) -> ImageArray:
-    """Cut ``border`` pixels off every side; a picture too small for it comes back whole."""
-    if border == 0 or min(picture.shape[2:]) <= 2 * border:
-        return picture
-    return picture[:, :, border:-border, border:-border]
+def crop_border(image: ImageArray, border: int) -> ImageArray:
+    """Cut ``border`` pixels off every side; an image too small for it comes back whole."""
+    if border == 0 or min(image.shape[2:]) <= 2 * border:
+        return image
+    return image[:, :, border:-border, border:-border]

@@ -8,13 +8,13 @@ Building is :mod:`aethernet.engines.builder`, not imported here: manifests hold 
 """
 
 from aethernet.engines.backends import Backend, Gpu, find_gpu, installed_version
-from aethernet.engines.identity import EngineIdentity, EngineRecord, check_engine, read_record
+from aethernet.engines.identity import EngineFingerprint, EngineRecord, check_engine, read_record
 from aethernet.engines.profiles import PROFILE_PRESETS, Profile, parse_profile
 
 __all__ = [
     "PROFILE_PRESETS",
     "Backend",
-    "EngineIdentity",
+    "EngineFingerprint",
     "EngineRecord",
     "Gpu",
     "Profile",

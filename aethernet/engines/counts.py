@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from aethernet.precision import Precision
+from aethernet.records import Record
 
 if TYPE_CHECKING:
     import onnx
@@ -36,11 +37,7 @@ _NAMES = {"FLOAT": "fp32", "HALF": "fp16", "INT8": "int8", "BF16": "bf16"}
 _PLAN_NAMES = {"float": "fp32", "half": "fp16", "int8": "int8", "bf16": "bf16", "bfloat16": "bf16"}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class TypedCounts(_Record):
+class TypedCounts(Record):
     """A parsed network by precision."""
 
     products: dict[str, int] = Field(description="Convolutions and matrix products by the precision they compute in")
@@ -51,7 +48,7 @@ class TypedCounts(_Record):
     fp32_islands: tuple[str, ...] = Field(default=(), description="Operations in fp32 inside an fp16 or int8 network")
 
 
-class PlanCounts(_Record):
+class PlanCounts(Record):
     """A built engine by precision."""
 
     source: str = Field(description="How it was read")

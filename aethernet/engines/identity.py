@@ -7,19 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from aethernet.artifact import atomic_path, file_digest
 from aethernet.engines.backends import Backend, Gpu, find_gpu, installed_version
 from aethernet.engines.counts import PlanCounts, TypedCounts
 from aethernet.engines.profiles import Profile
-from aethernet.errors import BundleError, EngineError, ForeignEngineError
+from aethernet.errors import BundleError, EngineError, EngineMismatchError
 from aethernet.precision import Precision
+from aethernet.records import Record
 
 __all__ = [
     "SIDECAR",
     "Checked",
-    "EngineIdentity",
+    "EngineFingerprint",
     "EngineRecord",
     "EngineSpeed",
     "Message",
@@ -35,11 +36,7 @@ SIDECAR = ".json"
 """Appended to an engine's file name: ``NAME.engine.json``."""
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EngineIdentity(_Record):
+class EngineFingerprint(Record):
     """What an engine is and what it runs on."""
 
     backend: Backend
@@ -48,19 +45,23 @@ class EngineIdentity(_Record):
     capabilities: tuple[str, ...] | None = Field(default=None, description="Compute capabilities it was compiled for")
     gpu: Gpu | None = Field(default=None, description="The GPU it was tuned on, where one was used")
     precision: Precision
-    channels: int = Field(description="Of the picture")
+    channels: int = Field(description="Of the image")
     profiles: tuple[Profile, ...]
     flags: dict[str, bool] = Field(description="Builder settings that change results")
-    adjustments: tuple[str, ...] = Field(default=(), description="What was respelled before the build, and why")
+    adjustments: tuple[str, ...] = Field(default=(), description="What was rewritten before the build, and why")
     onnx: str = Field(description="File it was built from")
     onnx_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the engine")
     size: int = Field(gt=0, description="Bytes")
-    build_seconds: float
+    build_seconds: float | None = Field(
+        default=None,
+        exclude_if=lambda seconds: seconds is None,
+        description="Of earlier versions: now build.json says it, so that two builds differ in the engine alone",
+    )
     timing_cache_sha256: str | None = Field(default=None, description="Measured tactics it was built with")
 
 
-class Message(_Record):
+class Message(Record):
     """Something the parser or the builder said."""
 
     severity: Literal["error", "warning", "info"]
@@ -68,11 +69,11 @@ class Message(_Record):
     count: int = 1
 
 
-class EngineRecord(_Record):
+class EngineRecord(Record):
     """An engine's identity and what was seen while it was built; the file beside it."""
 
     schema_version: Literal[1] = 1
-    identity: EngineIdentity
+    identity: EngineFingerprint
     network: TypedCounts = Field(description="Of the parsed, typed network")
     plan: PlanCounts | None = Field(default=None, description="Of the built engine, where it can be read")
     findings: tuple[str, ...] = Field(default=(), description="Where the built engine is not what the file asks for")
@@ -80,21 +81,21 @@ class EngineRecord(_Record):
     memory: dict[str, int] = Field(description="Profile -> estimated GPU memory in bytes")
 
 
-class Checked(_Record):
+class Checked(Record):
     """An engine that may be used, as far as this machine can tell."""
 
     record: EngineRecord
     notes: tuple[str, ...] = Field(description="What could not be checked here")
 
 
-class EngineSpeed(_Record):
+class EngineSpeed(Record):
     """How fast an engine is at one shape, data on the GPU, by CUDA events."""
 
     shape: tuple[int, int, int, int] = Field(description="N, C, H, W of the input")
     median_ms: float
     fastest_ms: float
     slowest_ms: float
-    pictures_per_second: float
+    images_per_second: float
     warm_up: int
     runs: int
     gpu: str
@@ -149,7 +150,7 @@ def read_record(engine: Path | str) -> EngineRecord:
         ) from error
 
 
-def rebuild_command(identity: EngineIdentity, onnx: str | None = None) -> str:
+def rebuild_command(identity: EngineFingerprint, onnx: str | None = None) -> str:
     """The command that makes such an engine for this machine."""
     profiles = " ".join(f"--profile {profile.name}" for profile in identity.profiles)
     target = f" --capabilities {','.join(identity.capabilities)}" if identity.capabilities else ""
@@ -165,7 +166,7 @@ def check_engine(path: Path | str, *, onnx: Path | None = None) -> Checked:
 
     Raises:
         EngineError: It is damaged or has no identity.
-        ForeignEngineError: It belongs to another ONNX file, library version, system or GPU.
+        EngineMismatchError: It belongs to another ONNX file, library version, system or GPU.
     """
     path = Path(path)
     record = read_record(path)
@@ -186,7 +187,7 @@ def check_engine(path: Path | str, *, onnx: Path | None = None) -> Checked:
     if source is None:
         notes.append(f"{identity.onnx} does not lie here, so whether the engine belongs to it was not checked")
     elif (found := file_digest(source)) != identity.onnx_sha256:
-        raise ForeignEngineError(
+        raise EngineMismatchError(
             f"expected an engine of {source.name} with sha256 {found[:12]}, "
             f"found one of {identity.onnx} with sha256 {identity.onnx_sha256[:12]}",
             hint="build it anew: " + rebuild_command(identity, str(source)),
@@ -195,18 +196,18 @@ def check_engine(path: Path | str, *, onnx: Path | None = None) -> Checked:
     return Checked(record=record, notes=tuple(notes))
 
 
-def _source_of(engine: Path, identity: EngineIdentity) -> Path | None:
+def _source_of(engine: Path, identity: EngineFingerprint) -> Path | None:
     if Path(identity.onnx).name != identity.onnx:
         return None
     places = (engine.parent / identity.onnx, engine.absolute().parent.parent / identity.onnx)
     return next((place for place in places if place.is_file()), None)
 
 
-def _fits(identity: EngineIdentity, rebuild: str) -> list[str]:
+def _fits(identity: EngineFingerprint, rebuild: str) -> list[str]:
     """What could not be compared with this machine; raises on what differs."""
 
-    def foreign(expected: str, found: str) -> ForeignEngineError:
-        return ForeignEngineError(
+    def foreign(expected: str, found: str) -> EngineMismatchError:
+        return EngineMismatchError(
             f"expected an engine for {expected}, found one for {found}", hint=f"build it anew: {rebuild}"
         )
 

@@ -27,7 +27,7 @@ _MATERIALISED = ("Conv", "MatMul", "Gemm", "ConvTranspose", "Concat", "ReduceMea
 
 
 def estimate_memory(model: onnx.ModelProto, profile: Profile) -> int:
-    """Bytes for activations, pictures and weights at the profile's maximum.
+    """Bytes for activations, images and weights at the profile's maximum.
 
     Raises:
         EngineError: Shapes do not follow from the graph.

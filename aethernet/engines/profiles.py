@@ -68,7 +68,7 @@ PROFILE_PRESETS: Mapping[str, Profile] = {
         _fixed("video_1080p", 1080, 1920),
     )
 }
-"""image: pictures of any usual size, in batches; tile: parts of large pictures; video: one frame at a time."""
+"""image: images of any usual size, in batches; tile: parts of large images; video: one frame at a time."""
 
 
 def parse_profile(text: str) -> Profile:

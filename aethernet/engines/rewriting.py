@@ -1,4 +1,4 @@
-"""What an ONNX file is respelled to before TensorRT-RTX reads it; the results stay the same.
+"""What an ONNX file is rewritten to before TensorRT-RTX reads it; the results stay the same.
 
 TensorRT-RTX 1.7 has no fp32 matrix product for Turing ("FP32 GEMM is not supported"), and fails on fp16 ones that it
 means to fuse; it has convolutions, and a linear layer over the channels is a 1x1 convolution. And where every axis is

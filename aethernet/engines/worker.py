@@ -139,7 +139,7 @@ def _config(request: Mapping[str, Any], trt: Any) -> Any:
 
 
 def _serve(request: Mapping[str, Any], messages: _Messages, stdin: IO[bytes], stdout: IO[bytes]) -> dict[str, Any]:
-    """Run pictures through an engine until stdin ends."""
+    """Run images through an engine until stdin ends."""
     import numpy as np
     from polygraphy.backend.trt import EngineFromPath, TrtRunner
 
@@ -147,9 +147,9 @@ def _serve(request: Mapping[str, Any], messages: _Messages, stdin: IO[bytes], st
     with TrtRunner(EngineFromPath(request["engine"])) as runner:
         dtype = _input_type(runner)
 
-        def infer(picture: Any) -> Any:
-            _choose_profile(runner, request, picture.shape)
-            answer = runner.infer({"input": picture.astype(dtype)})["output"]
+        def infer(image: Any) -> Any:
+            _choose_profile(runner, request, image.shape)
+            answer = runner.infer({"input": image.astype(dtype)})["output"]
             return np.asarray(answer).astype(np.float32)
 
         exchange(infer, stdin, stdout)
@@ -188,8 +188,8 @@ def _time(request: Mapping[str, Any], messages: _Messages) -> dict[str, Any]:
     _listen(messages)
     with TrtRunner(EngineFromPath(request["engine"])) as runner:
         _choose_profile(runner, request, request["shape"])
-        picture = np.random.default_rng(0).random(request["shape"], np.float32).astype(_input_type(runner))
-        runner.infer({"input": picture})  # shape, addresses and buffers stay for what follows
+        image = np.random.default_rng(0).random(request["shape"], np.float32).astype(_input_type(runner))
+        runner.infer({"input": image})  # shape, addresses and buffers stay for what follows
         context, stream = runner.context, runner.stream.ptr
         begin, end = call(cuda.cudaEventCreate()), call(cuda.cudaEventCreate())
         latencies = []
@@ -211,9 +211,9 @@ def _time(request: Mapping[str, Any], messages: _Messages) -> dict[str, Any]:
 def exchange(infer: Callable[[Any], Any], stdin: IO[bytes], stdout: IO[bytes]) -> None:
     """Answer arrays with arrays until there are no more; an error is answered as text and ends nothing."""
     send(stdout, None)  # ready
-    while (picture := receive(stdin)) is not None:
+    while (image := receive(stdin)) is not None:
         try:
-            answer = infer(picture)
+            answer = infer(image)
         except Exception as error:  # noqa: BLE001 (whatever the library throws goes to the parent)
             send(stdout, f"{type(error).__name__}: {error}")
         else:
@@ -261,7 +261,7 @@ def receive(stream: IO[bytes]) -> Any:
 
 
 def _stdout_alone() -> IO[bytes]:
-    """Stdout for pictures only; whatever the libraries print there goes to stderr from now on."""
+    """Stdout for images only; whatever the libraries print there goes to stderr from now on."""
     own = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return own

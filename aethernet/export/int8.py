@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from aethernet.networks.network import Network
 
-__all__ = ["TRT_OPSET", "export_int8", "respell_unsigned", "trace_int8"]
+__all__ = ["TRT_OPSET", "export_int8", "rewrite_unsigned", "trace_int8"]
 
 TRT_OPSET = 21
 """fp16 scales need 19 or newer; 21 is what TensorRT's own tools write."""
@@ -64,7 +64,7 @@ def export_int8(
     if tensorrt:
         proto = convert_to_half(proto, ())
     else:
-        respell_unsigned(proto)
+        rewrite_unsigned(proto)
     return write_model(
         proto,
         destination,
@@ -90,9 +90,9 @@ def trace_int8(network: Network, config: ExportConfig) -> onnx.ModelProto:
     return proto
 
 
-def respell_unsigned(proto: onnx.ModelProto) -> None:
+def rewrite_unsigned(proto: onnx.ModelProto) -> None:
     """From :func:`trace_int8`'s graph to the unsigned one, in place: the same grid, as integer kernels want it."""
-    _spell_as_products(proto)
+    _as_products(proto)
     _make_unsigned(proto)
 
 
@@ -174,7 +174,7 @@ def _store_integers(proto: onnx.ModelProto, scales: Mapping[str, np.ndarray]) ->
     replace_nodes(proto, (*nodes, *proto.graph.node))
 
 
-def _spell_as_products(proto: onnx.ModelProto) -> None:
+def _as_products(proto: onnx.ModelProto) -> None:
     """Write 1x1 convolutions that leave floats as matrix products over the channels, in place.
 
     ONNX Runtime runs a convolution in integers only where its output is quantised too; a product it also runs with

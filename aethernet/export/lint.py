@@ -46,7 +46,7 @@ _INTEGER_OPERATORS = (
     "QLinearMatMul",
 )
 _SIDE = 32
-"""Free axes of a picture get this length when multiply-accumulates are counted."""
+"""Free axes of an image get this length when multiply-accumulates are counted."""
 _FP16_OPSET = 19
 """The first with fp16 scales."""
 _AXIS_OPSET = 13
@@ -79,7 +79,7 @@ class LintFinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Macs:
-    """Multiply-accumulates of the quantised layers for one small picture."""
+    """Multiply-accumulates of the quantised layers for one small image."""
 
     quantised_total: int
     """Of all layers with int8 weights."""
@@ -529,7 +529,7 @@ def _biases(graph: _Graph, layer: _Layer, form: Signedness | None) -> Iterator[L
         yield _error(
             "bias",
             f"{at}: expected the input's scale times the weight's, found another; "
-            "integer kernels add the bias as it is and would compute another picture",
+            "integer kernels add the bias as it is and would compute another image",
         )
 
 
@@ -582,7 +582,7 @@ def _halves(graph: _Graph, layers: list[_Layer], intended: Collection[str] | Non
                 f"{layer.called}: expected its input from a DequantizeLinear, as its weights are, found a float input",
             )
         elif _feeds_quantised(graph, layer.node):
-            # A float layer with nothing quantised behind it is the float end of the network, which makes the picture.
+            # A float layer with nothing quantised behind it is the float end of the network, which makes the image.
             yield _error(
                 "half-quantised",
                 f"{layer.called}: expected int8 weights, as its input is and what follows it, found float weights",

@@ -130,14 +130,14 @@ def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
     """
     import torch
 
-    from aethernet.networks.third_party import ForeignNetwork
+    from aethernet.networks.third_party import ThirdPartyNetwork
     from aethernet.networks.windows import traceable_windows
 
     batch, height, width = _traced_shape(model.config.size) if config.static is None else (1, *config.static)
     example = torch.linspace(0, 1, batch * model.config.in_channels * height * width)
     example = example.reshape(batch, model.config.in_channels, height, width)
     axes = {0: torch.export.Dim("n", min=1), 2: torch.export.Dim("h", min=1), 3: torch.export.Dim("w", min=1)}
-    if isinstance(model, ForeignNetwork):
+    if isinstance(model, ThirdPartyNetwork):
         # What its code says about sizes (multiples, parities) is for the exporter to find out: names would forbid it.
         axes = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     try:
@@ -302,9 +302,9 @@ def write_model(
     """Finish a model, write it in one step, and check what was written.
 
     Args:
-        out_channels: Of the result, where it is not a picture like the input.
+        out_channels: Of the result, where it is not an image like the input.
         size: What sizes the network takes, where it does not take all.
-        element: Type of the picture where it does not follow from ``precision``.
+        element: Type of the image where it does not follow from ``precision``.
 
     Raises:
         ExportError: The file breaks the contract; nothing is left of it then.

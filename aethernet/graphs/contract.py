@@ -102,10 +102,10 @@ def require_contract(
     Args:
         path: The file.
         precision: Its precision.
-        channels: Of the picture.
+        channels: Of the image.
         scale: Output size over input size.
         opset: That it must have.
-        out_channels: Of the result; by default those of the picture.
+        out_channels: Of the result; by default those of the image.
         size: What sizes the network takes; by default any.
         static: Its fixed (H, W), if it has one.
         element: Type of input and output, ``float`` or ``float16``; by default the precision's own.
@@ -156,12 +156,12 @@ def _output_shape(model: onnx.ModelProto, height: int, width: int) -> tuple[int,
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     kind = model.graph.input[0].type.tensor_type
-    picture = np.zeros(
+    image = np.zeros(
         (1, kind.shape.dim[1].dim_value, height, width), np.float16 if kind.elem_type == 10 else np.float32
     )
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        (output,) = session.run(None, {model.graph.input[0].name: picture})
+        (output,) = session.run(None, {model.graph.input[0].name: image})
     except Exception as error:  # ONNX Runtime's exceptions have no common base
         raise ExportError(f"ONNX Runtime cannot run it at {height}x{width}: {str(error)[:200]}") from error
     return tuple(output.shape)

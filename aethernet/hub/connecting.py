@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 __all__ = ["connect"]
 
 
-def connect(place: str, *, tell: Callable[[str], None] | None = None) -> Hub:
+def connect(place: str, *, on_message: Callable[[str], None] | None = None) -> Hub:
     """The hub at a place; nothing is asked of it yet.
 
     Args:
         place: Without a release's name.
-        tell: Told when the hub has to be asked again.
+        on_message: Called with a sentence that says when the hub has to be asked again.
 
     Raises:
         UsageError: No hub speaks this kind of address.
@@ -31,7 +31,7 @@ def connect(place: str, *, tell: Callable[[str], None] | None = None) -> Hub:
     if place.startswith(("hf://", "hf+http://", "hf+https://")):
         from aethernet.hub.huggingface import HuggingFaceHub
 
-        return HuggingFaceHub(place, tell=tell)
+        return HuggingFaceHub(place, on_message=on_message)
     raise UsageError(
         f"expected a place such as hf://org or file:///folder, found '{printable(place)}'",
         hint="hubs known here: hf://, hf+https:// (your own), file://",

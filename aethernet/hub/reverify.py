@@ -1,7 +1,7 @@
 """Looking at published releases again: are they still there, still whole, and do they still do what they promise?
 
 A promise is what the manifest says: limits every form keeps, and the numbers measured at the release. Where the spec of
-a release is at hand, it is a promise, too: this version, made of this checkpoint. The numbers need the pictures they
+a release is at hand, it is a promise, too: this version, made of this checkpoint. The numbers need the images they
 were measured on, which a release does not contain; they are taken from the spec's folders and recognised by digest.
 """
 
@@ -17,7 +17,7 @@ from aethernet.hub.address import Address, printable
 from aethernet.hub.connecting import connect
 
 if TYPE_CHECKING:
-    from aethernet.hub.publishing import Tell
+    from aethernet.hub.publishing import OnMessage
     from aethernet.release.again import Remeasured
     from aethernet.release.manifest import Manifest
     from aethernet.release.signing import Trust
@@ -53,8 +53,8 @@ class ReverifyFinding:
     identity: str | None = None
     files: int = 0
     signature: str = ""
-    picture: str | None = None
-    """How the network did on its check picture."""
+    image: str | None = None
+    """How the network did on its check image."""
     forms: tuple[str, ...] = ()
     """Files that were run beside the reference."""
     numbers: int = 0
@@ -107,7 +107,7 @@ def released_at(place: str) -> list[Target]:
 
 
 def reverify(
-    target: Target, *, trust: Trust | None = None, images: Sequence[Path] = (), tell: Tell = lambda _: None
+    target: Target, *, trust: Trust | None = None, images: Sequence[Path] = (), on_message: OnMessage = lambda _: None
 ) -> ReverifyFinding:
     """Download a release, check every byte and its signature, run every form, hold it against what it promises.
 
@@ -116,19 +116,19 @@ def reverify(
     Args:
         target: Which release.
         trust: Whose signature must be on it; None accepts releases that are not signed.
-        images: Folders that may hold the pictures its numbers were measured on, and their originals; the spec's and
+        images: Folders that may hold the images its numbers were measured on, and their originals; the spec's and
             the library's own are looked at anyway.
-        tell: Told, in words, what is worth knowing.
+        on_message: Called with what is worth knowing, a sentence each.
     """
     from aethernet.comparison import judge
     from aethernet.hub.publishing import fetched
     from aethernet.release.again import compare_again
 
     try:
-        with fetched(Address.parse(target.address), trust=trust, tell=tell) as found:
+        with fetched(Address.parse(target.address), trust=trust, on_message=on_message) as found:
             manifest, verified = found.bundle.manifest, found.verified
-            pictures, partners, note = _pictures(manifest, target.spec, images)
-            again = compare_again(found.bundle, pictures, partners)
+            named_images, partners, note = _images(manifest, target.spec, images)
+            again = compare_again(found.bundle, named_images, partners)
     except AethernetError as error:
         return ReverifyFinding(address=target.address, problems=(str(error),))
     except Exception as error:  # noqa: BLE001 (a stranger's file may make a library throw anything)
@@ -149,7 +149,7 @@ def reverify(
         identity=verified.identity,
         files=verified.files,
         signature=verified.signature,
-        picture=verified.picture,
+        image=verified.image,
         forms=tuple(dict.fromkeys(item.form.file for item in again.measurements)),
         numbers=numbers,
         note=note,
@@ -174,24 +174,24 @@ def _broken_word(manifest: Manifest, target: Target) -> list[str]:
     return problems
 
 
-def _pictures(
+def _images(
     manifest: Manifest, spec: ReleaseSpec | None, images: Sequence[Path]
 ) -> tuple[dict[str, Path], dict[str, Path], str]:
-    """Pictures to run, their originals, and why they are not those its numbers were measured on; empty if they are."""
+    """Images to run, their originals, and why they are not those its numbers were measured on; empty if they are."""
     from aethernet.artifact import file_digest
-    from aethernet.images.files import list_pictures, sample_pictures
+    from aethernet.images.files import list_images, sample_images
 
     folders = [*images, *((spec.images, spec.hr) if spec is not None else ())]
-    here = [path for folder in folders if folder is not None and folder.is_dir() for path in list_pictures(folder)]
-    known = {file_digest(path): path for path in [*sample_pictures(), *here]}
-    stated = manifest.conditions.pictures
+    here = [path for folder in folders if folder is not None and folder.is_dir() for path in list_images(folder)]
+    known = {file_digest(path): path for path in [*sample_images(), *here]}
+    stated = manifest.conditions.images
     missing = [one.name for one in stated if one.sha256 not in known or one.hr_sha256 not in {None, *known}]
     if not stated or missing:
         note = (
-            "its numbers were not measured again, because the pictures they were measured on are not here: "
+            "its numbers were not measured again, because the images they were measured on are not here: "
             f"{printable(', '.join(missing)) or 'it names none'}"
         )
-        return {path.stem: path for path in sample_pictures()}, {}, note
+        return {path.stem: path for path in sample_images()}, {}, note
     partners = {one.name: known[one.hr_sha256] for one in stated if one.hr_sha256 is not None}
     return {one.name: known[one.sha256] for one in stated}, partners, ""
 
@@ -212,15 +212,15 @@ def _other_numbers(manifest: Manifest, again: Remeasured) -> tuple[int, list[str
             problems.append(
                 f"{stated.form.file} on {printable(stated.case)}: promised {told}, measured {found.psnr:.2f} dB"
             )
-    quality = {(item.form, item.picture): item.psnr_rgb for item in again.quality}
+    quality = {(item.form, item.image): item.psnr_rgb for item in again.quality}
     for promised in manifest.quality:
-        value = quality.get((promised.form, promised.picture))
+        value = quality.get((promised.form, promised.image))
         if value is None or promised.psnr_rgb is None:
             continue
         compared += 1
         if not abs(value - promised.psnr_rgb) <= ALLOWED_QUALITY:
             problems.append(
-                f"{printable(promised.form)} on {printable(promised.picture)}: promised {promised.psnr_rgb:.2f} dB "
+                f"{printable(promised.form)} on {printable(promised.image)}: promised {promised.psnr_rgb:.2f} dB "
                 f"against the original, measured {value:.2f} dB"
             )
     return compared, problems

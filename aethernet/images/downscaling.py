@@ -1,4 +1,4 @@
-"""How low-resolution pictures are made from high-resolution ones: 8-bit values in, 8-bit values out.
+"""How low-resolution images are made from high-resolution ones: 8-bit values in, 8-bit values out.
 
 - ``matlab-bicubic``: MATLAB's antialiased ``imresize``, which the standard sets are made with.
 - ``bicubic``: Pillow's antialiased bicubic, Keys' cubic with a = -0.5, its support widened by the scale factor.
@@ -92,9 +92,9 @@ def _smooth(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 def _along(levels: Pixels, scale: int) -> Pixels:
-    """The first axis shrunk as MATLAB's ``imresize(picture, 1 / scale)`` does with 8-bit pictures.
+    """The first axis shrunk as MATLAB's ``imresize(image, 1 / scale)`` does with 8-bit images.
 
-    Keys' cubic with a = -0.5, widened by ``scale`` (antialiasing); pictures continue mirrored beyond their edges, and
+    Keys' cubic with a = -0.5, widened by ``scale`` (antialiasing); images continue mirrored beyond their edges, and
     values are rounded, half up, after each axis.
     """
     length = levels.shape[0]

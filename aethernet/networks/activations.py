@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from aethernet.networks.third_party import ForeignNetwork
+    from aethernet.networks.third_party import ThirdPartyNetwork
 
-__all__ = ["LargerOf", "respelled"]
+__all__ = ["LargerOf", "rewritten"]
 
 
 class LargerOf(nn.Module):
@@ -34,11 +34,11 @@ class LargerOf(nn.Module):
 
 
 @torch.no_grad()
-def respelled(network: ForeignNetwork, only: Collection[str] | None = None) -> ForeignNetwork:
+def rewritten(network: ThirdPartyNetwork, only: Collection[str] | None = None) -> ThirdPartyNetwork:
     """A copy of ``network`` whose PReLUs are spelled as :class:`LargerOf`, where that is proven to change nothing.
 
     Args:
-        network: In evaluation mode; itself comes back where it has no PReLU that can be respelled.
+        network: In evaluation mode; itself comes back where it has no PReLU that can be rewritten.
         only: Names of the PReLUs to respell, by the architecture; None tries all.
     """
     names = [
@@ -51,7 +51,7 @@ def respelled(network: ForeignNetwork, only: Collection[str] | None = None) -> F
     example = network.example()
     wanted = network(example)
     for group in [names, *([name] for name in names)]:  # all at once; else those that can be
-        candidate = _respell(network, group, example)
+        candidate = _rewrite(network, group, example)
         if candidate is not None and torch.equal(candidate(example), wanted):
             network = candidate
             if group is names:
@@ -59,7 +59,7 @@ def respelled(network: ForeignNetwork, only: Collection[str] | None = None) -> F
     return network
 
 
-def _respell(network: ForeignNetwork, names: list[str], example: Tensor) -> ForeignNetwork | None:
+def _rewrite(network: ThirdPartyNetwork, names: list[str], example: Tensor) -> ThirdPartyNetwork | None:
     made = copy.deepcopy(network)
     shapes = {name: tuple(tensor.shape) for name, tensor in made.network.state_dict().items()}
     before, behind = _neighbours(made.network, made, example)

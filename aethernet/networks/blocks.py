@@ -181,7 +181,7 @@ class TemperedGatedFeedForward(GatedFeedForward, Foldable):
 
 
 class ChannelAttention(nn.Module):
-    """Squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507), reduction 8, no biases. Pools the whole picture."""
+    """Squeeze-and-excitation (Hu et al. 2018, arXiv:1709.01507), reduction 8, no biases. Pools the whole image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -62,13 +62,13 @@ class NetworkConfig:
     small_kernel: int | None
     """Side of the parallel small kernel, odd; None where the kernels arrived merged and it cannot be known."""
     in_channels: int = 3
-    """Channels of the picture, in and out: 3 (RGB) or 1 (grey)."""
+    """Channels of the image, in and out: 3 (RGB) or 1 (grey)."""
     norm: Norm = Norm.DEPLOYMENT
     """Norm of blocks and body. Generation 1 has layer norms only."""
     norm_eps: float = 1e-5
     """Added to the variance inside the norms of generations 2 and 3."""
     channel_attention: bool = False
-    """Squeeze-and-excitation after each feed-forward; pools over the whole picture."""
+    """Squeeze-and-excitation after each feed-forward; pools over the whole image."""
     spatial_attention: bool = False
     """7x7 spatial gate after each feed-forward."""
     residual_scale: float = 1.0
@@ -120,7 +120,7 @@ class NetworkConfig:
 
     @property
     def out_channels(self) -> int:
-        """Channels of the result: those of the picture."""
+        """Channels of the result: those of the image."""
         return self.in_channels
 
     @property
@@ -145,7 +145,7 @@ class NetworkConfig:
 
     @property
     def pools_globally(self) -> bool:
-        """Whether an output pixel depends on the whole picture, so that tiles change the result."""
+        """Whether an output pixel depends on the whole image, so that tiles change the result."""
         return self.channel_attention
 
     @property

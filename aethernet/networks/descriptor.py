@@ -18,13 +18,13 @@ __all__ = ["Descriptor", "Tiling"]
 
 
 class Tiling(StrEnum):
-    """Whether a picture may be cut into tiles."""
+    """Whether an image may be cut into tiles."""
 
     SUPPORTED = "supported"
     DISCOURAGED = "discouraged"
-    """Possible, but the network looks at the whole picture, so cuts change the result."""
+    """Possible, but the network looks at the whole image, so cuts change the result."""
     INTERNAL = "internal"
-    """The network cuts the picture up itself."""
+    """The network cuts the image up itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Descriptor:
     supports_half: bool = True
     """Whether the library vouches for half precision; the gate measures it anyway."""
     receptive_radius: int | None = None
-    """Input pixels that an output pixel looks at in every direction; None where unknown or the whole picture."""
+    """Input pixels that an output pixel looks at in every direction; None where unknown or the whole image."""
     floats_per_pixel: int | None = None
     """Numbers per input pixel that its largest layer takes and gives; None where nobody measured."""
 

@@ -6,7 +6,7 @@ network offers ``fold_`` and arranges what reaches across modules. Structural re
 RepVGG, CVPR 2021 (arXiv:2101.03697); for parallel large and small depthwise kernels: Ding et al., RepLKNet, CVPR 2022
 (arXiv:2203.06717).
 
-What may fold is decided by equality, also at the picture's border: an affine map *after* a convolution always folds
+What may fold is decided by equality, also at the image's border: an affine map *after* a convolution always folds
 into it; one *before* it only when the convolution pads nothing, because the padding's zeros would have to become the
 map's bias.
 """
@@ -95,7 +95,7 @@ def merge_kernels(model: Network) -> Network:
 
 
 def fuse(model: Network) -> Network:
-    """A new network in evaluation mode that computes the same picture with everything linear folded.
+    """A new network in evaluation mode that computes the same image with everything linear folded.
 
     The input network is not touched. Folding happens in float64 and the result has the input's dtype. A network that is
     already fused comes back as an equal copy.

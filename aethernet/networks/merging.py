@@ -1,9 +1,9 @@
-"""The end of a network as one convolution: from the last features to the picture without the wide layer in between.
+"""The end of a network as one convolution: from the last features to the image without the wide layer in between.
 
 Nothing but a pixel shuffle stands between the upsampler's last convolution and ``conv_last``, so both are one linear
 map. Computed before the shuffle, two 3x3 kernels make one 5x5 kernel from the features straight to the phases of the
-picture: for 64 channels and scale 2 a ninth of the multiplications. It differs from the two in one place. They cut
-what lies outside the picture off in between, the merged kernel sees it; it reaches the outermost pixels only, where
+image: for 64 channels and scale 2 a ninth of the multiplications. It differs from the two in one place. They cut
+what lies outside the image off in between, the merged kernel sees it; it reaches the outermost pixels only, where
 what it adds is computed on the four edges and taken off again. So every pixel is what it was, for any size.
 
 Weights are stored unmerged, as other programs expect them; merging happens on the way to ONNX.

@@ -9,11 +9,11 @@ from aethernet.networks.blocks import ReparameterisedLargeKernelConv
 from aethernet.networks.building import AetherNet
 from aethernet.networks.config import FoldState
 from aethernet.networks.fusion import Foldable
-from aethernet.networks.third_party import ForeignNetwork
+from aethernet.networks.third_party import ThirdPartyNetwork
 
 __all__ = ["Network", "as_aethernet", "form_of"]
 
-Network: TypeAlias = AetherNet | ForeignNetwork
+Network: TypeAlias = AetherNet | ThirdPartyNetwork
 
 
 def as_aethernet(network: Network) -> AetherNet:
@@ -22,14 +22,14 @@ def as_aethernet(network: Network) -> AetherNet:
     Raises:
         UsageError: It is another.
     """
-    if isinstance(network, ForeignNetwork):
+    if isinstance(network, ThirdPartyNetwork):
         raise UsageError(f"expected an AetherNet for this, found {network.config.architecture}")
     return network
 
 
 def form_of(network: Network) -> FoldState:
     """How far a network has been folded, from its modules."""
-    if isinstance(network, ForeignNetwork):
+    if isinstance(network, ThirdPartyNetwork):
         return network.form
     modules = list(network.modules())
     if any(isinstance(module, ReparameterisedLargeKernelConv) for module in modules):

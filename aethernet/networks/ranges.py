@@ -1,6 +1,6 @@
-"""How a picture enters and leaves a network: centring and scaling, which the generations do in different order.
+"""How an image enters and leaves a network: centring and scaling, which the generations do in different order.
 
-All take the picture and the mean, [N, C, H, W] and a shape that broadcasts to it.
+All take the image and the mean, [N, C, H, W] and a shape that broadcasts to it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class RestoreRange(Foldable):
 
 
 class Unchanged(nn.Module):
-    """The picture as it is."""
+    """The image as it is."""
 
     def forward(self, x: Tensor, mean: Tensor) -> Tensor:  # noqa: ARG002 (as its siblings are called)
         return x

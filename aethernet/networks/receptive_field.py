@@ -2,7 +2,7 @@
 
 A value that is no number spreads to everything that depends on it. It is put at one end of a long strip; where it stops
 is the reach. Layers may swallow it, and networks that work in windows or strides look differently far from place to
-place, so the finding is proven: a strip cut elsewhere must give the same picture inside.
+place, so the finding is proven: a strip cut elsewhere must give the same image inside.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from aethernet.networks.descriptor import Descriptor
 
 if TYPE_CHECKING:
-    from aethernet.networks.third_party import ForeignNetwork
+    from aethernet.networks.third_party import ThirdPartyNetwork
 
 __all__ = ["floats_per_pixel", "measured", "receptive_radius"]
 
@@ -25,7 +25,7 @@ _MARGIN, _SHIFTS = 24, (1, 3)
 _TOLERANCE = 1e-4
 
 
-def measured(network: ForeignNetwork) -> Descriptor:
+def measured(network: ThirdPartyNetwork) -> Descriptor:
     """The network's description with what running it tells."""
     return dataclasses.replace(
         network.config,
@@ -35,8 +35,8 @@ def measured(network: ForeignNetwork) -> Descriptor:
 
 
 @torch.inference_mode()
-def receptive_radius(network: ForeignNetwork) -> int | None:
-    """Input pixels that an output pixel looks at in every direction; None where that is the whole picture, or differs
+def receptive_radius(network: ThirdPartyNetwork) -> int | None:
+    """Input pixels that an output pixel looks at in every direction; None where that is the whole image, or differs
     from place to place.
     """
     reaches = []
@@ -51,32 +51,32 @@ def receptive_radius(network: ForeignNetwork) -> int | None:
     return max(reaches)
 
 
-def _strip(network: ForeignNetwork, length: int, turned: bool) -> Tensor:
+def _strip(network: ThirdPartyNetwork, length: int, turned: bool) -> Tensor:
     height, width = network.config.size.fit(*(_STRIP[0], length)[:: -1 if turned else 1])
     return torch.rand(1, network.config.in_channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def _reach(network: ForeignNetwork, turned: bool) -> int | None:
-    picture = _strip(network, _STRIP[1], turned)
+def _reach(network: ThirdPartyNetwork, turned: bool) -> int | None:
+    image = _strip(network, _STRIP[1], turned)
     along = 2 if turned else 3
-    picture.select(along, 0).fill_(float("nan"))
-    lost = network(picture).isnan().any(dim=1).any(dim=5 - along - 1)[0]
+    image.select(along, 0).fill_(float("nan"))
+    lost = network(image).isnan().any(dim=1).any(dim=5 - along - 1)[0]
     if not lost.any() or lost[-1]:
         return None
     return int(lost.nonzero().max()) // network.config.scale
 
 
-def _holds(network: ForeignNetwork, reach: int, turned: bool) -> bool:
+def _holds(network: ThirdPartyNetwork, reach: int, turned: bool) -> bool:
     """Whether strips cut at other places give the same, as far inside as the reach says."""
     along, scale = 2 if turned else 3, network.config.scale
-    picture = _strip(network, 2 * reach + _MARGIN, turned)
-    whole = network(picture)
-    length = picture.shape[along]
+    image = _strip(network, 2 * reach + _MARGIN, turned)
+    whole = network(image)
+    length = image.shape[along]
     for shift in _SHIFTS:
         first, last = shift + reach, length - reach
         if last <= first:
             return False
-        cut = network(picture.narrow(along, shift, length - shift).contiguous())
+        cut = network(image.narrow(along, shift, length - shift).contiguous())
         wanted = whole.narrow(along, first * scale, (last - first) * scale)
         found = cut.narrow(along, reach * scale, (last - first) * scale)
         if not float((found - wanted).abs().max()) <= _TOLERANCE * max(1e-3, float(whole.max() - whole.min())):
@@ -85,7 +85,7 @@ def _holds(network: ForeignNetwork, reach: int, turned: bool) -> bool:
 
 
 @torch.inference_mode()
-def floats_per_pixel(network: ForeignNetwork) -> int:
+def floats_per_pixel(network: ThirdPartyNetwork) -> int:
     """Numbers per input pixel that go into and come out of the layer which holds most."""
     most = 0
 

@@ -37,7 +37,7 @@ def reparameterise_(network: nn.Module, example: Tensor) -> None:
 
     Args:
         network: In evaluation mode, float64.
-        example: A picture to prove it on.
+        example: An image to prove it on.
 
     Raises:
         FusionError: The folded network computes something else.

@@ -18,7 +18,7 @@ __all__ = ["SIZE_KEY", "SizeRequirements", "fitted", "padded", "recorded_size", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeRequirements:
-    """What sizes a network takes. Whoever runs it pads the picture to such a size and cuts the rest off afterwards."""
+    """What sizes a network takes. Whoever runs it pads the image to such a size and cuts the rest off afterwards."""
 
     minimum: int = 1
     """Least height and width in pixels."""
@@ -34,16 +34,16 @@ class SizeRequirements:
             raise UsageError(f"expected positive size requirements, found {self}")
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
-        """The least size the network takes that holds a picture of ``height`` x ``width`` pixels.
+        """The least size the network takes that holds an image of ``height`` x ``width`` pixels.
 
         Raises:
-            UsageError: It takes one size only, and the picture is larger.
+            UsageError: It takes one size only, and the image is larger.
         """
         if self.fixed is not None:
             if height > self.fixed[0] or width > self.fixed[1]:
                 raise UsageError(
-                    f"expected a picture of at most {self.fixed[1]}x{self.fixed[0]} pixels, found {width}x{height}",
-                    hint="aethernet upscale cuts larger pictures into tiles",
+                    f"expected an image of at most {self.fixed[1]}x{self.fixed[0]} pixels, found {width}x{height}",
+                    hint="aethernet upscale cuts larger images into tiles",
                 )
             return self.fixed
         sides = [-(-max(side, self.minimum) // self.multiple) * self.multiple for side in (height, width)]
@@ -76,7 +76,7 @@ SIZE_KEY = "size_requirements"
 
 
 def size_metadata(size: SizeRequirements | None, static: tuple[int, int] | None = None) -> dict[str, str]:
-    """The entry that tells whoever runs a file how pictures have to be padded; empty for files that take any."""
+    """The entry that tells whoever runs a file how images have to be padded; empty for files that take any."""
     if size is None or (size.none and static is None):
         return {}
     stated = dataclasses.replace(size, fixed=static).to_json()
@@ -94,37 +94,37 @@ def recorded_size(metadata: Mapping[str, str]) -> tuple[SizeRequirements, int]:
 
 
 def fitted(
-    picture: ImageArray, size: SizeRequirements, scale: int, infer: Callable[[ImageArray], ImageArray]
+    image: ImageArray, size: SizeRequirements, scale: int, infer: Callable[[ImageArray], ImageArray]
 ) -> ImageArray:
-    """Run a network on a picture of any size: pad it below and to the right as ``size`` asks, cut the rest off.
+    """Run a network on an image of any size: pad it below and to the right as ``size`` asks, cut the rest off.
 
-    The picture is continued by mirroring as far as it reaches, then by repeating its border.
+    The image is continued by mirroring as far as it reaches, then by repeating its border.
 
     Args:
-        picture: [N, C, H, W].
+        image: [N, C, H, W].
         size: What the network takes.
         scale: Of the network.
         infer: [N, C, h, w] -> [N, C', s*h, s*w].
     """
     import numpy as np
 
-    height, width = picture.shape[2:]
-    given = padded(picture, size)
-    if given is picture:
-        return infer(picture)
+    height, width = image.shape[2:]
+    given = padded(image, size)
+    if given is image:
+        return infer(image)
     return np.ascontiguousarray(infer(given)[:, :, : height * scale, : width * scale])
 
 
-def padded(picture: ImageArray, size: SizeRequirements) -> ImageArray:
-    """A picture [N, C, H, W] continued below and to the right to a size the network takes; itself where it is one."""
+def padded(image: ImageArray, size: SizeRequirements) -> ImageArray:
+    """An image [N, C, H, W] continued below and to the right to a size the network takes; itself where it is one."""
     import numpy as np
 
-    height, width = picture.shape[2:]
+    height, width = image.shape[2:]
     taken = size.fit(height, width)
     if taken == (height, width):
-        return picture
+        return image
     missing = [taken[0] - height, taken[1] - width]
     mirrored = [min(missing[0], height - 1), min(missing[1], width - 1)]
-    given = np.pad(picture, ((0, 0), (0, 0), (0, mirrored[0]), (0, mirrored[1])), mode="reflect")
+    given = np.pad(image, ((0, 0), (0, 0), (0, mirrored[0]), (0, mirrored[1])), mode="reflect")
     rest = [missing[0] - mirrored[0], missing[1] - mirrored[1]]
     return np.pad(given, ((0, 0), (0, 0), (0, rest[0]), (0, rest[1])), mode="edge")

@@ -13,13 +13,13 @@ from aethernet.networks.descriptor import Descriptor, Tiling
 from aethernet.networks.reparameterisation import foldable_modules, reparameterise_
 from aethernet.networks.sizes import SizeRequirements
 
-__all__ = ["PREFIX", "ForeignNetwork", "wrap"]
+__all__ = ["PREFIX", "ThirdPartyNetwork", "wrap"]
 
 PREFIX = "network."
 """Before names in the wrapped network; files hold the architecture's own names."""
 
 
-class ForeignNetwork(nn.Module):
+class ThirdPartyNetwork(nn.Module):
     """A network as spandrel built it: [N, C, H, W] in [0, 1] -> [N, C', s*H, s*W], H and W as ``config.size`` says.
 
     Unlike spandrel's own call it neither pads nor clips: padding is the runner's, and clipping the viewer's.
@@ -27,7 +27,7 @@ class ForeignNetwork(nn.Module):
     Args:
         network: The architecture's module, weights loaded.
         config: What it is.
-        call: How a picture goes through the module.
+        call: How an image goes through the module.
     """
 
     def __init__(
@@ -48,11 +48,11 @@ class ForeignNetwork(nn.Module):
         """What :mod:`aethernet.quantization.generic` saw when the network ran."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the network, on a copy: some work in place, and would change the caller's picture."""
+        """Run the network, on a copy: some work in place, and would change the caller's image."""
         return self.call(self.network, x.clone())
 
     def merge_(self) -> None:
-        """Fold what re-parameterises itself; proven on a picture of noise."""
+        """Fold what re-parameterises itself; proven on an image of noise."""
         before = {name: tuple(tensor.shape) for name, tensor in self.network.state_dict().items()}
         reparameterise_(self, self.example())
         self.note_changes(before)
@@ -72,13 +72,13 @@ class ForeignNetwork(nn.Module):
         return FoldState.TRAINING if foldable_modules(self) else FoldState.FUSED
 
     def example(self) -> Tensor:
-        """A picture of noise that the network takes, [1, C, H, W]."""
+        """An image of noise that the network takes, [1, C, H, W]."""
         height, width = self.config.size.fit(24, 20)
         noise = torch.rand(1, self.config.in_channels, height, width, generator=torch.Generator().manual_seed(0))
         return noise.to(next(self.parameters()).dtype)
 
 
-def wrap(descriptor: Any) -> ForeignNetwork:
+def wrap(descriptor: Any) -> ThirdPartyNetwork:
     """Our network around spandrel's ``ImageModelDescriptor``."""
     size = descriptor.size_requirements
     config = Descriptor(
@@ -92,4 +92,4 @@ def wrap(descriptor: Any) -> ForeignNetwork:
         tiling=Tiling(descriptor.tiling.name.lower()),
         supports_half=descriptor.supports_half,
     )
-    return ForeignNetwork(descriptor.model, config, descriptor._call_fn).eval()
+    return ThirdPartyNetwork(descriptor.model, config, descriptor._call_fn).eval()

@@ -1,6 +1,6 @@
 """Networks that attend within windows, made fit for tracing.
 
-They put windows back into a picture with the batch as ``int(windows.shape[0] / (h * w / side / side))``. PyTorch's
+They put windows back into an image with the batch as ``int(windows.shape[0] / (h * w / side / side))``. PyTorch's
 exporter takes that number, made by floating point, for a constant: the one it was traced with. A file with free shapes
 then mixes up channels for any other batch, and says nothing. Here the batch follows from the other sizes instead.
 """
@@ -28,7 +28,7 @@ def traceable_windows() -> Iterator[list[str]]:
     """
     replaced: list[tuple[Any, str, Callable[..., Tensor]]] = []
     for module in [loaded for name, loaded in sys.modules.items() if name.startswith(_LIBRARY)]:
-        for name, ours in (("window_reverse", _window_reverse), ("windows2img", _windows_to_picture)):
+        for name, ours in (("window_reverse", _window_reverse), ("windows2img", _windows_to_image)):
             theirs = vars(module).get(name)
             if callable(theirs):
                 replaced.append((module, name, theirs))
@@ -43,13 +43,13 @@ def traceable_windows() -> Iterator[list[str]]:
 def _window_reverse(theirs: Callable[..., Tensor], windows: Tensor, window: Any, *size: Any, **others: Any) -> Tensor:
     """``(windows, side or sides, h, w)`` or ``(windows, sides, (h, w))``; what else there may be goes to ``theirs``."""
     sides = (window, window) if isinstance(window, int) else tuple(window)
-    picture = size[0] if len(size) == 1 and not others else size
-    if others or len(picture) != 2:
+    image = size[0] if len(size) == 1 and not others else size
+    if others or len(image) != 2:
         return theirs(windows, window, *size, **others)
-    return _windows_to_picture(theirs, windows, *sides, *picture)
+    return _windows_to_image(theirs, windows, *sides, *image)
 
 
-def _windows_to_picture(
+def _windows_to_image(
     _: Callable[..., Tensor], windows: Tensor, window_height: int, window_width: int, height: int, width: int
 ) -> Tensor:
     """[N * windows, window_height, window_width, C], the middle axes together or apart -> [N, height, width, C]."""

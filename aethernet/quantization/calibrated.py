@@ -19,7 +19,7 @@ class TensorRange:
     name: str
     scale: float
     source: str
-    """``records: MODULE``, ``pictures: METHOD``, ``derived`` or ``learned``."""
+    """``records: MODULE``, ``images: METHOD``, ``derived`` or ``learned``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Calibrated:
     network: Network = field(repr=False)
     """Quantisers in place and switched on, weights still exact."""
     fused: Network = field(repr=False)
-    """The float network it was made from, channels equalised: the same picture."""
+    """The float network it was made from, channels equalised: the same image."""
     crops: tuple[ImageArray, ...] = field(repr=False)
     """What was looked at, each [1, C, H, W]."""
     slope: float | None

@@ -19,12 +19,14 @@ class FinetuningFacts(Record):
     """How an int8 network was fine-tuned from its float network; measured on held-out crops against that."""
 
     steps: int = Field(ge=0, description="Optimiser steps before the network that was kept")
-    pictures: int = Field(ge=1, description="Pictures it learned on")
-    pictures_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest over their contents")
+    images: int = Field(ge=1, description="Images it learned on")
+    images_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Digest over their contents")
     psnr_before: float = Field(description="dB, after calibration alone")
     psnr_after: float = Field(description="dB, of the network that was kept")
-    tint_before: float = Field(ge=0, description="Largest mean error of a channel over one crop, in 8-bit levels")
-    tint_after: float = Field(ge=0, description="The same, of the network that was kept")
+    channel_shift_before: float = Field(
+        ge=0, description="Largest mean error of a channel over one crop, in 8-bit levels"
+    )
+    channel_shift_after: float = Field(ge=0, description="The same, of the network that was kept")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -93,5 +93,5 @@ def from_finetuning(
         ),
         keep_float=tuple(kept),
         slope=finetuned.slope,
-        tint_removed=None,
+        channel_shift_removed=None,
     )

@@ -46,7 +46,7 @@ def usable_records(records: QuantizationRecords) -> dict[str, Range]:
     points = [
         _number(tensor) for name, tensor in tensors.items() if name.endswith(".zero_point") and "weight" not in name
     ]
-    # PyTorch's x86 default leaves one of eight bits unused; zero-points tell, as they lie near the middle of the grid.
+    # PyTorch's x86 default leaves one of eight bits unused; zero-points show it: they lie near the middle of the grid.
     highest = 127 if all(point is not None and point <= 127 for point in points) else 255
     found: dict[str, Range] = {}
     modules = sorted({name.split(_OBSERVER)[0] for name in tensors if _OBSERVER in name and "weight_fake" not in name})

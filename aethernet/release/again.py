@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aethernet.comparison.cases import Case, build_cases
 from aethernet.comparison.compare import bicubic, compare_form, measure_quality, outputs_of
-from aethernet.comparison.measurement import FormId, Measurement, Quality
+from aethernet.comparison.measurement import Measurement, Quality, VariantId
 from aethernet.errors import BundleError
 
 if TYPE_CHECKING:
@@ -30,12 +30,12 @@ class Remeasured:
     """Path in the release, ``reference`` or ``bicubic`` -> case -> [N, C, s*H, s*W]."""
 
 
-def compare_again(bundle: Bundle, pictures: Mapping[str, Path], partners: Mapping[str, Path]) -> Remeasured:
+def compare_again(bundle: Bundle, images: Mapping[str, Path], partners: Mapping[str, Path]) -> Remeasured:
     """Run every form of a release that runs here beside its own reference weights; bad numbers never raise.
 
     Args:
         bundle: A release whose files were verified.
-        pictures: Name -> low-resolution picture.
+        images: Name -> low-resolution image.
         partners: Name -> its high-resolution partner, where there is one.
 
     Raises:
@@ -54,7 +54,7 @@ def compare_again(bundle: Bundle, pictures: Mapping[str, Path], partners: Mappin
         raise BundleError("the release has no reference weights")
     network = load(bundle.path(reference))
     scale = network.config.scale
-    cases = build_cases(pictures, network.config.in_channels, static=describe(manifest.network.config).size.fixed)
+    cases = build_cases(images, network.config.in_channels, static=describe(manifest.network.config).size.fixed)
     truth = outputs_of(TorchRuntime(network.model), cases)
     enlarged = {case.name: bicubic(case.input, scale) for case in cases if case.window is not None}
     outputs: dict[str, Mapping[str, ImageArray]] = {"reference": truth, "bicubic": enlarged}
@@ -68,7 +68,7 @@ def compare_again(bundle: Bundle, pictures: Mapping[str, Path], partners: Mappin
         ):
             continue
         runtime = open_runtime(bundle.path(entry))
-        form = FormId(precision=entry.precision, file=entry.path, runtime=runtime.name)
+        form = VariantId(precision=entry.precision, file=entry.path, runtime=runtime.name)
         found, outputs[entry.path] = compare_form(form, runtime, truth, cases)
         measurements += found
         quality += measure_quality(entry.path, outputs[entry.path], cases, partners, scale, entry.precision)

@@ -14,10 +14,10 @@ from aethernet.artifact import file_digest, fsync_folder, fsync_tree
 from aethernet.errors import BundleError, StoreError
 from aethernet.records import canonical_json
 from aethernet.release.bundle import SIGNATURE, open_bundle
-from aethernet.release.manifest import BUILD, MANIFEST, RENDERED, BuildRecord, Manifest, seal_of
+from aethernet.release.manifest import BUILD, MANIFEST, RENDERED, BuildRecord, Manifest, checksum_of
 from aethernet.release.verification import file_problems
 
-__all__ = ["assemble_bundle", "foreign_files", "replace_folder", "sealed"]
+__all__ = ["assemble_bundle", "replace_folder", "unexpected_files", "with_checksum"]
 
 
 def assemble_bundle(
@@ -46,10 +46,10 @@ def assemble_bundle(
     if {entry.path for entry in manifest.files} != set(files):
         raise BundleError("the manifest and the files to assemble disagree")
     small = {MANIFEST: canonical_json(manifest), **rendered}
-    small[BUILD] = canonical_json(sealed(build, small))
+    small[BUILD] = canonical_json(with_checksum(build, small))
     if _holds(destination, manifest, small):
         return False
-    if foreign := foreign_files(destination, manifest):
+    if foreign := unexpected_files(destination, manifest):
         raise BundleError(
             f"expected a release or nothing at {destination}, found other files: {', '.join(foreign[:5])}",
             hint="move them away, or choose another --output or --name; nothing was touched",
@@ -77,11 +77,11 @@ def assemble_bundle(
     return True
 
 
-def sealed(build: BuildRecord, small: Mapping[str, bytes]) -> BuildRecord:
+def with_checksum(build: BuildRecord, small: Mapping[str, bytes]) -> BuildRecord:
     """The build record with the digests of the other small files and its own seal."""
     digests = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(small.items())}
     complete = build.model_copy(update={"digests": digests})
-    return complete.model_copy(update={"seal": seal_of(complete)})
+    return complete.model_copy(update={"checksum": checksum_of(complete)})
 
 
 def _holds(folder: Path, manifest: Manifest, small: Mapping[str, bytes]) -> bool:
@@ -93,7 +93,7 @@ def _holds(folder: Path, manifest: Manifest, small: Mapping[str, bytes]) -> bool
         return False
 
 
-def foreign_files(folder: Path, manifest: Manifest) -> list[str]:
+def unexpected_files(folder: Path, manifest: Manifest) -> list[str]:
     """What lies where a release is to be put and belongs neither to it nor to the release it replaces."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         return [folder.name]

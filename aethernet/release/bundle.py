@@ -24,7 +24,7 @@ __all__ = [
 
 SIGNATURE = "model.sig"
 CHECK_INPUT, CHECK_OUTPUT = "images/check_input.png", "images/check_output.png"
-"""A small picture and what the trained network makes of it, 8-bit: what a downloaded release is tried on."""
+"""A small image and what the trained network makes of it, 8-bit: what a downloaded release is tried on."""
 
 LARGEST_RECORD = 64 * 2**20
 """Bytes a record may have; whatever is larger is none."""

@@ -34,10 +34,10 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "Speed",
+    "checksum_of",
     "identity_of",
     "is_safe_path",
     "release_schema",
-    "seal_of",
 ]
 
 MANIFEST, BUILD, CARD = "release.json", "build.json", "README.md"
@@ -107,10 +107,12 @@ class NetworkFacts(Record):
     config: dict[str, Any]
     parameters: int = Field(description="Weights of the fused network")
     receptive_radius: int | None = Field(
-        description="Input pixels an output pixel looks at in each direction; null where unknown or the whole picture"
+        description="Input pixels an output pixel looks at in each direction; null where unknown or the whole image"
     )
     pools_globally: bool = Field(description="Whether tiles change the result")
-    nodes_unfused: int | None = Field(description="ONNX nodes of the training form; null where it has no ONNX form")
+    nodes_unfused: int | None = Field(
+        default=None, description="ONNX nodes of the training form; releases made since 0.2 leave it out"
+    )
     nodes_fused: int = Field(description="ONNX nodes of the released fp32 file")
 
 
@@ -119,7 +121,7 @@ class TensorFacts(Record):
 
     name: str
     scale: float = Field(gt=0, description="Size of one step")
-    source: str = Field(description="Where its range comes from: records, pictures (and by which method), derived")
+    source: str = Field(description="Where its range comes from: records, images (and by which method), derived")
 
 
 class PartFacts(Record):
@@ -128,7 +130,9 @@ class PartFacts(Record):
     name: str
     psnr: float | None = Field(description="dB against the network with nothing quantised; null when identical")
     snr: float | None = Field(description="The same as signal-to-noise ratio")
-    tint: float = Field(description="Largest mean shift of a channel before bias correction, in the picture's range")
+    channel_shift: float = Field(
+        description="Largest mean shift of a channel before bias correction, in the image's range"
+    )
     work: float = Field(description="Its multiply-accumulates as a share of those of all parts")
     kept_float: bool
 
@@ -145,17 +149,18 @@ class QuantizationFacts(Record):
     """How the int8 form came about."""
 
     origin: Literal["qat", "records", "pictures"] = Field(
-        description="Fine-tuned with rounding on, records of an earlier such training, or pictures"
+        description="Fine-tuned with rounding on, records of an earlier such training, or images"
     )
-    method: str = Field(description="How ranges follow from pictures; learned where they were")
-    pictures: tuple[str, ...] = Field(
-        description="What it was calibrated on; empty: the library's own pictures, or what fine-tuning learned on"
+    method: str = Field(description="How ranges follow from images; learned where they were")
+    images: tuple[str, ...] = Field(
+        description="What it was calibrated on; empty: the library's own images, or what fine-tuning learned on",
     )
     finetuning: FinetuningFacts | None = Field(default=None, description="Where the origin is qat")
     keep_float: tuple[str, ...] = Field(description="Parts left in float by choice")
     slope: float | None = Field(default=None, description="Generation 1: slope of the sigmoid that stands for GELU's")
-    tint_removed: float | None = Field(
-        default=None, description="Mean shift of the last layer that bias correction took off, in the picture's range"
+    channel_shift_removed: float | None = Field(
+        default=None,
+        description="Mean shift of the last layer that bias correction took off, in the image's range",
     )
     integer_share: float | None = Field(
         default=None, description="Share of quantised multiply-accumulates that ONNX Runtime runs in integers"
@@ -164,7 +169,7 @@ class QuantizationFacts(Record):
     tensors: tuple[TensorFacts, ...]
 
 
-class FormStatus(Record):
+class PrecisionStatus(Record):
     """What became of one precision."""
 
     precision: Precision
@@ -185,8 +190,8 @@ class EngineEntry(Record):
     record: EngineRecord | None = Field(default=None, description="What it is tied to and what was counted in it")
 
 
-class PictureFacts(Record):
-    """A validation picture by content."""
+class ImageFacts(Record):
+    """A validation image by content."""
 
     name: str
     sha256: str
@@ -200,15 +205,15 @@ class Conditions(Record):
     peak: float = 1.0
     quality_channels: str = "RGB without border crop, and BT.601 Y with the border cropped by the scale; 8-bit rounded"
     baseline: str = "Pillow bicubic"
-    kernel: str = Field(default="", description="How the pictures were made from their originals, by the author's word")
-    pictures: tuple[PictureFacts, ...]
+    kernel: str = Field(default="", description="How the images were made from their originals, by the author's word")
+    images: tuple[ImageFacts, ...]
     host: dict[str, str]
 
     @property
     def digest(self) -> str:
-        """sha256 over names and contents of the pictures and their originals."""
-        lines = [f"{one.sha256}  lr {one.name}\n" for one in self.pictures]
-        lines += [f"{one.hr_sha256}  hr {one.name}\n" for one in self.pictures if one.hr_sha256]
+        """sha256 over names and contents of the images and their originals."""
+        lines = [f"{one.sha256}  lr {one.name}\n" for one in self.images]
+        lines += [f"{one.hr_sha256}  hr {one.name}\n" for one in self.images if one.hr_sha256]
         return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
@@ -230,7 +235,7 @@ class Manifest(Record):
     files: tuple[FileEntry, ...] = Field(
         description="Every file but those whose digests build.json holds, build.json itself and model.sig"
     )
-    forms: tuple[FormStatus, ...]
+    forms: tuple[PrecisionStatus, ...]
     engines: tuple[EngineEntry, ...] = Field(default=(), description="TensorRT engines, also those that were not built")
     quantization: QuantizationFacts | None = Field(default=None, description="Of the int8 form, where it was made")
     required: tuple[Precision, ...] = Field(description="Forms without which there would be no release")
@@ -304,19 +309,24 @@ class BuildRecord(Record):
         description="Engine -> how fast it ran, where there was a GPU",
         exclude_if=lambda speeds: not speeds,
     )
+    engine_build_seconds: dict[str, float] = Field(
+        default_factory=dict,
+        description="Engine -> how long building it took; earlier releases have it in the engine's own record",
+        exclude_if=lambda seconds: not seconds,
+    )
     digests: dict[str, str] = Field(
         default_factory=dict, description="sha256 of release.json, README.md, report.html and openmodeldb.json"
     )
-    seal: str = Field(default="", description="sha256 of this file's canonical JSON with an empty seal")
+    checksum: str = Field(default="", description="sha256 of this file's canonical JSON with an empty seal")
 
 
-def seal_of(build: BuildRecord) -> str:
+def checksum_of(build: BuildRecord) -> str:
     """Digest of a build record apart from its own seal."""
-    return hashlib.sha256(canonical_json(build.model_copy(update={"seal": ""}))).hexdigest()
+    return hashlib.sha256(canonical_json(build.model_copy(update={"checksum": ""}))).hexdigest()
 
 
 def identity_of(files: tuple[FileEntry, ...]) -> str:
-    """A release's identity: same weights, ONNX files and config, same identity, whatever card or pictures say."""
+    """A release's identity: same weights, ONNX files and config, same identity, whatever card or images say."""
     lines = sorted(f"{entry.sha256}  {entry.path}\n" for entry in files if entry.role in ("weights", "onnx", "config"))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

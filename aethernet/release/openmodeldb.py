@@ -91,7 +91,7 @@ def _description(manifest: Manifest) -> str:
     precisions = [form.precision.value for form in manifest.forms if form.status == "released"]
     parts.append(
         f"Version {manifest.version}. Forms: {', '.join(precisions)}; each was compared with the trained network on "
-        "pictures before it was released, see the release's README.md."
+        "images before it was released, see the release's README.md."
     )
     own = [one for one in manifest.quality if one.precision is Precision.FP32 and one.form.endswith(".onnx")]
     base = [one for one in manifest.quality if one.form == "bicubic"]
@@ -99,7 +99,7 @@ def _description(manifest: Manifest) -> str:
     if all(values):
         ours, theirs = (sum(many) / len(many) for many in values)
         parts.append(
-            f"PSNR (RGB) {ours:.2f} dB, bicubic {theirs:.2f} dB, mean of {len(own)} pictures"
+            f"PSNR (RGB) {ours:.2f} dB, bicubic {theirs:.2f} dB, mean of {len(own)} images"
             + (f" (LR: {manifest.conditions.kernel})" if manifest.conditions.kernel else "")
             + "."
         )

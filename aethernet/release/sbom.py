@@ -34,13 +34,13 @@ def bill_of_materials(manifest: Manifest) -> dict[str, Any]:
                 "task": "image super-resolution",
                 "architectureFamily": network.family,
                 "modelArchitecture": f"{network.family} {network.preset}",
-                "datasets": [{"type": "dataset", "name": "training pictures", "description": manifest.trained_on}],
-                "inputs": [{"format": "picture, NCHW, values in [0, 1]"}],
-                "outputs": [{"format": f"picture, {network.config.get('scale')} times as wide and as high"}],
+                "datasets": [{"type": "dataset", "name": "training images", "description": manifest.trained_on}],
+                "inputs": [{"format": "image, NCHW, values in [0, 1]"}],
+                "outputs": [{"format": f"image, {network.config.get('scale')} times as wide and as high"}],
             },
             "quantitativeAnalysis": {
                 "performanceMetrics": [
-                    {"type": kind, "value": str(value), "slice": f"{item.form}, {item.picture}"}
+                    {"type": kind, "value": str(value), "slice": f"{item.form}, {item.image}"}
                     for item in manifest.quality
                     for kind, value in (("PSNR RGB, dB", item.psnr_rgb), ("SSIM RGB", item.ssim_rgb))
                     if value is not None

@@ -1,4 +1,4 @@
-"""Pictures for people: a before/after sheet that shows what the network does, made with Pillow."""
+"""Images for people: a before/after sheet that shows what the network does, made with Pillow."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["comparison_sheet", "liveliest_window", "versions_of"]
 _GAP, _CAPTION = 8, 22
 
 
-def liveliest_window(picture: ImageArray, side: int) -> tuple[int, int, int, int]:
+def liveliest_window(image: ImageArray, side: int) -> tuple[int, int, int, int]:
     """Top, left, height, width of the window of at most ``side`` pixels with the most detail (mean gradient)."""
-    grey = picture[0].mean(axis=0)
+    grey = image[0].mean(axis=0)
     height, width = min(side, grey.shape[0]), min(side, grey.shape[1])
     detail = np.zeros_like(grey)
     detail[:-1] += np.abs(np.diff(grey, axis=0))
@@ -35,7 +35,7 @@ def liveliest_window(picture: ImageArray, side: int) -> tuple[int, int, int, int
 def versions_of(
     low: ImageArray, made: Mapping[str, ImageArray], truth: ImageArray | None, scale: int, side: int
 ) -> list[tuple[str, ImageArray]]:
-    """One window of a picture, as everybody enlarges it, as forms do, and as it was: all of one size.
+    """One window of an image, as everybody enlarges it, as forms do, and as it was: all of one size.
 
     Args:
         low: [1, C, H, W].
@@ -54,11 +54,11 @@ def versions_of(
     versions = {"nearest": low.repeat(scale, axis=2).repeat(scale, axis=3), "bicubic": bicubic(low, scale), **made}
     if truth is not None:
         versions["original"] = truth
-    return [(caption, picture[window]) for caption, picture in versions.items()]
+    return [(caption, image[window]) for caption, image in versions.items()]
 
 
 def comparison_sheet(rows: Sequence[Sequence[tuple[str, ImageArray]]], zoom: int = 1) -> Image:
-    """One row per picture, one captioned column per version; all pictures of a row have one size.
+    """One row per image, one captioned column per version; all images of a row have one size.
 
     Args:
         rows: (caption, [1, C, H, W]) per cell.
@@ -66,7 +66,7 @@ def comparison_sheet(rows: Sequence[Sequence[tuple[str, ImageArray]]], zoom: int
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    cells = [[(caption, _image(picture, zoom)) for caption, picture in row] for row in rows]
+    cells = [[(caption, _image(image, zoom)) for caption, image in row] for row in rows]
     width = max(sum(image.width + _GAP for _, image in row) for row in cells) + _GAP
     height = sum(max(image.height for _, image in row) + _CAPTION + _GAP for row in cells) + _GAP
     sheet = Image.new("RGB", (width, height), "white")
@@ -82,9 +82,9 @@ def comparison_sheet(rows: Sequence[Sequence[tuple[str, ImageArray]]], zoom: int
     return sheet
 
 
-def _image(picture: ImageArray, zoom: int) -> Image:
+def _image(image: ImageArray, zoom: int) -> Image:
     from PIL import Image
 
-    levels = to_levels(picture)[0].transpose(1, 2, 0)
-    image = Image.fromarray(levels.squeeze(-1) if levels.shape[-1] == 1 else levels).convert("RGB")
-    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+    levels = to_levels(image)[0].transpose(1, 2, 0)
+    drawn = Image.fromarray(levels.squeeze(-1) if levels.shape[-1] == 1 else levels).convert("RGB")
+    return drawn.resize((drawn.width * zoom, drawn.height * zoom), Image.Resampling.NEAREST)

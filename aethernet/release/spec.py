@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -16,6 +16,9 @@ from aethernet.engines.backends import Backend
 from aethernet.engines.profiles import PROFILE_PRESETS, Profile, parse_profile
 from aethernet.errors import SpecError, UsageError
 from aethernet.precision import Precision
+
+if TYPE_CHECKING:
+    from aethernet.networks.sizes import SizeRequirements
 
 __all__ = ["EngineSpec", "ExportSpec", "OpenModelDbSpec", "QuantizationSpec", "ReleaseSpec", "WebSpec", "read_spec"]
 
@@ -44,7 +47,7 @@ class QuantizationSpec(_Part):
     """How the int8 form is made."""
 
     method: Literal["best", "min-max", "percentile", "error"] = Field(
-        default="best", description="How ranges follow from pictures; best chooses per tensor by measured error"
+        default="best", description="How ranges follow from images; best chooses per tensor by measured error"
     )
     keep_float: tuple[str, ...] | None = Field(
         default=None,
@@ -109,6 +112,20 @@ class EngineSpec(_Part):
         """The profiles as shapes."""
         return tuple(parse_profile(text) for text in self.profiles)
 
+    def fitted(self, size: SizeRequirements) -> EngineSpec:
+        """The spec with profiles of sizes that a network takes, where it does not take all; each of them once."""
+        if size.none:
+            return self
+        texts = []
+        for profile in self.parsed_profiles:
+            shapes = [profile.minimum, profile.optimum, profile.maximum]
+            if size.fixed is not None:
+                fits = [(1, *size.fixed) for _ in shapes]
+            else:
+                fits = [(batch, *size.fit(height, width)) for batch, height, width in shapes]
+            texts.append(":".join("x".join(map(str, shape)) for shape in fits))
+        return self.model_copy(update={"profiles": tuple(dict.fromkeys(texts))})
+
 
 class OpenModelDbSpec(_Part):
     """What the OpenModelDB entry says beside what the release knows of itself."""
@@ -149,12 +166,12 @@ class ReleaseSpec(_Part):
     license: str = Field(default="unknown", description="SPDX identifier of the weights' licence")
     data_license: str = Field(default="", description="Licence of the training data, SPDX identifiers or words")
     trained_on: str = Field(default="", description="What the network was trained on, with credit; Markdown")
-    kernel: str = Field(default="", description="How the validation pictures (LR) were made from their HR partners")
-    images: Path | None = Field(default=None, description="Folder of validation pictures (LR)")
+    kernel: str = Field(default="", description="How the validation images (LR) were made from their HR partners")
+    images: Path | None = Field(default=None, description="Folder of validation images (LR)")
     hr: Path | None = Field(default=None, description="Folder of their HR partners, paired by file stem")
     calibration: Path | None = Field(
         default=None,
-        description="Folder of pictures (LR) for int8 ranges; by default the validation pictures",
+        description="Folder of images (LR) for int8 ranges; by default the validation images",
     )
     precisions: tuple[Precision, ...] | None = Field(
         default=None, description="Forms that must be made and pass; by default every form is tried and only fp32 must"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from aethernet.comparison.gate import TINT_SIDE
+from aethernet.comparison.gate import CHANNEL_SHIFT_SIDE
 from aethernet.comparison.measurement import Quality
 from aethernet.errors import BundleError
 from aethernet.precision import Precision
@@ -29,20 +29,20 @@ _USES = {
 
 
 def quality_rows(manifest: Manifest) -> list[dict[str, Any]]:
-    """Every picture's values, released form by form; files whose values are equal as far as shown share a row.
+    """Every image's values, released form by form; files whose values are equal as far as shown share a row.
 
-    A row has ``picture``, ``forms`` (names), ``label`` (for people) and ``quality`` (the values).
+    A row has ``image``, ``forms`` (names), ``label`` (for people) and ``quality`` (the values).
     """
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     for one in _released(manifest):
         values = tuple(map(_shown_digits, (one.psnr_rgb, one.ssim_rgb, one.psnr_y, one.ssim_y), (2, 4, 2, 4)))
-        key = (one.picture, one.precision, *(values if one.precision else (one.form,)))
-        row = rows.setdefault(key, {"picture": one.picture, "forms": [], "quality": one})
+        key = (one.image, one.precision, *(values if one.precision else (one.form,)))
+        row = rows.setdefault(key, {"image": one.image, "forms": [], "quality": one})
         row["forms"].append(one.form)
     for row in rows.values():
         row["label"] = _label(manifest.name, row["quality"].precision, row["forms"])
-    order = list(dict.fromkeys(one.picture for one in manifest.quality))
-    return sorted(rows.values(), key=lambda row: order.index(row["picture"]))
+    order = list(dict.fromkeys(one.image for one in manifest.quality))
+    return sorted(rows.values(), key=lambda row: order.index(row["image"]))
 
 
 def _released(manifest: Manifest) -> list[Quality]:
@@ -52,7 +52,7 @@ def _released(manifest: Manifest) -> list[Quality]:
 
 
 def mean_quality(manifest: Manifest) -> dict[str, dict[str, float]]:
-    """Released form -> measure -> mean over the pictures it has a value for."""
+    """Released form -> measure -> mean over the images it has a value for."""
     found: dict[str, dict[str, list[float]]] = {}
     for one in _released(manifest):
         for measure in ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y"):
@@ -78,15 +78,15 @@ def _shown_digits(value: float | None, digits: int) -> float | None:
 def worst_measurements(manifest: Manifest) -> list[dict[str, Any]]:
     """Per released file: the worst value of each measure over all inputs.
 
-    PSNR and colour shift are means, and those of an input of one pixel are of no picture: they are taken over inputs
-    with sides of :data:`~aethernet.comparison.gate.TINT_SIDE` pixels or more, where there are any.
+    PSNR and colour shift are means, and those of an input of one pixel are of no image: they are taken over inputs
+    with sides of :data:`~aethernet.comparison.gate.CHANNEL_SHIFT_SIDE` pixels or more, where there are any.
     """
     rows = []
     for entry in manifest.files:
         measured = [item for item in manifest.measurements if item.form.file == entry.path]
         if not measured:
             continue
-        large = [item for item in measured if min(item.shape[1:]) >= TINT_SIDE] or measured
+        large = [item for item in measured if min(item.shape[1:]) >= CHANNEL_SHIFT_SIDE] or measured
         rows.append(
             {
                 "file": entry.path,

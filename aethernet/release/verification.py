@@ -10,7 +10,7 @@ from aethernet.artifact import file_digest
 from aethernet.comparison.gate import judge
 from aethernet.comparison.metrics import level_shares
 from aethernet.errors import BundleError, GateError, SignatureError
-from aethernet.images.files import load_picture
+from aethernet.images.files import load_image
 from aethernet.precision import Precision
 from aethernet.records import canonical_json
 from aethernet.release.bundle import (
@@ -29,8 +29,8 @@ from aethernet.release.manifest import (
     RENDERED,
     BuildRecord,
     Manifest,
+    checksum_of,
     identity_of,
-    seal_of,
 )
 from aethernet.release.signing import Trust, check_signature, look_at_signature
 from aethernet.runtimes.opening import open_runtime
@@ -46,8 +46,8 @@ class Verification:
     files: int
     problems: tuple[str, ...]
     identity: str | None = None
-    picture: str | None = None
-    """How the run of the check picture went, or None when it was not run."""
+    image: str | None = None
+    """How the run of the check image went, or None when it was not run."""
     signature: str = ""
     """Who signed it, as far as that was checked."""
     missing: tuple[str, ...] = ()
@@ -62,13 +62,13 @@ class Verification:
 def verify_bundle(
     path: Path | str, *, run: bool = True, partial: bool = False, trust: Trust | None = None
 ) -> Verification:
-    """Check every byte of a release folder, its signature, and try the network on its check picture.
+    """Check every byte of a release folder, its signature, and try the network on its check image.
 
     Every problem is collected; nothing outside the folder is read and no link is followed.
 
     Args:
         path: The release folder.
-        run: Whether to run the fp32 ONNX file on the check picture.
+        run: Whether to run the fp32 ONNX file on the check image.
         partial: Whether files may be missing, as after a download of some forms only.
         trust: Whose signature must be there; None says only whether there is one.
     """
@@ -86,16 +86,16 @@ def verify_bundle(
     signature, unsigned = _signature(bundle, trust)
     problems += unsigned
     entry = manifest.file("onnx", Precision.FP32, ".onnx")
-    picture = None
+    image = None
     if run and not problems and (entry is None or entry.path not in missing):
-        picture, failure = _run_check_picture(bundle)
+        image, failure = _run_check_image(bundle)
         problems += [failure] if failure else []
     return Verification(
         root=root,
         files=len(manifest.files) + len(build.digests) + 1 - len(missing),
         problems=tuple(problems),
         identity=manifest.identity,
-        picture=picture,
+        image=image,
         signature=signature,
         missing=missing,
     )
@@ -155,8 +155,8 @@ def file_problems(root: Path, manifest: Manifest, *, signature: bool, missing: t
 def record_problems(root: Path, manifest: Manifest, build: BuildRecord) -> list[str]:
     """What does not fit between the records and what is rendered from them; the other files are not looked at."""
     problems = []
-    if seal_of(build) != build.seal or read_record(root, BUILD) != canonical_json(build):
-        problems.append(f"{BUILD}: content has changed (its seal is broken)")
+    if checksum_of(build) != build.checksum or read_record(root, BUILD) != canonical_json(build):
+        problems.append(f"{BUILD}: content has changed (its checksum does not fit)")
     problems += [f"{name}: is not part of the release" for name in sorted({*build.digests} - {MANIFEST, *RENDERED})]
     for name in (MANIFEST, *RENDERED):
         place = root / name
@@ -176,7 +176,7 @@ def record_problems(root: Path, manifest: Manifest, build: BuildRecord) -> list[
     return problems
 
 
-def _run_check_picture(bundle: Bundle) -> tuple[str | None, str | None]:
+def _run_check_image(bundle: Bundle) -> tuple[str | None, str | None]:
     entry = bundle.manifest.file("onnx", Precision.FP32, ".onnx")
     if entry is None:
         return None, "the release has no fp32 ONNX file"
@@ -184,16 +184,16 @@ def _run_check_picture(bundle: Bundle) -> tuple[str | None, str | None]:
     if channels not in (1, 3):
         return None, f"{MANIFEST}: expected a network of 1 or 3 channels, found {channels}"
     try:
-        wanted = load_picture(bundle.root / CHECK_OUTPUT, channels)
+        wanted = load_image(bundle.root / CHECK_OUTPUT, channels)
         with open_runtime(bundle.path(entry)) as runtime:
-            found = runtime.infer(load_picture(bundle.root / CHECK_INPUT, channels))
+            found = runtime.infer(load_image(bundle.root / CHECK_INPUT, channels))
     except Exception as error:  # noqa: BLE001 (a stranger's file may make a runtime throw anything)
-        return None, f"{entry.path}: could not be run on the check picture: {error}"
+        return None, f"{entry.path}: could not be run on the check image: {error}"
     if found.shape != wanted.shape:
-        return None, f"{entry.path}: the check picture became {found.shape}, expected {wanted.shape}"
+        return None, f"{entry.path}: the check image became {found.shape}, expected {wanted.shape}"
     shares = level_shares(found, wanted)
     told = f"largest difference {shares.largest} of 255 levels, {shares.equal:.2%} of values equal"
-    return told, None if shares.largest <= 1 else f"{entry.path}: computes another picture ({told})"
+    return told, None if shares.largest <= 1 else f"{entry.path}: computes another image ({told})"
 
 
 def require_accepted(manifest: Manifest) -> None:

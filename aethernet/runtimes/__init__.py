@@ -1,6 +1,6 @@
 """Ways to run a network, behind one small protocol.
 
-A runtime takes and gives float32 pictures whatever its own precision, touches its device only between ``__enter__`` and
+A runtime takes and gives float32 images whatever its own precision, touches its device only between ``__enter__`` and
 ``__exit__``, and is opened by :func:`open_runtime` from a released file.
 """
 

@@ -40,9 +40,9 @@ def open_runtime(path: Path | str, *, name: str | None = None, threads: int = 0)
     """
     suffix = Path(path).suffix
     if suffix == ".engine":
-        from aethernet.runtimes.tensorrt import EngineRuntime
+        from aethernet.runtimes.tensorrt import TensorRtRuntime
 
-        return EngineRuntime(path)
+        return TensorRtRuntime(path)
     if name is None:
         name = "onnxruntime-cpu" if suffix == ".onnx" else "pytorch-cpu"
     library, _, device = name.partition("-")

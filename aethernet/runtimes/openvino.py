@@ -52,11 +52,11 @@ class OpenVinoRuntime:
         self._size, self._scale = recorded_size(_metadata(self.path))
         return self
 
-    def infer(self, picture: ImageArray) -> ImageArray:
-        return fitted(picture, self._size, self._scale, self._run)
+    def infer(self, image: ImageArray) -> ImageArray:
+        return fitted(image, self._size, self._scale, self._run)
 
-    def _run(self, picture: ImageArray) -> ImageArray:
-        output = self._model([np.ascontiguousarray(picture, dtype=self._dtype)])[0]
+    def _run(self, image: ImageArray) -> ImageArray:
+        output = self._model([np.ascontiguousarray(image, dtype=self._dtype)])[0]
         result: ImageArray = output.astype(np.float32, copy=False)
         return result
 

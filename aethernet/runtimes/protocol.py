@@ -31,7 +31,7 @@ class Runtime(Protocol):
     def __enter__(self) -> Self:
         """Load the network onto its device."""
 
-    def infer(self, picture: ImageArray) -> ImageArray:
+    def infer(self, image: ImageArray) -> ImageArray:
         """[N, C, H, W] float32 in [0, 1] -> [N, C, s*H, s*W] float32, not clipped."""
 
     def __exit__(

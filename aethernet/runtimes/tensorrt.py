@@ -20,12 +20,12 @@ from aethernet.runtimes.protocol import ShapeLimits
 if TYPE_CHECKING:
     from aethernet.images.files import ImageArray
 
-__all__ = ["EngineRuntime"]
+__all__ = ["TensorRtRuntime"]
 
 _TIMING_TIMEOUT = 600.0
 
 
-class EngineRuntime:
+class TensorRtRuntime:
     """Runs an ``.engine`` file whose identity lies beside it."""
 
     def __init__(self, path: Path | str) -> None:
@@ -68,15 +68,15 @@ class EngineRuntime:
         last = log.splitlines()[-1] if log else "it said nothing"
         raise BuilderError(f"{self.record.identity.backend.label} {what}: {last}", log=log)
 
-    def infer(self, picture: ImageArray) -> ImageArray:
+    def infer(self, image: ImageArray) -> ImageArray:
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
-            send(self._process.stdin, picture)
+            send(self._process.stdin, image)
             answer: ImageArray | None = receive(self._process.stdout)
         except RuntimeError as error:
-            raise EngineError(f"{self.path.name} could not run {'x'.join(map(str, picture.shape))}: {error}") from error
+            raise EngineError(f"{self.path.name} could not run {'x'.join(map(str, image.shape))}: {error}") from error
         except (OSError, EOFError):
             answer = None
         if answer is None:
@@ -85,7 +85,7 @@ class EngineRuntime:
         return answer
 
     def time(self, shape: tuple[int, int, int, int], *, warm_up: int = 10, runs: int = 50) -> dict[str, Any]:
-        """Latencies in milliseconds by CUDA events, and pictures per second, at one shape with data on the GPU.
+        """Latencies in milliseconds by CUDA events, and images per second, at one shape with data on the GPU.
 
         Raises:
             EngineError: There is no GPU.

@@ -1,4 +1,4 @@
-"""Training a network on any folder of pictures, resumable, on a CPU or a GPU.
+"""Training a network on any folder of images, resumable, on a CPU or a GPU.
 
 A recipe says everything that decides the weights; the folders and the machine are arguments::
 

@@ -164,7 +164,7 @@ def choose(
     threads: int = 0,
     floor: int = 1,
     frame: tuple[int, int] | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> RuntimeChoice:
     """Open the fastest fitting candidate; fp32 unless another precision is clearly faster.
 
@@ -175,7 +175,7 @@ def choose(
         threads: CPU threads; 0 lets the runtime choose.
         floor: As :func:`~aethernet.upscale.engines.engine_for`.
         frame: As :func:`~aethernet.upscale.engines.engine_for`.
-        tell: Told of an engine that is built.
+        on_message: Called with a sentence when an engine is built.
 
     Raises:
         UsageError: As :func:`candidates`.
@@ -183,7 +183,7 @@ def choose(
     """
 
     def engine(name: str, wanted: Precision) -> Path:
-        return engine_for(bundle, _BACKENDS[name], wanted, floor=floor, frame=frame, tell=tell)
+        return engine_for(bundle, _BACKENDS[name], wanted, floor=floor, frame=frame, on_message=on_message)
 
     notes: list[str] = []
     raced = _race(bundle, candidates(bundle, runtime, precision, engine), threads, notes, strict=runtime != "auto")
@@ -230,10 +230,10 @@ def _milliseconds(runtime: Runtime, channels: int) -> float:
     if (limits := getattr(runtime, "limits", None)) is not None:
         bounds = zip(limits.smallest, limits.largest, strict=True)
         sides = [min(max(_SIDE, least), most) for least, most in bounds]
-    picture = np.random.default_rng(0).random((1, channels, *sides), dtype=np.float32)
+    image = np.random.default_rng(0).random((1, channels, *sides), dtype=np.float32)
     taken = []
     for _ in range(_RUNS + 1):
         start = time.perf_counter()
-        runtime.infer(picture)
+        runtime.infer(image)
         taken.append((time.perf_counter() - start) * 1000)
     return min(taken[1:])  # the first one also sets up

@@ -38,11 +38,11 @@ def released_engines(bundle: Bundle, backend: Backend, precision: Precision) -> 
 
 
 def profile_for(floor: int, frame: tuple[int, int] | None) -> Profile:
-    """Input sizes of an engine: exactly the frames of a film, or tiles a network with this smallest tile can use.
+    """Input sizes of an engine: exactly the frames of a video, or tiles a network with this smallest tile can use.
 
     Args:
         floor: Smallest side of a tile that makes headway.
-        frame: Height and width of every picture, if they are all the same.
+        frame: Height and width of every image, if they are all the same.
     """
     if frame is not None:
         shape = (1, *frame)
@@ -66,7 +66,7 @@ def engine_for(
     frame: tuple[int, int] | None = None,
     gpu: Gpu | None = None,
     cache: Path | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """An engine that fits this machine: a released one, one built earlier, or a new one.
 
@@ -78,7 +78,7 @@ def engine_for(
         frame: See :func:`profile_for`; where a whole frame needs more memory than the card has, tiles are taken.
         gpu: The card; by default the first one here.
         cache: Where built engines are kept; by default in the user's cache folder.
-        tell: Told what is built, which may take minutes.
+        on_message: Called with a sentence that says what is built, which may take minutes.
 
     Raises:
         UsageError: The release has no ONNX file of that precision.
@@ -102,7 +102,7 @@ def engine_for(
     wanted = [profile_for(floor, frame), *([profile_for(floor, None)] if frame else [])]
     for index, profile in enumerate(wanted):
         try:
-            return _kept_or_built(bundle.path(entry), folder, backend, gpu, profile, tell)
+            return _kept_or_built(bundle.path(entry), folder, backend, gpu, profile, on_message)
         except UsageError:  # more memory than the card has
             if index + 1 == len(wanted):
                 raise
@@ -118,7 +118,7 @@ def _fits(engine: Path, floor: int) -> bool:
 
 
 def _kept_or_built(
-    onnx: Path, folder: Path, backend: Backend, gpu: Gpu, profile: Profile, tell: Callable[[str], None]
+    onnx: Path, folder: Path, backend: Backend, gpu: Gpu, profile: Profile, on_message: Callable[[str], None]
 ) -> Path:
     from aethernet.engines.backends import DEFAULT_CAPABILITIES
     from aethernet.engines.builder import build_engine, plan_builds
@@ -140,8 +140,8 @@ def _kept_or_built(
     (config,) = plan_builds(
         backend, (profile,), capabilities=(gpu.capability,) if rtx else None, memory=gpu.memory or None
     )
-    tell(f"building a {backend.label} engine of {onnx.name} for {gpu.name}, inputs of {profile.name} pixels …")
+    on_message(f"building a {backend.label} engine of {onnx.name} for {gpu.name}, inputs of {profile.name} pixels …")
     folder.mkdir(parents=True, exist_ok=True)
     build_engine(onnx, made, config)
-    tell(f"built; kept as {made}")
+    on_message(f"built; kept as {made}")
     return made

@@ -1,4 +1,4 @@
-"""Picture files in, picture files out: single ones, lists and folders."""
+"""Image files in, image files out: single ones, lists and folders."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from aethernet.upscale.writing import FORMATS, format_of
 if TYPE_CHECKING:
     from aethernet.upscale.upscaler import Upscaler
 
-__all__ = ["FILM_SUFFIXES", "PICTURE_SUFFIXES", "UpscaleJob", "is_film", "plan_jobs", "upscale_files"]
+__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "UpscaleJob", "is_video", "plan_jobs", "upscale_files"]
 
-PICTURE_SUFFIXES = (
+IMAGE_SUFFIXES = (
     ".png",
     ".jpg",
     ".jpeg",
@@ -35,7 +35,7 @@ PICTURE_SUFFIXES = (
     ".pgm",
     ".tga",
 )
-FILM_SUFFIXES = (
+VIDEO_SUFFIXES = (
     ".mkv",
     ".mp4",
     ".m4v",
@@ -53,7 +53,7 @@ FILM_SUFFIXES = (
 )
 
 _LARGE = 64 * 2**20
-"""Bytes of a picture from which on it pays to tidy up after reading."""
+"""Bytes of an image from which on it pays to tidy up after reading."""
 
 Item = TypeVar("Item")
 
@@ -66,17 +66,17 @@ class UpscaleJob:
     destination: Path
 
 
-def is_film(path: Path) -> bool:
-    """Whether a file name is that of a film."""
-    return path.suffix.lower() in FILM_SUFFIXES
+def is_video(path: Path) -> bool:
+    """Whether a file name is that of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> list[UpscaleJob]:
     """Which file becomes which.
 
     One file and an output with a known ending make that file; everything else goes into the folder ``output``, a
-    folder's content under the same relative paths. A picture keeps its format where that can be written, and becomes
-    PNG where not; a film that is not named stays MP4 or QuickTime and becomes Matroska otherwise.
+    folder's content under the same relative paths. An image keeps its format where that can be written, and becomes
+    PNG where not; a video that is not named stays MP4 or QuickTime and becomes Matroska otherwise.
 
     Raises:
         UsageError: A missing input, two inputs for one output, or an output that is its own input.
@@ -85,14 +85,14 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
         raise UsageError(f"expected a format of {', '.join(FORMATS)}, found '{form}'")
     missing = [path for path in inputs if not path.exists()]
     if missing:
-        raise UsageError(f"expected pictures, films or folders, found nothing at {', '.join(map(str, missing))}")
+        raise UsageError(f"expected images, videos or folders, found nothing at {', '.join(map(str, missing))}")
     if len(inputs) == 1 and inputs[0].is_file() and output.suffix and not output.is_dir():
-        if not is_film(output):
+        if not is_video(output):
             target = format_of(output)
             if form is not None and form != target.name:
                 raise UsageError(f"expected --format to fit {output.name}, found {form}")
-        elif not is_film(inputs[0]):
-            raise UsageError(f"expected a picture as output for {inputs[0].name}, found {output.name}")
+        elif not is_video(inputs[0]):
+            raise UsageError(f"expected an image as output for {inputs[0].name}, found {output.name}")
         jobs = [UpscaleJob(inputs[0], output)]
     else:
         if output.is_file():
@@ -103,7 +103,7 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
             for path, relative in _files(given, output)
         ]
     if not jobs:
-        raise UsageError(f"expected pictures or films in {', '.join(map(str, inputs))}, found none")
+        raise UsageError(f"expected images or videos in {', '.join(map(str, inputs))}, found none")
     taken: dict[Path, Path] = {}
     for job in jobs:
         place = job.destination.resolve()
@@ -124,7 +124,7 @@ def _files(given: Path, output: Path) -> Iterator[tuple[Path, Path]]:
     inside = output.resolve()
     for path in sorted(given.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(given).parts)
-        if path.suffix.lower() in PICTURE_SUFFIXES + FILM_SUFFIXES and path.is_file() and not hidden:
+        if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and path.is_file() and not hidden:
             # Results of an earlier run may lie inside the folder they were made from.
             if given.resolve() != inside and inside in path.resolve().parents:
                 continue
@@ -132,7 +132,7 @@ def _files(given: Path, output: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _ending(source: Path, form: str | None) -> str:
-    if is_film(source):
+    if is_video(source):
         # Matroska holds everything but what is made for MP4 and its kin, such as their subtitles.
         return source.suffix if source.suffix.lower() in (".mp4", ".m4v", ".mov") else ".mkv"
     if form is not None:
@@ -152,7 +152,7 @@ def upscale_files(
     skip_existing: bool = False,
     on_done: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """Enlarge picture files; the next is read while one is computed. One that fails does not stop the others.
+    """Enlarge image files; the next is read while one is computed. One that fails does not stop the others.
 
     Returns:
         For each job the facts of :func:`upscale_file`, or ``source``, ``destination`` and ``error``, or ``skipped``.
@@ -172,7 +172,7 @@ def upscale_files(
             except (AethernetError, MemoryError) as error:
                 if isinstance(error, UsageError):
                     raise
-                told = str(error) or "not enough memory for the picture itself"
+                told = str(error) or "not enough memory for the image itself"
                 result = {"source": str(job.source), "destination": str(job.destination), "error": told}
             results.append(result)
             on_done(result)

@@ -1,4 +1,4 @@
-"""One picture file in, one picture file out."""
+"""One image file in, one image file out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from aethernet.artifact import atomic_path
 from aethernet.errors import UsageError
 from aethernet.upscale.prefetch import ahead
 from aethernet.upscale.reading import Still, read_still
-from aethernet.upscale.statistics import Tally
-from aethernet.upscale.writing import format_of, require_fit, write_picture
+from aethernet.upscale.statistics import UpscaleStatistics
+from aethernet.upscale.writing import format_of, require_fit, write_image
 
 if TYPE_CHECKING:
     from aethernet.upscale.tiles import Cut
@@ -23,7 +23,7 @@ Item = TypeVar("Item")
 
 
 class BandUpscaler(Protocol):
-    """What enlarges a decoded picture band by band: :class:`~aethernet.upscale.upscaler.Upscaler`."""
+    """What enlarges a decoded image band by band: :class:`~aethernet.upscale.upscaler.Upscaler`."""
 
     cut: Cut
 
@@ -35,7 +35,7 @@ class BandUpscaler(Protocol):
     def exact_tiles(self) -> bool:
         """Whether tiles leave no trace."""
 
-    def bands(self, still: Still, tally: Tally) -> Iterator[Any]:
+    def bands(self, still: Still, statistics: UpscaleStatistics) -> Iterator[Any]:
         """The result from top to bottom."""
 
 
@@ -48,11 +48,11 @@ def upscale_file(
     still: Still | None = None,
     read_seconds: float = 0.0,
 ) -> dict[str, Any]:
-    """Enlarge one picture file. Nothing is left behind when it fails.
+    """Enlarge one image file. Nothing is left behind when it fails.
 
     Args:
         upscaler: The network.
-        source: Any picture :func:`~aethernet.upscale.reading.read_still` takes.
+        source: Any image :func:`~aethernet.upscale.reading.read_still` takes.
         destination: Its ending chooses the format.
         quality: 1 to 100, for formats with loss.
         still: ``source``, if it was read already.
@@ -62,7 +62,7 @@ def upscale_file(
         Facts as JSON values: sizes, tiles, seconds per stage, notes.
 
     Raises:
-        PictureError: It cannot be read, or the result does not fit the format.
+        ImageError: It cannot be read, or the result does not fit the format.
         StoreError: It cannot be written.
         UpscaleError: The network cannot be run on it.
     """
@@ -78,35 +78,35 @@ def upscale_file(
     require_fit(target, width, height)
     if not target.cmyk:
         still = still.as_rgb()
-    tally = Tally()
-    with ahead(upscaler.bands(still, tally), depth=1) as bands, atomic_path(destination) as temporary:
+    statistics = UpscaleStatistics()
+    with ahead(upscaler.bands(still, statistics), depth=1) as bands, atomic_path(destination) as temporary:
         began, waits = time.perf_counter(), list[float]()
-        notes = [*still.notes, *write_picture(temporary, target, still, _timed(bands, waits), (width, height), quality)]
+        notes = [*still.notes, *write_image(temporary, target, still, _timed(bands, waits), (width, height), quality)]
         write_seconds = time.perf_counter() - began - sum(waits)
-    if tally.tiles > 1 + (still.plane is not None) and not upscaler.exact_tiles:
+    if statistics.tiles > 1 + (still.plane is not None) and not upscaler.exact_tiles:
         if upscaler.cut.feather:
             notes.append(
-                f"this network looks at the whole picture, which did not fit into memory: {tally.tiles} tiles were "
+                f"this network looks at the whole image, which did not fit into memory: {statistics.tiles} tiles were "
                 "faded into each other, and differ slightly from the whole"
             )
         else:
             notes.append(
-                f"{tally.tiles} tiles overlap by {upscaler.cut.margin} pixels, less than the network sees: the cuts "
-                "may show"
+                f"{statistics.tiles} tiles overlap by {upscaler.cut.margin} pixels, less than the network sees: "
+                "the cuts may show"
             )
-    if tally.redone_in_fp32:
-        notes.append(f"{tally.redone_in_fp32} of {tally.tiles} tiles were not finite and were redone in fp32")
-    if tally.halved:
-        notes.append(f"memory ran out; went on with tiles of {tally.halved[-1][1]}x{tally.halved[-1][0]}")
+    if statistics.redone_in_fp32:
+        notes.append(f"{statistics.redone_in_fp32} of {statistics.tiles} tiles were not finite and were redone in fp32")
+    if statistics.halved:
+        notes.append(f"memory ran out; went on with tiles of {statistics.halved[-1][1]}x{statistics.halved[-1][0]}")
     return {
         "source": str(source),
         "destination": str(destination),
         "input_size": list(still.size),
         "output_size": [width, height],
-        "tiles": tally.tiles,
+        "tiles": statistics.tiles,
         "seconds": {
             "read": round(read_seconds, 4),
-            "network": round(tally.network_seconds, 4),
+            "network": round(statistics.network_seconds, 4),
             "write": round(write_seconds, 4),
             "total": round(time.perf_counter() - start + read_ahead, 4),
         },

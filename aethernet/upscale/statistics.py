@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["Tally"]
+__all__ = ["UpscaleStatistics"]
 
 
 @dataclass(slots=True)
-class Tally:
-    """What upscaling one picture took."""
+class UpscaleStatistics:
+    """What upscaling one image took."""
 
     network_seconds: float = 0.0
     tiles: int = 0

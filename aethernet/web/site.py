@@ -6,9 +6,10 @@ import gzip
 import hashlib
 import json
 import math
+import re
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -61,7 +62,7 @@ def write_site(
     destination: Path,
     runtime: Path,
     *,
-    samples: Sequence[Path] = (),
+    samples: Mapping[str, Path] | None = None,
     home: str = "",
     space: bool = False,
 ) -> Site:
@@ -71,7 +72,7 @@ def write_site(
         bundle: The release folder, or an opened release. Its ONNX files are checked against the manifest.
         destination: The site's folder.
         runtime: A folder of :func:`~aethernet.web.onnxruntime_web.onnxruntime_web`.
-        samples: Images to offer beside the release's check image, small ones best.
+        samples: Images to offer beside the release's check image, small ones best: file name -> file.
         home: Where the release can be downloaded, an address of a page; may be empty.
         space: Add a ``README.md`` that makes the folder a static Space of the Hub.
 
@@ -84,7 +85,7 @@ def write_site(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     if destination.is_symlink() or (destination.exists() and not _replaceable(destination)):
         raise UsageError(f"expected a site or nothing at {destination}, found other files; nothing was touched")
-    taken = _samples(opened, samples)
+    taken = _samples(opened, samples or {})
     facts = _facts(opened, taken)
     part = destination.with_name(f".{destination.name}.{secrets.token_hex(6)}.part")
     try:
@@ -160,13 +161,15 @@ def _replaceable(folder: Path) -> bool:
     return folder.is_dir() and ((folder / SITE).is_file() or not any(folder.iterdir()))
 
 
-def _samples(bundle: Bundle, samples: Sequence[Path]) -> list[tuple[str, Path]]:
+def _samples(bundle: Bundle, samples: Mapping[str, Path]) -> list[tuple[str, Path]]:
     """(path in the site, file) of the images to offer; the check image is always among them."""
     taken = [("images/check_input.png", bundle.root / CHECK_INPUT)]
-    for index, path in enumerate(samples[:_MOST_SAMPLES]):
-        if path.suffix.lower() not in _IMAGES or not path.is_file():
-            raise UsageError(f"expected sample images as {', '.join(_IMAGES)}, found {path}")
-        taken.append((f"images/sample_{index + 1}_{path.stem}{path.suffix.lower()}", path))
+    for index, (name, path) in enumerate(list(samples.items())[:_MOST_SAMPLES]):
+        stem, suffix = Path(name).stem, Path(name).suffix.lower()
+        if suffix not in _IMAGES or not path.is_file():
+            raise UsageError(f"expected sample images as {', '.join(_IMAGES)}, found {name}")
+        plain = re.sub(r"[^A-Za-z0-9_-]", "_", stem)  # part of an address
+        taken.append((f"images/sample_{index + 1}_{plain}{suffix}", path))
     return taken
 
 

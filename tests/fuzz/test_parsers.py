@@ -226,7 +226,7 @@ def test_onnx_file_that_points_outside_the_release_is_not_run(release: Path, loc
     found = verify_bundle(release)
 
     assert len(found.problems) == 1
-    assert "could not be run on the check picture" in found.problems[0]
+    assert "could not be run on the check image" in found.problems[0]
 
 
 def test_record_that_is_a_link_out_of_the_release_is_not_read(release: Path, tmp_path: Path) -> None:

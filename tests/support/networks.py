@@ -130,9 +130,9 @@ def calm_network(generation: int = 2) -> AetherNet:
 
 
 @torch.no_grad()
-def largest_difference(first: nn.Module, second: nn.Module, picture: Tensor) -> float:
-    """Largest absolute difference of two networks' answers to one picture."""
-    return float((first(picture) - second(picture)).abs().max())
+def largest_difference(first: nn.Module, second: nn.Module, image: Tensor) -> float:
+    """Largest absolute difference of two networks' answers to one image."""
+    return float((first(image) - second(image)).abs().max())
 
 
 def ema_beside_decoy(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

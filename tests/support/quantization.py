@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from aethernet.networks import AetherNet
 from aethernet.networks.fusion import fuse
 from aethernet.quantization.structure import gated_units
+from tests.support.images import natural_image
 from tests.support.networks import tiny_network
-from tests.support.pictures import natural_picture
 
 GENERATIONS = (1, 2, 3)
 BOTH = {"channel_attention": True, "spatial_attention": True}
@@ -28,8 +28,8 @@ def fused_network(generation: int, **changes: Any) -> AetherNet:
     return fuse(tiny_network(generation, **(BOTH if generation == 3 else {}) | changes))
 
 
-def calibration_pictures(number: int = 3, side: int = 20) -> list[np.ndarray]:
-    return [natural_picture(side, side, seed=seed).numpy() for seed in range(number)]
+def calibration_images(number: int = 3, side: int = 20) -> list[np.ndarray]:
+    return [natural_image(side, side, seed=seed).numpy() for seed in range(number)]
 
 
 def slopes_of(fused: nn.Module, slope: float) -> dict[str, float]:
@@ -50,7 +50,7 @@ def same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> b
 
 
 def decibels(answer: Tensor, wanted: Tensor) -> float:
-    """PSNR with the range of the wanted picture as its peak: random networks do not keep to [0, 1]."""
+    """PSNR with the range of the wanted image as its peak: random networks do not keep to [0, 1]."""
     peak = float(wanted.max() - wanted.min())
     error = float((answer - wanted).double().square().mean())
     return float("inf") if error == 0 else float(10 * np.log10(peak**2 / error))
@@ -58,11 +58,11 @@ def decibels(answer: Tensor, wanted: Tensor) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A fused network and pictures to calibrate it on."""
+    """A fused network and images to calibrate it on."""
 
     generation: int
     fused: AetherNet
-    pictures: list[np.ndarray]
+    images: list[np.ndarray]
 
 
 @pytest.fixture(
@@ -70,4 +70,4 @@ class Prepared:
     params=[pytest.param(one, marks=() if one == 2 else pytest.mark.slow, id=f"gen{one}") for one in GENERATIONS],
 )
 def prepared(request: pytest.FixtureRequest) -> Prepared:
-    return Prepared(request.param, fused_network(request.param), calibration_pictures())
+    return Prepared(request.param, fused_network(request.param), calibration_images())

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 __all__ = ["FunctionRuntime", "enlarged"]
 
 
-def enlarged(picture: ImageArray, scale: int = 2) -> ImageArray:
+def enlarged(image: ImageArray, scale: int = 2) -> ImageArray:
     """Every pixel as scale x scale: the simplest upscaler."""
-    return picture.repeat(scale, axis=2).repeat(scale, axis=3)
+    return image.repeat(scale, axis=2).repeat(scale, axis=3)
 
 
 class FunctionRuntime:
@@ -35,9 +35,9 @@ class FunctionRuntime:
         self.record.append(f"{self.name} opens")
         return self
 
-    def infer(self, picture: ImageArray) -> ImageArray:
+    def infer(self, image: ImageArray) -> ImageArray:
         self.record.append(f"{self.name} runs")
-        return self.function(picture)
+        return self.function(image)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

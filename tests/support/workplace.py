@@ -1,4 +1,4 @@
-"""A place to release in: spec, pictures, store, output and hub of one's own, and ways to run the flows there."""
+"""A place to release in: spec, images, store, output and hub of one's own, and ways to run the flows there."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ class Workplace:
 
     @property
     def release(self) -> list[str]:
-        """Arguments of the release."""
-        return ["release", str(self.spec), *self.places, "--json"]
+        """Arguments of the release; most tests are about the flow itself, which ``--fresh`` always runs."""
+        return ["release", str(self.spec), *self.places, "--fresh", "--json"]
 
     def edit_spec(self, text: str) -> None:
         """Add TOML at the end of the spec."""

@@ -95,12 +95,12 @@ def test_two_stages_with_equal_inputs_have_different_keys() -> None:
 
 
 def test_the_release_s_own_stages_have_different_keys() -> None:
-    from tasks.export import count_unfused_nodes
+    from tasks.export import export
     from tasks.fuse import fuse
 
     keys = [_key(fuse, ARTIFACT, "net_2x", precision) for precision in Precision]
-    keys.append(_key(count_unfused_nodes, ARTIFACT, ExportSpec()))
-    keys.append(_key(count_unfused_nodes, ARTIFACT, ExportSpec(opset=18)))
+    keys.append(_key(export, ARTIFACT, "name", ExportSpec(), {}))
+    keys.append(_key(export, ARTIFACT, "name", ExportSpec(opset=18), {}))
 
     assert len(set(keys)) == len(keys)
 
@@ -232,7 +232,7 @@ def test_other_input_runs(runs: Runs) -> None:
 
 
 def _sealed(key: str, output: Any) -> dict[str, Any]:
-    return {"output": output, "seal": _caching._seal(key, output)}
+    return {"output": output, "seal": _caching._checksum(key, output)}
 
 
 def _envelope(runs: Runs, result: Any, **metadata: Any) -> bytes:
@@ -461,7 +461,7 @@ def test_a_shared_record_is_believed_only_with_its_seal(machines: list[Runs]) ->
     one()
     path = f"records/{one.record.name}"
     noted = json.loads(one.store.place.read(path) or b"")
-    noted["sealed"]["output"]["name"] = "forged.bin"
+    noted["with_checksum"]["output"]["name"] = "forged.bin"
     one.store.place.write(path, json.dumps(noted).encode())
 
     other()

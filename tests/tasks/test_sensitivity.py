@@ -9,14 +9,14 @@ import pytest
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import save_safetensors
 from aethernet.errors import SpecError
-from aethernet.images.files import list_pictures
+from aethernet.images.files import list_images
 from aethernet.networks.fusion import fuse
 from aethernet.release.spec import QuantizationSpec, make_spec
 from aethernet.store.store import Store
 from tasks.fetch import ValidationImage
 from tasks.sensitivity import FloatParts, sensitivity
 from tests.support.networks import tiny_network
-from tests.support.releases import small_pictures
+from tests.support.releases import small_images
 
 pytestmark = pytest.mark.slow  # every part is timed
 
@@ -26,17 +26,17 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact, l
     folder = tmp_path_factory.mktemp("sensitivity")
     store = Store(folder / "store")
     fused = store.put(save_safetensors(fuse(tiny_network(2, depths=(1,))), folder / "fused.safetensors"))
-    pictures = [
+    images = [
         ValidationImage(name=path.stem, low=store.put(path), high=None)
-        for path in list_pictures(small_pictures(folder / "low"))
+        for path in list_images(small_images(folder / "low"))
     ]
-    return store, fused, pictures
+    return store, fused, images
 
 
 @pytest.fixture(scope="module")
 def chosen(inputs: tuple[Store, Artifact, list[ValidationImage]]) -> FloatParts:
-    store, fused, pictures = inputs
-    return sensitivity.fn(store, fused, None, fused, pictures, QuantizationSpec(budget_db=40))
+    store, fused, images = inputs
+    return sensitivity.fn(store, fused, None, fused, images, QuantizationSpec(budget_db=40))
 
 
 def test_the_choice_is_a_spec_with_the_parts_chosen(chosen: FloatParts) -> None:
@@ -51,24 +51,24 @@ def test_the_choice_is_a_spec_with_the_parts_chosen(chosen: FloatParts) -> None:
 def test_the_same_inputs_give_the_same_choice_and_the_same_chart(
     chosen: FloatParts, inputs: tuple[Store, Artifact, list[ValidationImage]]
 ) -> None:
-    store, fused, pictures = inputs
+    store, fused, images = inputs
 
-    again = sensitivity.fn(store, fused, None, fused, pictures, QuantizationSpec(budget_db=40))
+    again = sensitivity.fn(store, fused, None, fused, images, QuantizationSpec(budget_db=40))
 
     assert (again.facts, again.spec, again.chart) == (chosen.facts, chosen.spec, chosen.chart)
 
 
 def test_a_budget_out_of_reach_is_a_reason(inputs: tuple[Store, Artifact, list[ValidationImage]]) -> None:
-    store, fused, pictures = inputs
+    store, fused, images = inputs
 
-    choice = sensitivity.fn(store, fused, None, fused, pictures, QuantizationSpec(budget_db=100))
+    choice = sensitivity.fn(store, fused, None, fused, images, QuantizationSpec(budget_db=100))
 
     assert choice.facts is None
     assert "within 100 dB" in (choice.reason or "")
     assert "budget_db" in (choice.reason or "")
 
 
-def test_without_pictures_or_records_there_is_a_reason(inputs: tuple[Store, Artifact, list[ValidationImage]]) -> None:
+def test_without_images_or_records_there_is_a_reason(inputs: tuple[Store, Artifact, list[ValidationImage]]) -> None:
     store, fused, _ = inputs
 
     choice = sensitivity.fn(store, fused, None, fused, [], QuantizationSpec(budget_db=40))

@@ -56,7 +56,7 @@ def render_card(manifest: Manifest, build: BuildRecord) -> str:
 
 def _shown(manifest: Manifest) -> Manifest:
     """What stands in tables and comes from outside, made fit for them."""
-    quality = tuple(entry.model_copy(update={"picture": _plain(entry.picture)}) for entry in manifest.quality)
+    quality = tuple(entry.model_copy(update={"image": _plain(entry.image)}) for entry in manifest.quality)
     return manifest.model_copy(update={"license": _plain(manifest.license), "quality": quality})
 
 
@@ -69,9 +69,9 @@ def _metadata(manifest: Manifest) -> str:
             task_type="image-to-image",
             task_name="Super-resolution",
             dataset_type="validation-pictures",
-            dataset_name=f"validation picture {entry.picture}",
-            # The library merges results of one type and config; each picture is one.
-            dataset_config=entry.picture,
+            dataset_name=f"validation image {entry.image}",
+            # The library merges results of one type and config; each image is one.
+            dataset_config=entry.image,
             metric_type=metric,
             metric_name=f"{name}, {entry.form}",
             metric_value=value,
@@ -112,7 +112,7 @@ def _commands(manifest: Manifest) -> dict[str, dict[str, str]]:
 
 
 def _sizes(network: Descriptor) -> str:
-    """What pictures have to be padded to, in words; empty where any size will do."""
+    """What images have to be padded to, in words; empty where any size will do."""
     size = network.size
     if size.fixed is not None:
         return f"{size.fixed[0]} x {size.fixed[1]} pixels (height x width) only; aethernet pads and cuts"

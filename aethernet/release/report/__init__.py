@@ -1,6 +1,6 @@
 """``report.html``: the release at a glance, one page that asks for nothing from outside.
 
-Rendered from ``release.json``, ``build.json`` and a few windows of validation pictures. A browser computes what depends
+Rendered from ``release.json``, ``build.json`` and a few windows of validation images. A browser computes what depends
 on what is looked at (the error heat map); everything else stands in the page.
 """
 
@@ -25,11 +25,11 @@ __all__ = ["Piece", "render_report"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A window of one picture."""
+    """A window of one image."""
 
     name: str
     versions: Sequence[tuple[str, Path]]
-    """Caption -> picture file, all of one size."""
+    """Caption -> image file, all of one size."""
 
 
 def render_report(manifest: Manifest, build: BuildRecord, pieces: Sequence[Piece]) -> str:
@@ -70,7 +70,7 @@ def _against_speed(manifest: Manifest, build: BuildRecord) -> str | None:
     floor = means.get("bicubic")
     return (
         scatter(
-            points, f"ms per {width}x{height} picture (logarithmic)", "PSNR, dB", (floor, "bicubic") if floor else None
+            points, f"ms per {width}x{height} image (logarithmic)", "PSNR, dB", (floor, "bicubic") if floor else None
         )
         if points
         else None
@@ -92,7 +92,7 @@ def _sensitivity(manifest: Manifest, build: BuildRecord) -> str:
 
 
 def _embedded(path: Path) -> dict[str, Any]:
-    """The picture inside the page, without loss."""
+    """The image inside the page, without loss."""
     from PIL import Image
 
     with Image.open(path) as image:

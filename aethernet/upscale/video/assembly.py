@@ -1,4 +1,4 @@
-"""The finished film: the new picture stream from its segments, every other stream copied."""
+"""The finished video: the new image stream from its segments, every other stream copied."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from aethernet.artifact import atomic_path
-from aethernet.errors import FilmError, UsageError
+from aethernet.errors import UsageError, VideoError
 from aethernet.upscale.video.encoder import Segment, VideoFormat, tag
-from aethernet.upscale.video.source import FilmFacts, library, open_film
+from aethernet.upscale.video.source import VideoFacts, library, open_video
 
 __all__ = ["CONTAINERS", "Interval", "assemble", "container_format", "require_copyable"]
 
@@ -45,7 +45,7 @@ _STALE = (
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Part of the film that is kept, in seconds of its own time; ``shift`` is taken from every time stamp."""
+    """Part of the video that is kept, in seconds of its own time; ``shift`` is taken from every time stamp."""
 
     start: Fraction | None
     end: Fraction | None
@@ -61,10 +61,10 @@ def container_format(path: Path) -> str:
     try:
         return CONTAINERS[path.suffix.lower()]
     except KeyError:
-        raise UsageError(f"expected a film called {', '.join(CONTAINERS)}, found {path.name}") from None
+        raise UsageError(f"expected a video called {', '.join(CONTAINERS)}, found {path.name}") from None
 
 
-def require_copyable(source: Path, destination: Path, facts: FilmFacts, codec: str) -> None:
+def require_copyable(source: Path, destination: Path, facts: VideoFacts, codec: str) -> None:
     """Find out before any work whether the output's container can hold everything.
 
     Raises:
@@ -73,11 +73,11 @@ def require_copyable(source: Path, destination: Path, facts: FilmFacts, codec: s
     av = library()
     name = container_format(destination)
     refused = []
-    with open_film(source) as given, av.open(os.devnull, "w", format=name) as trial:
+    with open_video(source) as given, av.open(os.devnull, "w", format=name) as trial:
         try:
             trial.add_stream(codec, rate=25)
         except ValueError:
-            refused.append(f"pictures in {codec}")
+            refused.append(f"images in {codec}")
         for stream in _others(given, facts):
             try:
                 trial.add_stream_from_template(stream)
@@ -92,7 +92,7 @@ def require_copyable(source: Path, destination: Path, facts: FilmFacts, codec: s
         )
 
 
-def _others(container: Any, facts: FilmFacts) -> list[Any]:
+def _others(container: Any, facts: VideoFacts) -> list[Any]:
     attached = library().stream.Disposition.attached_pic
     return [
         stream
@@ -107,56 +107,56 @@ def _others(container: Any, facts: FilmFacts) -> list[Any]:
 def assemble(
     source: Path,
     destination: Path,
-    facts: FilmFacts,
+    facts: VideoFacts,
     video: VideoFormat,
     folder: Path,
     segments: Sequence[Segment],
     interval: Interval,
 ) -> None:
-    """Write the film in one step.
+    """Write the video in one step.
 
     Args:
-        source: Where everything but the pictures comes from.
-        destination: Replaced when the new film is complete.
+        source: Where everything but the images comes from.
+        destination: Replaced when the new video is complete.
         facts: Of ``source``.
-        video: Of the new pictures.
+        video: Of the new images.
         folder: Where the segments lie.
         segments: In order, without gaps.
         interval: What to keep of the other streams.
 
     Raises:
-        FilmError: The container refuses something.
+        VideoError: The container refuses something.
         StoreError: The disk is full or cannot be written.
     """
     av = library()
     shown = [pts for segment in segments for pts, _ in _packets(folder, segment, video)]
     stamps = sorted(shown)
-    # How many pictures decoding has to be ahead of showing.
+    # How many images decoding has to be ahead of showing.
     delay = max(count - (bisect_right(stamps, pts) - 1) for count, pts in enumerate(shown))
     end_of_video = (stamps[-1] + (segments[-1].last_duration or 1)) * video.time_base
     if interval.end is None or end_of_video < interval.end:
         interval = Interval(interval.start, end_of_video if _cut_short(facts, end_of_video) else None, interval.shift)
     name = container_format(destination)
-    # Bit for bit the same film from the same segments: no random numbers, no version of the tool.
+    # Bit for bit the same video from the same segments: no random numbers, no version of the tool.
     options = {"fflags": "+bitexact"} | ({"movflags": "+faststart"} if name in ("mp4", "mov") else {})
     try:
         with (
             atomic_path(destination) as temporary,
-            open_film(source) as given,
+            open_video(source) as given,
             av.open(str(folder / segments[0].name)) as pattern,
             av.open(str(temporary), "w", format=name, options=options) as made,
         ):
             made.metadata.update(_kept(given.metadata))
-            pictures = made.add_stream_from_template(pattern.streams.video[0], opaque=True)
+            images = made.add_stream_from_template(pattern.streams.video[0], opaque=True)
             old = given.streams[facts.video_index]
-            pictures.time_base = video.time_base
-            pictures.metadata.update(_kept(old.metadata))
-            pictures.disposition = old.disposition
-            tag(pictures.codec_context, video)
+            images.time_base = video.time_base
+            images.metadata.update(_kept(old.metadata))
+            images.disposition = old.disposition
+            tag(images.codec_context, video)
             if video.aspect:
-                pictures.codec_context.sample_aspect_ratio = video.aspect
+                images.codec_context.sample_aspect_ratio = video.aspect
             if facts.rotation:
-                pictures.set_display_rotation(facts.rotation)
+                images.set_display_rotation(facts.rotation)
             copies = {}
             for stream in _others(given, facts):
                 copy = made.add_stream_from_template(stream)
@@ -167,17 +167,17 @@ def assemble(
             made.start_encoding()
             moved = int(interval.shift / video.time_base)
             streams = [
-                _new_pictures(folder, segments, video, stamps, delay, pictures, moved),
+                _new_images(folder, segments, video, stamps, delay, images, moved),
                 _copied(given, copies, interval),
             ]
             for _, packet in heapq.merge(*streams, key=lambda entry: entry[0]):
                 made.mux_one(packet)
     except av.FFmpegError as error:
-        raise FilmError(f"the film cannot be put together as {destination.name}: {error}") from error
+        raise VideoError(f"the video cannot be put together as {destination.name}: {error}") from error
 
 
-def _cut_short(facts: FilmFacts, end: Fraction) -> bool:
-    """Whether the pictures stop before the film does, so that sound beyond them would play over nothing."""
+def _cut_short(facts: VideoFacts, end: Fraction) -> bool:
+    """Whether the images stop before the video does, so that sound beyond them would play over nothing."""
     return facts.frames is not None and end - facts.start_time < (facts.frames - 2) / facts.rate
 
 
@@ -186,14 +186,14 @@ def _kept(metadata: dict[str, str]) -> dict[str, str]:
 
 
 def _packets(folder: Path, segment: Segment, video: VideoFormat) -> Iterator[tuple[int, Any]]:
-    """Packets in the order of decoding, with the time of showing in the film's own time base."""
+    """Packets in the order of decoding, with the time of showing in the video's own time base."""
     with library().open(str(folder / segment.name)) as container:
         for packet in container.demux(container.streams.video[0]):
             if packet.size:
                 yield round(packet.pts * packet.time_base / video.time_base) - video.headroom, packet
 
 
-def _new_pictures(
+def _new_images(
     folder: Path,
     segments: Sequence[Segment],
     video: VideoFormat,
@@ -204,7 +204,7 @@ def _new_pictures(
 ) -> Iterator[tuple[Fraction, Any]]:
     """Packets with decoding times that fit over all segments.
 
-    An encoder that starts anew does not know how late the one before let its last pictures be decoded. The times of
+    An encoder that starts anew does not know how late the one before let its last images be decoded. The times of
     showing, sorted and put off by the deepest reordering there is, always fit.
     """
     count = 0
@@ -223,7 +223,7 @@ def _new_pictures(
 
 def _copied(container: Any, copies: dict[int, Any], interval: Interval) -> Iterator[tuple[Fraction, Any]]:
     """Packets of all other streams, inside the interval, as they are."""
-    # Attachments and cover pictures travel in the header or as single packets; only what has packets is read.
+    # Attachments and cover images travel in the header or as single packets; only what has packets is read.
     streams = [container.streams[index] for index in copies if container.streams[index].type != "attachment"]
     if not streams:
         return

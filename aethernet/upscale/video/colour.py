@@ -1,4 +1,4 @@
-"""Between a film's values and RGB, rounded to nearest.
+"""Between a video's values and RGB, rounded to nearest.
 
 FFmpeg's scaler truncates on this way (measured: RGB 0.47 of 255 levels too dark, luma 1.6 of 1023 levels too bright),
 and takes chroma it is not told about to lie in the middle. So it only unpacks formats and enlarges chroma here; the
@@ -31,7 +31,7 @@ _WEIGHTS = {
 
 
 def to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint16]:
-    """[H, W, 3] of 16 bits, full range: more than the film has, so that nothing is rounded twice."""
+    """[H, W, 3] of 16 bits, full range: more than the video has, so that nothing is rounded twice."""
     bits = int(frame.format.components[0].bits)
     if colours.matrix == 0:
         if bits == 8:

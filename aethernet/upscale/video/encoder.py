@@ -1,4 +1,4 @@
-"""Frames into segments: files that hold a few seconds of the new picture stream each."""
+"""Frames into segments: files that hold a few seconds of the new image stream each."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aethernet.artifact import atomic_path
-from aethernet.errors import FilmError
+from aethernet.errors import VideoError
 from aethernet.upscale.video.colour import to_frame
-from aethernet.upscale.video.options import ENCODER_PRESETS, FilmOptions
+from aethernet.upscale.video.options import ENCODER_PRESETS, VideoOptions
 from aethernet.upscale.video.source import Colours, library
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Segment:
 
 
 class Encoder:
-    """Encodes in a thread of its own; at most a few pictures wait for it.
+    """Encodes in a thread of its own; at most a few images wait for it.
 
     Args:
         folder: Where segments are put.
@@ -84,7 +84,7 @@ class Encoder:
         options: With which encoder.
     """
 
-    def __init__(self, folder: Path, video: VideoFormat, options: FilmOptions, *, depth: int = 3) -> None:
+    def __init__(self, folder: Path, video: VideoFormat, options: VideoOptions, *, depth: int = 3) -> None:
         self.folder, self.video, self.options = folder, video, options
         self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
         self._error: BaseException | None = None
@@ -93,12 +93,12 @@ class Encoder:
         self._thread.start()
 
     def begin(self, name: str) -> None:
-        """From here on pictures belong to segment ``name``."""
+        """From here on images belong to segment ``name``."""
         self._put("begin", name)
 
-    def add(self, picture: UpscaledFrame) -> None:
-        """Queue one picture."""
-        self._put("add", picture)
+    def add(self, image: UpscaledFrame) -> None:
+        """Queue one image."""
+        self._put("add", image)
 
     def finish(self, record: Path) -> None:
         """The segment is complete: close its file and write its record."""
@@ -108,7 +108,7 @@ class Encoder:
         """Wait until everything queued is on disk.
 
         Raises:
-            FilmError: The encoder failed.
+            VideoError: The encoder failed.
         """
         self._put("end", None)
         self._thread.join()
@@ -131,8 +131,8 @@ class Encoder:
         if self._error is not None:
             error, self._error = self._error, None
             if isinstance(error, OSError | library().FFmpegError):
-                raise FilmError(
-                    f"the film cannot be encoded with {self.options.preset}: {error}",
+                raise VideoError(
+                    f"the video cannot be encoded with {self.options.preset}: {error}",
                     hint="look at --encoder-option, and at the free space of the disk",
                 ) from error
             raise error
@@ -154,7 +154,7 @@ class Encoder:
                     writer = None
                 elif what == "end":
                     break
-        except BaseException as error:  # noqa: BLE001 (it is raised again where the next picture is added)
+        except BaseException as error:  # noqa: BLE001 (it is raised again where the next image is added)
             self._error = error
         finally:
             if writer is not None:
@@ -164,7 +164,7 @@ class Encoder:
 class _SegmentWriter:
     """One segment; under a temporary name until it is finished."""
 
-    def __init__(self, path: Path, video: VideoFormat, options: FilmOptions) -> None:
+    def __init__(self, path: Path, video: VideoFormat, options: VideoOptions) -> None:
         av = library()
         self.path, self.video = path, video
         self.temporary = path.with_name(f"{path.name}.part")
@@ -174,7 +174,7 @@ class _SegmentWriter:
         try:
             stream = self.container.add_stream(preset.codec, rate=video.rate, options=options.encoder_options)
         except Exception as error:
-            raise FilmError(
+            raise VideoError(
                 f"expected FFmpeg libraries with the encoder {preset.codec}, found none: {error}",
                 hint="choose another --preset",
             ) from error
@@ -186,13 +186,13 @@ class _SegmentWriter:
         tag(context, video)
         self.stream = stream
 
-    def add(self, picture: UpscaledFrame) -> None:
-        frame = to_frame(picture.rgb, self.video.pixel_format, self.video.colours)
-        frame.pts, frame.time_base = picture.pts + self.video.headroom, self.video.time_base
+    def add(self, image: UpscaledFrame) -> None:
+        frame = to_frame(image.rgb, self.video.pixel_format, self.video.colours)
+        frame.pts, frame.time_base = image.pts + self.video.headroom, self.video.time_base
         if not self.frames:
-            self.first = picture.pts
+            self.first = image.pts
         self.frames += 1
-        self.last, self.last_duration = picture.pts, picture.duration
+        self.last, self.last_duration = image.pts, image.duration
         self.container.mux(self.stream.encode(frame))
 
     def finish(self) -> Segment:

@@ -1,4 +1,4 @@
-"""What can be asked of a film's encoder."""
+"""What can be asked of a video's encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from aethernet.errors import UsageError
 
-__all__ = ["ENCODER_PRESETS", "EncoderPreset", "FilmOptions", "parse_time"]
+__all__ = ["ENCODER_PRESETS", "EncoderPreset", "VideoOptions", "parse_time"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class EncoderPreset:
     formats: Mapping[int, str]
     """Bits per channel -> pixel format."""
     odd_formats: Mapping[int, str] = field(default_factory=dict)
-    """The same for pictures whose width or height is odd, which halved chroma cannot have."""
+    """The same for images whose width or height is odd, which halved chroma cannot have."""
 
 
 _HALVED = {10: "yuv420p10le", 8: "yuv420p"}
@@ -64,8 +64,8 @@ ENCODER_PRESETS: Mapping[str, EncoderPreset] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FilmOptions:
-    """How a film is to be made."""
+class VideoOptions:
+    """How a video is to be made."""
 
     preset: str = "x265"
     """One of :data:`ENCODER_PRESETS`."""
@@ -99,7 +99,7 @@ class FilmOptions:
 
     @property
     def interval(self) -> tuple[Fraction, Fraction | None]:
-        """Seconds from the film's beginning."""
+        """Seconds from the video's beginning."""
         start = parse_time(self.start) if self.start is not None else Fraction(0)
         return start, parse_time(self.end) if self.end is not None else None
 
@@ -110,7 +110,7 @@ class FilmOptions:
         return {**ENCODER_PRESETS[self.preset].options, **own}
 
     def pixel_format(self, width: int, height: int) -> str:
-        """For a picture of this size.
+        """For an image of this size.
 
         Raises:
             UsageError: The encoder cannot have it.

@@ -1,4 +1,4 @@
-"""Upscaling a film from its first frame to the finished file, or from where an earlier run was stopped."""
+"""Upscaling a video from its first frame to the finished file, or from where an earlier run was stopped."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aethernet.artifact import atomic_path
-from aethernet.errors import FilmError, UsageError
+from aethernet.errors import UsageError, VideoError
 from aethernet.upscale.prefetch import ahead
 from aethernet.upscale.reading import Still
-from aethernet.upscale.statistics import Tally
+from aethernet.upscale.statistics import UpscaleStatistics
 from aethernet.upscale.video.assembly import Interval, assemble, container_format, require_copyable
 from aethernet.upscale.video.colour import to_rgb
 from aethernet.upscale.video.encoder import Encoder, Segment, UpscaledFrame, VideoFormat
-from aethernet.upscale.video.options import ENCODER_PRESETS, FilmOptions
-from aethernet.upscale.video.source import FilmFacts, Frame, frames, library, look_at
+from aethernet.upscale.video.options import ENCODER_PRESETS, VideoOptions
+from aethernet.upscale.video.source import Frame, VideoFacts, frames, library, look_at
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from aethernet.upscale.upscaler import Upscaler
 
-__all__ = ["is_finished", "remembered_choice", "upscale_film"]
+__all__ = ["is_finished", "remembered_choice", "upscale_video"]
 
 _JOB = "job.json"
 
 
 def parts_folder(destination: Path) -> Path:
-    """Where a film's segments are kept until it is finished."""
+    """Where a video's segments are kept until it is finished."""
     return destination.with_name(f".{destination.name}.parts")
 
 
 def is_finished(destination: Path) -> bool:
-    """Whether a film stands there whole, and not what an interrupted run has left of it."""
+    """Whether a video stands there whole, and not what an interrupted run has left of it."""
     return destination.exists() and not parts_folder(destination).exists()
 
 
 def remembered_choice(destination: Path) -> tuple[str, str] | None:
-    """Runtime and precision of the interrupted run whose film this is, or None."""
+    """Runtime and precision of the interrupted run whose video this is, or None."""
     try:
         job = json.loads((parts_folder(destination) / _JOB).read_text(encoding="utf-8"))
         return job["runtime"], job["precision"]
@@ -55,22 +55,22 @@ def remembered_choice(destination: Path) -> tuple[str, str] | None:
         return None
 
 
-def upscale_film(
+def upscale_video(
     upscaler: Upscaler,
     source: Path,
     destination: Path,
-    options: FilmOptions,
+    options: VideoOptions,
     *,
     on_frame: Callable[[int, int | None], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Enlarge a film.
+    """Enlarge a video.
 
-    Ctrl-C ends with a playable film up to there; so does this function's ``KeyboardInterrupt``, which it turns into
-    ``"interrupted": True``. The finished segments stay beside it for :attr:`FilmOptions.resume`.
+    Ctrl-C ends with a playable video up to there; so does this function's ``KeyboardInterrupt``, which it turns into
+    ``"interrupted": True``. The finished segments stay beside it for :attr:`VideoOptions.resume`.
 
     Args:
         upscaler: The network.
-        source: Any film FFmpeg's libraries read.
+        source: Any video FFmpeg's libraries read.
         destination: Its ending chooses the container.
         options: Encoder, interval, resuming.
         on_frame: Told how many frames are done, of how many if that is known.
@@ -79,7 +79,7 @@ def upscale_film(
         Facts as JSON values: frames, frames per second, seconds per stage, notes.
 
     Raises:
-        FilmError: The film cannot be read, encoded or put together.
+        VideoError: The video cannot be read, encoded or put together.
         UsageError: The container cannot hold a stream, or the interrupted run was another one.
     """
     begun = time.perf_counter()
@@ -102,18 +102,18 @@ def upscale_film(
     folder = parts_folder(destination)
     done = _take_up(folder, _job(upscaler, source, options, per_segment), resume=options.resume)
     total = _frames_expected(facts, start, end)
-    tally = Tally()
+    statistics = UpscaleStatistics()
     before = sum(segment.frames for segment in done)
     try:
         segments, interrupted, waiting = _upscale(
-            upscaler, source, facts, video, options, folder, done, per_segment, tally, lambda n: on_frame(n, total)
+            upscaler, source, facts, video, options, folder, done, per_segment, statistics, lambda n: on_frame(n, total)
         )
     finally:
         if not _finished(folder):
             shutil.rmtree(folder, ignore_errors=True)
     if not segments:
         between = f"between {options.start or 'the beginning'} and {options.end or 'the end'}"
-        raise FilmError(f"expected pictures {between}, found none")
+        raise VideoError(f"expected images {between}, found none")
     made = time.perf_counter()
     beginning = facts.start_time
     interval = Interval(
@@ -126,12 +126,12 @@ def upscale_film(
         shutil.rmtree(folder, ignore_errors=True)
     count = sum(segment.frames for segment in segments)
     notes = list(facts.notes)
-    if tally.redone_in_fp32:
-        notes.append(f"{tally.redone_in_fp32} tiles were not finite and were redone in fp32")
-    if tally.halved:
-        notes.append(f"memory ran out; went on with tiles of {tally.halved[-1][1]}x{tally.halved[-1][0]}")
+    if statistics.redone_in_fp32:
+        notes.append(f"{statistics.redone_in_fp32} tiles were not finite and were redone in fp32")
+    if statistics.halved:
+        notes.append(f"memory ran out; went on with tiles of {statistics.halved[-1][1]}x{statistics.halved[-1][0]}")
     if interrupted:
-        notes.append(f"stopped after {count} frames; the film plays up to there; --resume goes on")
+        notes.append(f"stopped after {count} frames; the video plays up to there; --resume goes on")
     return {
         "source": str(source),
         "destination": str(destination),
@@ -142,7 +142,7 @@ def upscale_film(
         "fps": round((count - before) / max(made - begun, 1e-9), 3),
         "interrupted": interrupted,
         "seconds": {
-            "network": round(tally.network_seconds, 3),
+            "network": round(statistics.network_seconds, 3),
             "waiting_for_frames": round(waiting, 3),
             "pictures": round(made - begun, 3),
             "assembly": round(time.perf_counter() - made, 3),
@@ -152,7 +152,7 @@ def upscale_film(
     }
 
 
-def _frames_expected(facts: FilmFacts, start: Fraction, end: Fraction | None) -> int | None:
+def _frames_expected(facts: VideoFacts, start: Fraction, end: Fraction | None) -> int | None:
     if facts.frames is None:
         return None
     last = facts.frames if end is None else min(facts.frames, round(end * facts.rate))
@@ -162,7 +162,7 @@ def _frames_expected(facts: FilmFacts, start: Fraction, end: Fraction | None) ->
 # --- interrupted runs ------------------------------------------------------------------------------------------------
 
 
-def _job(upscaler: Upscaler, source: Path, options: FilmOptions, per_segment: int) -> dict[str, Any]:
+def _job(upscaler: Upscaler, source: Path, options: VideoOptions, per_segment: int) -> dict[str, Any]:
     """What has to be the same for a run to go on with another's segments."""
     state = source.stat()
     return {
@@ -204,7 +204,7 @@ def _take_up(folder: Path, job: dict[str, Any], *, resume: bool) -> list[Segment
     if differing := [key for key in job if before.get(key) != job[key]]:
         told = "; ".join(f"{key} was {before.get(key)!r} and is {job[key]!r}" for key in differing)
         raise UsageError(
-            f"expected the same film and options as the interrupted run, found {told}",
+            f"expected the same video and options as the interrupted run, found {told}",
             hint=f"repeat that command, or delete {folder} to begin anew",
         )
     # A short one is what there was when the run was stopped; it is made anew in full.
@@ -225,13 +225,13 @@ def _finished(folder: Path) -> list[Segment]:
 def _upscale(
     upscaler: Upscaler,
     source: Path,
-    facts: FilmFacts,
+    facts: VideoFacts,
     video: VideoFormat,
-    options: FilmOptions,
+    options: VideoOptions,
     folder: Path,
     done: list[Segment],
     per_segment: int,
-    tally: Tally,
+    statistics: UpscaleStatistics,
     on_frame: Callable[[int], None],
 ) -> tuple[list[Segment], bool, float]:
     """All segments, whether Ctrl-C ended it, and seconds the network waited for frames.
@@ -242,8 +242,7 @@ def _upscale(
     count = sum(segment.frames for segment in done)
     # Decoding again is cheap beside upscaling, and starts where the first run started: the same frames for certain.
     coming = (
-        (frame, to_rgb(frame.picture, facts.colours))
-        for frame in islice(frames(source, facts, start, end), count, None)
+        (frame, to_rgb(frame.image, facts.colours)) for frame in islice(frames(source, facts, start, end), count, None)
     )
     encoder = Encoder(folder, video, options)
     names: list[str] = []
@@ -259,7 +258,7 @@ def _upscale(
                     got = next(decoded, None)
                     waiting += time.perf_counter() - asked
                     if got is not None:
-                        begun.append((got[0], pool.submit(_enlarged, upscaler, got[1], tally)))
+                        begun.append((got[0], pool.submit(_enlarged, upscaler, got[1], statistics)))
                         if len(begun) < 2:
                             continue
                     if not begun:
@@ -287,5 +286,5 @@ def _upscale(
     return [*done, *(Segment.read(folder / f"{name}.json") for name in names)], interrupted, waiting
 
 
-def _enlarged(upscaler: Upscaler, rgb: NDArray[np.uint16], tally: Tally) -> NDArray[Any]:
-    return np.concatenate(list(upscaler.bands(Still.of_array(rgb), tally)))
+def _enlarged(upscaler: Upscaler, rgb: NDArray[np.uint16], statistics: UpscaleStatistics) -> NDArray[Any]:
+    return np.concatenate(list(upscaler.bands(Still.of_array(rgb), statistics)))

@@ -1,4 +1,4 @@
-"""Reading films: frames as RGB with exact time stamps, and what is known about their colours."""
+"""Reading videos: frames as RGB with exact time stamps, and what is known about their colours."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from aethernet.errors import FilmError, MissingDependencyError
+from aethernet.errors import MissingDependencyError, VideoError
 
-__all__ = ["Colours", "FilmFacts", "Frame", "frames", "library", "look_at", "open_film"]
+__all__ = ["Colours", "Frame", "VideoFacts", "frames", "library", "look_at", "open_video"]
 
 # Numbers of ITU-T H.273, which FFmpeg uses too.
 _RGB, _BT709, _UNSPECIFIED, _BT470BG, _SMPTE170M = 0, 1, 2, 5, 6
@@ -21,7 +21,7 @@ _KNOWN = (1, 4, 5, 6, 7, 9, 10)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Colours:
-    """How values of a film mean colours."""
+    """How values of a video mean colours."""
 
     matrix: int
     """H.273 matrix coefficients; 0 is RGB."""
@@ -29,12 +29,12 @@ class Colours:
     primaries: int
     transfer: int
     assumed: tuple[str, ...] = ()
-    """What the film does not say, in words."""
+    """What the video does not say, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FilmFacts:
-    """What is known about a film before decoding it."""
+class VideoFacts:
+    """What is known about a video before decoding it."""
 
     video_index: int
     """Of the stream that is upscaled."""
@@ -50,20 +50,20 @@ class FilmFacts:
     aspect: Fraction | None
     """Of a pixel."""
     rotation: int
-    """Degrees the player is asked to turn pictures by."""
+    """Degrees the player is asked to turn images by."""
     colours: Colours
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded picture, as the decoder gives it."""
+    """One decoded image, as the decoder gives it."""
 
     pts: int
     """In the stream's time base."""
     duration: int
-    """The same; 0 where the film does not say."""
-    picture: Any
+    """The same; 0 where the video does not say."""
+    image: Any
 
 
 def library() -> Any:
@@ -75,52 +75,52 @@ def library() -> Any:
     return av
 
 
-def open_film(path: Path) -> Any:
+def open_video(path: Path) -> Any:
     """An input container.
 
     Raises:
-        FilmError: It cannot be read as a film.
+        VideoError: It cannot be read as a video.
     """
     av = library()
     try:
         return av.open(str(path), metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise FilmError(f"expected a film at {path}, found something that cannot be read: {error}") from error
+        raise VideoError(f"expected a video at {path}, found something that cannot be read: {error}") from error
 
 
-def look_at(path: Path) -> FilmFacts:
-    """Facts of the stream that will be upscaled: the first that is no cover picture.
+def look_at(path: Path) -> VideoFacts:
+    """Facts of the stream that will be upscaled: the first that is no cover image.
 
     Raises:
-        FilmError: It is no film, or has no picture stream.
+        VideoError: It is no video, or has no image stream.
     """
     av = library()
-    with open_film(path) as container:
+    with open_video(path) as container:
         attached = av.stream.Disposition.attached_pic
         streams = [one for one in container.streams.video if not one.disposition & attached]
         if not streams:
-            raise FilmError(f"expected a film with pictures, found none in {path}")
+            raise VideoError(f"expected a video with images, found none in {path}")
         stream = streams[0]
         first = next(_decoded(container, stream), None)
         if first is None:
-            raise FilmError(f"expected a film with pictures, found none that can be decoded in {path}")
+            raise VideoError(f"expected a video with images, found none that can be decoded in {path}")
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         seconds = Fraction(container.duration, av.time_base) if container.duration else None
         notes = []
         if len(streams) > 1:
-            notes.append(f"only the first of {len(streams)} picture streams was upscaled; the others were left out")
+            notes.append(f"only the first of {len(streams)} image streams was upscaled; the others were left out")
         unknown = [one.index for one in container.streams if one.type == "data" and one.codec_context is None]
         if unknown and not ("mp4" in container.format.name and container.chapters()):  # there it holds the chapters
             notes.append(f"data streams {', '.join(map(str, unknown))} were left out")
         if first.interlaced_frame:
-            notes.append("the film is interlaced: both fields were upscaled as one picture; deinterlace it first")
+            notes.append("the video is interlaced: both fields were upscaled as one image; deinterlace it first")
         colours = _colours(first)
         notes += colours.assumed
         if colours.transfer in _HDR:
             notes.append(
-                "the film is HDR: its transfer is tagged, what it says about the mastering display is not copied"
+                "the video is HDR: its transfer is tagged, what it says about the mastering display is not copied"
             )
-        return FilmFacts(
+        return VideoFacts(
             video_index=stream.index,
             width=first.width,
             height=first.height,
@@ -145,7 +145,7 @@ def _colours(frame: Any) -> Colours:
     elif matrix not in _KNOWN:
         matrix = _BT709 if frame.height >= 720 else _BT470BG if frame.height == 576 else _SMPTE170M
         assumed.append(
-            f"the film does not say its colour matrix: BT.{709 if matrix == _BT709 else 601} by its size, and tagged so"
+            f"the video does not say its colour matrix: BT.{709 if matrix == _BT709 else 601} by its size; tagged so"
         )
     if range_ not in (_LIMITED, _FULL):
         range_ = _FULL if rgb or name.startswith(("yuvj", "gray", "pal")) else _LIMITED
@@ -163,17 +163,17 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
     yield from container.decode(stream)
 
 
-def frames(path: Path, facts: FilmFacts, start: Fraction, end: Fraction | None) -> Iterator[Frame]:
-    """Decoded pictures in [start, end), seconds from the film's beginning, in the order they are shown.
+def frames(path: Path, facts: VideoFacts, start: Fraction, end: Fraction | None) -> Iterator[Frame]:
+    """Decoded images in [start, end), seconds from the video's beginning, in the order they are shown.
 
     Raises:
-        FilmError: A picture cannot be decoded, or the size changes on the way.
+        VideoError: An image cannot be decoded, or the size changes on the way.
     """
     av = library()
     tick = facts.time_base
     first = _ticks(facts.start_time + start, tick) if start else None
     last = _ticks(facts.start_time + end, tick) if end is not None else None
-    with open_film(path) as container:
+    with open_video(path) as container:
         stream = container.streams[facts.video_index]
         if first is not None:
             container.seek(first, stream=stream)  # to the key frame before
@@ -190,13 +190,13 @@ def frames(path: Path, facts: FilmFacts, start: Fraction, end: Fraction | None) 
                 if last is not None and pts >= last:
                     return
                 if (frame.width, frame.height) != (facts.width, facts.height):
-                    raise FilmError(
-                        f"expected pictures of {facts.width}x{facts.height} throughout, found "
+                    raise VideoError(
+                        f"expected images of {facts.width}x{facts.height} throughout, found "
                         f"{frame.width}x{frame.height} at {float(pts * tick):.2f} s"
                     )
                 yield Frame(pts, duration, frame)
         except av.FFmpegError as error:
-            raise FilmError(f"{path} cannot be decoded to its end: {error}") from error
+            raise VideoError(f"{path} cannot be decoded to its end: {error}") from error
 
 
 def _ticks(seconds: Fraction, tick: Fraction) -> int:

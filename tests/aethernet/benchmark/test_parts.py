@@ -11,7 +11,7 @@ from aethernet.networks import AetherNet
 from aethernet.quantization.post_training import calibrate
 from aethernet.quantization.sensitivity import UnitTimes
 from aethernet.quantization.structure import units_of
-from tests.support.quantization import calibration_pictures, fused_network
+from tests.support.quantization import calibration_images, fused_network
 
 
 def chain(*nodes: tuple[str, str]) -> list[onnx.NodeProto]:
@@ -68,8 +68,8 @@ def network() -> AetherNet:
 
 @pytest.fixture(scope="module")
 def timed(network: AetherNet) -> UnitTimes:
-    ready = calibrate(network, pictures=calibration_pictures(1))
-    return time_units(network, ready.network, calibration_pictures(1, 24)[0], runs=2, threads=1)
+    ready = calibrate(network, images=calibration_images(1))
+    return time_units(network, ready.network, calibration_images(1, 24)[0], runs=2, threads=1)
 
 
 @pytest.mark.slow

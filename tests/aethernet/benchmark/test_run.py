@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from aethernet.benchmark.process import FormProcess, RuntimeLibrary
+from aethernet.benchmark.process import RuntimeLibrary, VariantProcess
 from aethernet.benchmark.run import (
     BenchmarkResult,
     Candidate,
@@ -20,18 +20,18 @@ from aethernet.benchmark.run import (
     Floor,
     _affordable,
     entries_of,
-    foreign_entry,
-    hold_contest,
+    run_benchmark,
+    third_party_candidate,
 )
 from aethernet.errors import BenchmarkError, UsageError
 from aethernet.precision import Precision
 from aethernet.release.bundle import open_bundle
-from tests.support.pictures import natural_picture
+from tests.support.images import natural_image
 
-PICTURES = [natural_picture(16, 12).numpy(), natural_picture(8, 8).numpy()]
+IMAGES = [natural_image(16, 12).numpy(), natural_image(8, 8).numpy()]
 
 
-def foreign_file(path: Path, side: int | None = None) -> Path:
+def third_party_file(path: Path, side: int | None = None) -> Path:
     """Somebody else's ONNX file: other names, four times as large, of any size or of one."""
     before = [1, 3, side or "height", side or "width"]
     after = [1, 3, side * 4 if side else "out_height", side * 4 if side else "out_width"]
@@ -80,9 +80,9 @@ def test_int8_joins_in_pytorch_onnx_runtime_and_openvino_but_not_tensorrt_s_file
 
 
 def test_a_foreign_file_gets_a_name_of_its_own(tmp_path: Path) -> None:
-    file = foreign_file(tmp_path / "fp32.onnx")
+    file = third_party_file(tmp_path / "fp32.onnx")
 
-    first, second = (foreign_entry(file, taken) for taken in (["fp32"], ["fp32", "fp32-2"]))
+    first, second = (third_party_candidate(file, taken) for taken in (["fp32"], ["fp32", "fp32-2"]))
 
     assert (first.name, first.engine, first.required) == ("fp32-2", RuntimeLibrary.ONNXRUNTIME, True)
     assert second.name == "fp32-3"
@@ -92,50 +92,50 @@ def test_a_foreign_file_that_is_none_is_misuse(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text("text")
 
     with pytest.raises(UsageError, match="found nothing"):
-        foreign_entry(tmp_path / "nowhere.onnx", [])
+        third_party_candidate(tmp_path / "nowhere.onnx", [])
     with pytest.raises(UsageError, match=r"found text\.txt"):
-        foreign_entry(tmp_path / "text.txt", [])
+        third_party_candidate(tmp_path / "text.txt", [])
 
 
-# --- a whole contest -------------------------------------------------------------------------------------------------
+# --- a whole benchmark ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def held(entries: dict[str, Candidate], tmp_path_factory: pytest.TempPathFactory) -> tuple[BenchmarkResult, list[str]]:
-    """A contest of four, one of them foreign, one broken; and who ran when."""
-    folder = tmp_path_factory.mktemp("contest")
+    """A benchmark of four, one of them foreign, one broken; and who ran when."""
+    folder = tmp_path_factory.mktemp("benchmark")
     (folder / "broken.onnx").write_bytes(b"not a model")
     chosen = [
         entries["torch-unfused"],
         entries["fp32"],
         Candidate(name="broken", path=folder / "broken.onnx", engine=RuntimeLibrary.ONNXRUNTIME),
-        foreign_entry(foreign_file(folder / "other.onnx"), entries),
+        third_party_candidate(third_party_file(folder / "other.onnx"), entries),
     ]
     record: list[str] = []
-    run = FormProcess.run
+    run = VariantProcess.run
 
-    def recorded(process: FormProcess) -> float:
+    def recorded(process: VariantProcess) -> float:
         record.append(process.loaded.runtime + f" {id(process)}")
         return run(process)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FormProcess, "run", recorded)
-        contest = hold_contest(chosen, PICTURES, runs=3, threads=1)
-    return contest, record
+        patch.setattr(VariantProcess, "run", recorded)
+        benchmark = run_benchmark(chosen, IMAGES, runs=3, threads=1)
+    return benchmark, record
 
 
 def test_every_form_is_measured_at_every_size(held: tuple[BenchmarkResult, list[str]]) -> None:
-    contest, _ = held
+    benchmark, _ = held
 
-    assert [shape for shape, _ in contest.sizes] == [(1, 3, 16, 12), (1, 3, 8, 8)]
-    for shape, results in contest.sizes:
+    assert [shape for shape, _ in benchmark.sizes] == [(1, 3, 16, 12), (1, 3, 8, 8)]
+    for shape, results in benchmark.sizes:
         assert [one.name for one in results] == ["torch-unfused", "fp32", "other"]
         assert [one.runtime for one in results] == ["pytorch-cpu", "onnxruntime-cpu", "onnxruntime-cpu"]
         for one in results:
             assert 0 < one.fastest_ms <= one.median_ms <= one.slowest_ms
             assert min(one.first_ms, one.load_ms) > 0
             assert one.megapixels_per_second == pytest.approx(shape[2] * shape[3] / one.median_ms / 1000)
-    assert (contest.runs, contest.threads) == (3, 1)
+    assert (benchmark.runs, benchmark.threads) == (3, 1)
 
 
 def test_forms_take_turns(held: tuple[BenchmarkResult, list[str]]) -> None:
@@ -167,25 +167,27 @@ def test_memory_is_that_of_one_form_alone(held: tuple[BenchmarkResult, list[str]
 
 
 def test_a_file_asked_for_that_cannot_take_the_size_is_an_error_which_says_so(tmp_path: Path) -> None:
-    fixed = foreign_entry(foreign_file(tmp_path / "fixed.onnx", side=8), [])
+    fixed = third_party_candidate(third_party_file(tmp_path / "fixed.onnx", side=8), [])
 
     with pytest.raises(BenchmarkError, match=r"fixed\.onnx cannot run here at 16x12"):
-        hold_contest([fixed], PICTURES[:1], runs=1, threads=1)
+        run_benchmark([fixed], IMAGES[:1], runs=1, threads=1)
 
 
 def test_one_of_our_own_that_cannot_take_a_size_is_left_out_there_alone(tmp_path: Path) -> None:
-    fixed = Candidate(name="fixed", path=foreign_file(tmp_path / "a.onnx", side=8), engine=RuntimeLibrary.ONNXRUNTIME)
+    fixed = Candidate(
+        name="fixed", path=third_party_file(tmp_path / "a.onnx", side=8), engine=RuntimeLibrary.ONNXRUNTIME
+    )
 
-    contest = hold_contest([fixed], PICTURES, runs=1, threads=1)
+    benchmark = run_benchmark([fixed], IMAGES, runs=1, threads=1)
 
-    assert [[one.name for one in results] for _, results in contest.sizes] == [[], ["fixed"]]
-    assert [name for name, _ in contest.skipped] == ["fixed"]
-    assert "at 16x12" in contest.skipped[0][1]
+    assert [[one.name for one in results] for _, results in benchmark.sizes] == [[], ["fixed"]]
+    assert [name for name, _ in benchmark.skipped] == ["fixed"]
+    assert "at 16x12" in benchmark.skipped[0][1]
 
 
 def test_a_process_that_dies_is_an_error_not_a_hang(tmp_path: Path) -> None:
-    with FormProcess(foreign_file(tmp_path / "a.onnx"), RuntimeLibrary.ONNXRUNTIME, 1) as process:
-        process.show(PICTURES[0])
+    with VariantProcess(third_party_file(tmp_path / "a.onnx"), RuntimeLibrary.ONNXRUNTIME, 1) as process:
+        process.show(IMAGES[0])
         assert process.run() > 0
         process._process.kill()
         process._process.join()
@@ -201,9 +203,9 @@ def test_a_network_of_another_kind_runs_where_spandrel_knows_it(tmp_path: Path) 
     network = compact(num_in_ch=3, num_out_ch=3, num_feat=8, num_conv=2, upscale=2, act_type="prelu")
     torch.save(network.state_dict(), tmp_path / "compact.pth")
 
-    contest = hold_contest([foreign_entry(tmp_path / "compact.pth", [])], PICTURES[:1], runs=1, threads=1)
+    benchmark = run_benchmark([third_party_candidate(tmp_path / "compact.pth", [])], IMAGES[:1], runs=1, threads=1)
 
-    ((_, (result,)),) = contest.sizes
+    ((_, (result,)),) = benchmark.sizes
     assert (result.name, result.runtime) == ("compact", "pytorch-cpu")
 
 
@@ -228,7 +230,7 @@ def result(name: str, milliseconds: float) -> CandidateResult:
     )
 
 
-def contest_of(*sizes: dict[str, float]) -> BenchmarkResult:
+def benchmark_of(*sizes: dict[str, float]) -> BenchmarkResult:
     results = [tuple(result(name, taken) for name, taken in one.items()) for one in sizes]
     return BenchmarkResult(
         sizes=tuple(((1, 3, 8, 8), one) for one in results), skipped=(), runs=1, threads=1, seconds=None
@@ -239,17 +241,17 @@ def test_a_floor_holds_only_where_it_is_reached_at_every_size() -> None:
     floor = Floor.parse("int8/fp32=1.5", ["int8", "fp32"])
     fast, slow = {"int8": 10, "fp32": 20}, {"int8": 10, "fp32": 14}
 
-    assert floor.ratios(contest_of(fast, slow)) == pytest.approx([2, 1.4])
-    assert floor.holds(contest_of(fast, fast))
-    assert floor.holds(contest_of({"int8": 10, "fp32": 15}))
-    assert not floor.holds(contest_of(fast, slow))
+    assert floor.ratios(benchmark_of(fast, slow)) == pytest.approx([2, 1.4])
+    assert floor.holds(benchmark_of(fast, fast))
+    assert floor.holds(benchmark_of({"int8": 10, "fp32": 15}))
+    assert not floor.holds(benchmark_of(fast, slow))
 
 
 def test_a_floor_for_a_form_that_did_not_run_does_not_hold() -> None:
     floor = Floor.parse("int8/fp32=1", ["int8", "fp32"])
 
-    assert floor.ratios(contest_of({"fp32": 10})) == [None]
-    assert not floor.holds(contest_of({"fp32": 10}))
+    assert floor.ratios(benchmark_of({"fp32": 10})) == [None]
+    assert not floor.holds(benchmark_of({"fp32": 10}))
 
 
 @pytest.mark.parametrize("text", ["int8", "int8/fp32", "int8=2", "int8/fp32=fast", "int9/fp32=1.5"])
@@ -296,21 +298,21 @@ def test_a_contest_keeps_to_its_time_and_says_what_it_left_out(
     entries: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One form answers as slowly as a large network on a busy machine does."""
-    run = FormProcess.run
+    run = VariantProcess.run
 
-    def slowly(process: FormProcess) -> float:
+    def slowly(process: VariantProcess) -> float:
         return 60_000.0 if process.loaded.runtime == "pytorch-cpu" else run(process)
 
-    monkeypatch.setattr(FormProcess, "run", slowly)
+    monkeypatch.setattr(VariantProcess, "run", slowly)
     told: list[str] = []
 
-    contest = hold_contest(
-        [entries["torch-unfused"], entries["fp32"]], PICTURES[:1], runs=5, threads=1, seconds=60, progress=told.append
+    benchmark = run_benchmark(
+        [entries["torch-unfused"], entries["fp32"]], IMAGES[:1], runs=5, threads=1, seconds=60, progress=told.append
     )
 
-    ((_, results),) = contest.sizes
+    ((_, results),) = benchmark.sizes
     assert [(one.name, one.runs) for one in results] == [("fp32", 5)]
-    ((name, reason),) = contest.skipped
+    ((name, reason),) = benchmark.skipped
     assert name == "torch-unfused"
     assert "one run takes 60.0 s" in reason
     assert any(words.startswith("5 runs of each at 16x12, about 0 s") for words in told)

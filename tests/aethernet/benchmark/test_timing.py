@@ -12,14 +12,14 @@ from aethernet.benchmark.timing import measure_speed, measure_speedup
 from aethernet.precision import Precision
 from tests.support.runtimes import FunctionRuntime
 
-PICTURE = np.zeros((2, 3, 5, 7), dtype=np.float32)
+IMAGE = np.zeros((2, 3, 5, 7), dtype=np.float32)
 
 
 def test_runtimes_take_turns_and_are_open_together() -> None:
     record: list[str] = []
     runtimes = [FunctionRuntime(name=name, record=record) for name in ("first", "second")]
 
-    measure_speed([(runtime.name, Precision.FP32, runtime) for runtime in runtimes], PICTURE, runs=2)
+    measure_speed([(runtime.name, Precision.FP32, runtime) for runtime in runtimes], IMAGE, runs=2)
 
     assert record == [
         *("first opens", "second opens"),
@@ -39,9 +39,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def runtime_that_takes(clock: list[float], *seconds: float) -> FunctionRuntime:
     taken = itertools.chain(seconds)
 
-    def run(picture: np.ndarray) -> np.ndarray:
+    def run(image: np.ndarray) -> np.ndarray:
         clock[0] += next(taken)
-        return picture
+        return image
 
     return FunctionRuntime(run, name="timed")
 
@@ -49,7 +49,7 @@ def runtime_that_takes(clock: list[float], *seconds: float) -> FunctionRuntime:
 def test_warm_up_is_not_counted_and_the_rest_is_summarised(clock: list[float]) -> None:
     runtime = runtime_that_takes(clock, 100, 0.004, 0.001, 0.002)
 
-    run = measure_speed([("a", Precision.FP32, runtime)], PICTURE, runs=3)
+    run = measure_speed([("a", Precision.FP32, runtime)], IMAGE, runs=3)
 
     (speed,) = run.speeds
     assert (speed.median_ms, speed.fastest_ms, speed.slowest_ms) == (2, 1, 4)
@@ -57,13 +57,13 @@ def test_warm_up_is_not_counted_and_the_rest_is_summarised(clock: list[float]) -
 
 
 def test_ratio_is_times_faster_than_the_first(clock: list[float]) -> None:
-    contestants = [
+    candidates = [
         ("training form", Precision.FP32, runtime_that_takes(clock, 9, 0.008, 0.008, 0.008)),
         ("faster", Precision.FP16, runtime_that_takes(clock, 9, 0.002, 0.002, 0.002)),
         ("slower", Precision.FP32, runtime_that_takes(clock, 9, 0.016, 0.016, 0.016)),
     ]
 
-    run = measure_speed(contestants, PICTURE, runs=3)
+    run = measure_speed(candidates, IMAGE, runs=3)
 
     assert [(speed.form, speed.precision, speed.ratio) for speed in run.speeds] == [
         ("training form", Precision.FP32, 1),
@@ -77,27 +77,27 @@ def test_a_race_is_decided_by_the_fastest_runs_in_turns_without_the_first(monkey
     monkeypatch.setattr(time, "thread_time", lambda: now[0])
     baseline, challenger = runtime_that_takes(now, 1, 9, 8, 90), runtime_that_takes(now, 1, 5, 2, 70)
 
-    assert measure_speedup(baseline, challenger, PICTURE, runs=3) == 4
+    assert measure_speedup(baseline, challenger, IMAGE, runs=3) == 4
 
 
 def test_sleeping_takes_no_processor_time() -> None:
-    def compute(picture: np.ndarray) -> np.ndarray:
+    def compute(image: np.ndarray) -> np.ndarray:
         end = time.thread_time() + 0.002
         while time.thread_time() < end:
             pass
-        return picture
+        return image
 
-    def compute_and_wait(picture: np.ndarray) -> np.ndarray:
+    def compute_and_wait(image: np.ndarray) -> np.ndarray:
         time.sleep(0.05)
-        return compute(picture)
+        return compute(image)
 
     assert (
-        measure_speedup(FunctionRuntime(compute), FunctionRuntime(compute_and_wait), PICTURE) > 0.2
+        measure_speedup(FunctionRuntime(compute), FunctionRuntime(compute_and_wait), IMAGE) > 0.2
     )  # by the wall's clock 0.04
 
 
 def test_conditions_are_recorded_with_the_speeds() -> None:
-    run = measure_speed([("a", Precision.FP32, FunctionRuntime(name="fake"))], PICTURE, runs=1)
+    run = measure_speed([("a", Precision.FP32, FunctionRuntime(name="fake"))], IMAGE, runs=1)
 
     assert (run.shape, run.runs) == ((2, 3, 5, 7), 1)
     assert run.threads >= 1
@@ -105,13 +105,13 @@ def test_conditions_are_recorded_with_the_speeds() -> None:
 
 
 def test_runtimes_are_closed_when_one_fails() -> None:
-    def fail(picture: np.ndarray) -> np.ndarray:
+    def fail(image: np.ndarray) -> np.ndarray:
         raise RuntimeError("out of memory")
 
     record: list[str] = []
     first, second = FunctionRuntime(name="first", record=record), FunctionRuntime(fail, name="second", record=record)
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        measure_speed([("a", Precision.FP32, first), ("b", Precision.FP32, second)], PICTURE)
+        measure_speed([("a", Precision.FP32, first), ("b", Precision.FP32, second)], IMAGE)
 
     assert record[-2:] == ["second closes", "first closes"]

@@ -1,4 +1,4 @@
-"""Real-ESRGAN's own checkpoint: its fp32 ONNX file computes what spandrel computes, on real pictures of five sizes."""
+"""Real-ESRGAN's own checkpoint: its fp32 ONNX file computes what spandrel computes, on real images of five sizes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import aethernet
-from aethernet.images.files import load_picture
+from aethernet.images.files import load_image
 from aethernet.runtimes.onnxruntime import OnnxRuntime
-from tests.support.foreign import spandrel
+from tests.support.third_party import spandrel
 
 pytestmark = pytest.mark.slow
 
@@ -34,20 +34,20 @@ def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_the_onnx_file_gives_the_picture_spandrel_gives(
+def test_the_onnx_file_gives_the_image_spandrel_gives(
     height: int, width: int, checkpoint: Path, exported: Path, shared_data: Path
 ) -> None:
     network = spandrel.ModelLoader().load_from_file(checkpoint)
 
     for path in sorted((shared_data / "images" / "lr").iterdir()):
-        picture = load_picture(path, 3)
-        picture = np.pad(picture, ((0, 0), (0, 0), (0, 256), (0, 256)), mode="reflect")[:, :, 5:, 7:]
-        picture = np.ascontiguousarray(picture[:, :, :height, :width])
+        image = load_image(path, 3)
+        image = np.pad(image, ((0, 0), (0, 0), (0, 256), (0, 256)), mode="reflect")[:, :, 5:, 7:]
+        image = np.ascontiguousarray(image[:, :, :height, :width])
         with OnnxRuntime(exported) as runtime:
-            found = runtime.infer(picture)
-        wanted = network(torch.from_numpy(picture)).numpy()
+            found = runtime.infer(image)
+        wanted = network(torch.from_numpy(image)).numpy()
         assert np.abs(found.clip(0, 1) - wanted).max() <= 1e-4
-        # Another picture, a flipped one, is told apart.
+        # Another image, a flipped one, is told apart.
         assert height == 1 or np.abs(found[..., ::-1].clip(0, 1) - wanted).max() > 1e-2
 
 

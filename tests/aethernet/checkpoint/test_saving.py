@@ -19,6 +19,7 @@ from aethernet.errors import StoreError
 from aethernet.networks import AetherNet, FoldState, NetworkConfig, build_network
 from aethernet.networks.fusion import fuse, merge_kernels
 from aethernet.networks.network import form_of
+from tests.support.images import natural_image
 from tests.support.networks import (
     ONE_OF_EACH_GENERATION,
     SELECTED_CONFIGS,
@@ -26,7 +27,6 @@ from tests.support.networks import (
     randomised,
     tiny_network,
 )
-from tests.support.pictures import natural_picture
 
 Save = Callable[..., Path]
 Fold = Callable[[AetherNet], AetherNet]
@@ -57,7 +57,7 @@ def test_safetensors_come_back_as_they_were(tmp_path: Path, config: NetworkConfi
 
     assert (loaded.config, loaded.form, loaded.notes) == (config, form, ())
     torch.testing.assert_close(loaded.model.state_dict(), network.state_dict(), rtol=0, atol=0)
-    assert largest_difference(network, loaded.model, natural_picture()) == 0
+    assert largest_difference(network, loaded.model, natural_image()) == 0
 
 
 @each_form
@@ -69,7 +69,7 @@ def test_pth_files_come_back_as_they_were(tmp_path: Path, config: NetworkConfig,
     loaded = load(save_pth(network, tmp_path / "net.pth"), residual_scale=stated)
 
     assert loaded.form is form
-    assert largest_difference(network, loaded.model, natural_picture()) == 0
+    assert largest_difference(network, loaded.model, natural_image()) == 0
 
 
 @pytest.mark.parametrize("config", SELECTED_CONFIGS.values(), ids=SELECTED_CONFIGS.keys())
@@ -79,7 +79,7 @@ def test_a_fused_pth_file_tells_everything_by_itself(tmp_path: Path, config: Net
     loaded = load(save_pth(fused, tmp_path / "net.pth"))
 
     assert (loaded.form, loaded.notes) == (FoldState.FUSED, ())
-    assert largest_difference(fused, loaded.model, natural_picture(channels=config.in_channels)) == 0
+    assert largest_difference(fused, loaded.model, natural_image(channels=config.in_channels)) == 0
 
 
 @pytest.mark.parametrize("generation", [1, 2, 3])
@@ -88,7 +88,7 @@ def test_a_fused_file_carries_its_image_range_folded(tmp_path: Path, generation:
 
     loaded = load(save_pth(fused, tmp_path / "net.pth"))
 
-    assert largest_difference(fused, loaded.model, natural_picture()) == 0
+    assert largest_difference(fused, loaded.model, natural_image()) == 0
 
 
 @each_format

@@ -24,7 +24,7 @@ from aethernet.errors import (
     UnsafeCheckpointError,
     UsageError,
 )
-from aethernet.networks.activations import LargerOf, respelled
+from aethernet.networks.activations import LargerOf, rewritten
 from aethernet.networks.config import FoldState
 from aethernet.networks.fusion import fuse
 from aethernet.networks.receptive_field import receptive_radius
@@ -32,25 +32,25 @@ from aethernet.networks.sizes import recorded_size
 from aethernet.quantization.post_training import quantize
 from aethernet.quantization.structure import units_of
 from aethernet.runtimes.onnxruntime import OnnxRuntime
-from tests.support.foreign import around, compact, span, spandrel
-from tests.support.pictures import natural_picture
+from tests.support.images import natural_image
+from tests.support.third_party import around, compact, span, spandrel
 
 
-def run(network: nn.Module, picture: Tensor) -> Tensor:
+def run(network: nn.Module, image: Tensor) -> Tensor:
     with torch.inference_mode():
-        result: Tensor = network(picture)
+        result: Tensor = network(image)
     return result
 
 
 @pytest.mark.parametrize("make", [compact, span])
-def test_a_checkpoint_gives_the_picture_spandrel_gives(make: Callable[[Path], Path], tmp_path: Path) -> None:
+def test_a_checkpoint_gives_the_image_spandrel_gives(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path / "net.pth")
-    picture = natural_picture(21, 34)
+    image = natural_image(21, 34)
 
     found = aethernet.load(path)
 
-    wanted = spandrel.ModelLoader().load_from_file(path)(picture)
-    assert torch.equal(run(found.model, picture).clamp(0, 1), wanted)
+    wanted = spandrel.ModelLoader().load_from_file(path)(image)
+    assert torch.equal(run(found.model, image).clamp(0, 1), wanted)
     assert (found.config.scale, found.config.in_channels, found.config.out_channels) == (2, 3, 3)
 
 
@@ -119,15 +119,15 @@ def test_a_file_says_what_it_holds_and_must_not_lie(tmp_path: Path) -> None:
 
 def test_what_re_parameterises_itself_is_folded_and_the_rest_goes_unchanged(tmp_path: Path) -> None:
     branched, plain = aethernet.load(span(tmp_path / "span.pth")), aethernet.load(compact(tmp_path / "compact.pth"))
-    picture = natural_picture(20, 30)
+    image = natural_image(20, 30)
 
     folded = branched.folded
 
     assert (branched.form, plain.form) == (FoldState.TRAINING, FoldState.FUSED)
     assert (branched.nothing_to_fuse, plain.nothing_to_fuse) == (False, True)
     assert sum(1 for one in folded.modules() if isinstance(one, nn.Conv2d)) == 22
-    largest = float((run(folded, picture) - run(branched.model, picture)).abs().max())
-    assert largest <= 1e-5 * float(run(branched.model, picture).abs().max())
+    largest = float((run(folded, image) - run(branched.model, image)).abs().max())
+    assert largest <= 1e-5 * float(run(branched.model, image).abs().max())
 
 
 def test_a_module_that_only_looks_foldable_is_found_out() -> None:
@@ -164,22 +164,22 @@ def test_a_network_with_a_deploy_switch_is_folded_by_it() -> None:
             result: Tensor = self.wide(x) if self.deploy else self.wide(x) + self.narrow(x)
             return result
 
-    network, picture = around(nn.Sequential(Branches())), natural_picture(9, 12)
+    network, image = around(nn.Sequential(Branches())), natural_image(9, 12)
 
     folded = fuse(network)
 
-    assert torch.allclose(run(folded, picture), run(network, picture), atol=1e-6)
+    assert torch.allclose(run(folded, image), run(network, image), atol=1e-6)
     assert set(folded.left_out) == {"0.narrow.weight", "0.narrow.bias"}
 
 
 def test_activations_are_spelled_for_runtimes_without_a_bit_of_difference(tmp_path: Path) -> None:
     loaded = aethernet.load(compact(tmp_path / "net.pth"))
-    picture = natural_picture(19, 23)
+    image = natural_image(19, 23)
 
     folded = loaded.folded
 
     assert not any(isinstance(one, nn.PReLU) for one in folded.modules())
-    assert torch.equal(run(folded, picture), run(loaded.model, picture))
+    assert torch.equal(run(folded, image), run(loaded.model, image))
 
 
 def test_an_activation_whose_sign_cannot_change_stays_as_it_is() -> None:
@@ -195,11 +195,11 @@ def test_an_activation_whose_sign_cannot_change_stays_as_it_is() -> None:
             return result
 
     network = around(Residual())
-    made = respelled(network)
+    made = rewritten(network)
 
     assert isinstance(made.network.steep, nn.PReLU)
     assert isinstance(made.network.flat, LargerOf)
-    assert torch.equal(run(made, natural_picture(8, 8)), run(network, natural_picture(8, 8)))
+    assert torch.equal(run(made, natural_image(8, 8)), run(network, natural_image(8, 8)))
 
 
 @pytest.mark.parametrize("save", [save_safetensors, save_pth])
@@ -208,15 +208,15 @@ def test_the_int8_network_comes_back_from_a_file(
     make: Callable[[Path], Path], save: Callable[..., Path], tmp_path: Path
 ) -> None:
     folded = aethernet.load(make(tmp_path / "net.pth")).folded
-    made = quantize(folded, pictures=[natural_picture(32, 32).numpy()]).model
-    picture = natural_picture(20, 24)
+    made = quantize(folded, images=[natural_image(32, 32).numpy()]).model
+    image = natural_image(20, 24)
 
     suffix = ".pth" if save is save_pth else ".safetensors"
     again = aethernet.load(save(made, tmp_path / f"int8{suffix}"))
 
     assert again.int8
-    rounding = float((run(made, picture) - run(folded, picture)).abs().max())
-    assert float((run(again.model, picture) - run(made, picture)).abs().max()) <= 0.01 * rounding
+    rounding = float((run(made, image) - run(folded, image)).abs().max())
+    assert float((run(again.model, image) - run(made, image)).abs().max()) <= 0.01 * rounding
 
 
 def test_int8_is_refused_in_words_where_convolutions_are_the_lesser_part() -> None:
@@ -237,7 +237,7 @@ def test_int8_is_refused_in_words_where_convolutions_are_the_lesser_part() -> No
         units_of(around(Mixer()))
 
 
-def test_reach_is_measured_and_unknown_where_it_is_the_whole_picture() -> None:
+def test_reach_is_measured_and_unknown_where_it_is_the_whole_image() -> None:
     class Pooled(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x * x.mean(dim=(2, 3), keepdim=True)
@@ -253,7 +253,7 @@ def test_reach_is_measured_and_unknown_where_it_is_the_whole_picture() -> None:
     assert receptive_radius(around(Strided())) is None
 
 
-def test_a_network_that_works_in_place_leaves_the_picture_alone() -> None:
+def test_a_network_that_works_in_place_leaves_the_image_alone() -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -263,12 +263,12 @@ def test_a_network_that_works_in_place_leaves_the_picture_alone() -> None:
             result: Tensor = self.conv(x.mul_(255))
             return result
 
-    picture = natural_picture(5, 6)
-    before = picture.clone()
+    image = natural_image(5, 6)
+    before = image.clone()
 
-    run(around(InPlace()), picture)
+    run(around(InPlace()), image)
 
-    assert torch.equal(picture, before)
+    assert torch.equal(image, before)
 
 
 def test_onnx_files_say_what_sizes_they_take_and_runners_pad(tmp_path: Path) -> None:
@@ -283,13 +283,13 @@ def test_onnx_files_say_what_sizes_they_take_and_runners_pad(tmp_path: Path) -> 
             return nn.functional.pixel_shuffle(self.conv(nn.functional.pixel_unshuffle(x, 2)), 2)
 
     network = around(Halves(), size=SizeRequirements(multiple=2))
-    picture = natural_picture(17, 31).numpy()
+    image = natural_image(17, 31).numpy()
 
     description = aethernet.export_onnx(network, tmp_path / "net.onnx")
 
     assert recorded_size(description.metadata)[0] == SizeRequirements(multiple=2)
     with OnnxRuntime(tmp_path / "net.onnx") as runtime:
-        found = runtime.infer(picture)
-    wanted = run(network, nn.functional.pad(torch.from_numpy(picture), (0, 1, 0, 1), mode="reflect"))
-    assert found.shape == picture.shape
+        found = runtime.infer(image)
+    wanted = run(network, nn.functional.pad(torch.from_numpy(image), (0, 1, 0, 1), mode="reflect"))
+    assert found.shape == image.shape
     assert np.abs(found - wanted[:, :, :17, :31].numpy()).max() <= 1e-5

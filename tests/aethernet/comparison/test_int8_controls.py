@@ -1,4 +1,4 @@
-"""Defects in a released int8 file are caught: what the lint cannot see in the file, the gate sees in the picture."""
+"""Defects in a released int8 file are caught: what the lint cannot see in the file, the gate sees in the image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import aethernet
 from aethernet.comparison import (
     DEFAULT_LIMITS,
     Case,
-    FormId,
+    VariantId,
     build_cases,
     compare_form,
     judge,
@@ -65,7 +65,7 @@ class Files:
         """``lint``, ``gate``, or None."""
         if not lint_onnx(path).ok:
             return "lint"
-        form = FormId(precision=Precision.INT8, file=path.name, runtime="onnxruntime-cpu")
+        form = VariantId(precision=Precision.INT8, file=path.name, runtime="onnxruntime-cpu")
         measured, outputs = compare_form(form, open_runtime(path), self.truth, self.cases)
         measured = [with_agreement(item, outputs, self.sibling) for item in measured]
         fp32 = [

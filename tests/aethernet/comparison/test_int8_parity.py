@@ -11,7 +11,7 @@ import aethernet
 from aethernet.export import ExportConfig
 from aethernet.export.int8 import export_int8, trace_int8
 from aethernet.export.lint import lint_onnx
-from aethernet.images.files import load_picture, sample_pictures
+from aethernet.images.files import load_image, sample_images
 from aethernet.quantization.post_training import quantize
 from aethernet.runtimes.opening import open_runtime
 
@@ -33,8 +33,8 @@ def test_both_files_pass_the_lint_and_are_as_near_as_fake_quantisation(
 ) -> None:
     network = aethernet.load(shared_data / "parity" / f"{name}.pth")
     with np.load(shared_data / "parity" / f"{name}.npz") as arrays:
-        picture, wanted, own = (arrays[key] for key in ("input", "output_float", "output"))
-    fallback = [load_picture(path, 3) for path in sample_pictures()]
+        image, wanted, own = (arrays[key] for key in ("input", "output_float", "output"))
+    fallback = [load_image(path, 3) for path in sample_images()]
 
     made = quantize(aethernet.fuse(network.model), records=network.quantization, fallback=fallback)
 
@@ -45,7 +45,7 @@ def test_both_files_pass_the_lint_and_are_as_near_as_fake_quantisation(
         export_int8(made.model, path, ExportConfig(), {}, tensorrt=tensorrt, traced=traced)
         assert lint_onnx(path).ok
         with open_runtime(path) as runtime:
-            found = decibels(runtime.infer(picture), wanted)
+            found = decibels(runtime.infer(image), wanted)
         assert found > LEAST[name]
         if not np.array_equal(own, wanted):
             assert found > decibels(own, wanted) - 2

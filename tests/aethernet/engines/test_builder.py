@@ -19,7 +19,7 @@ from aethernet.errors import BuilderError, EngineError, UsageError
 from aethernet.export import ExportConfig, export_fp32
 from aethernet.precision import Precision
 from aethernet.runtimes.opening import open_runtime
-from aethernet.runtimes.tensorrt import EngineRuntime
+from aethernet.runtimes.tensorrt import TensorRtRuntime
 from tests.support.engines import linear_model, needs_rtx, no_gpu, plug_in_gpu, small_model
 from tests.support.networks import tiny_network
 
@@ -108,7 +108,7 @@ def test_a_gpu_that_is_said_to_be_there_and_is_not_ends_in_an_error_with_the_lib
         pass
     assert "CUDA" in raised.value.log
     with pytest.raises(BuilderError, match="TensorRT-RTX refused"):
-        EngineRuntime(engine).time((1, 3, 32, 32), runs=1)
+        TensorRtRuntime(engine).time((1, 3, 32, 32), runs=1)
 
 
 def test_linear_layers_are_built_for_turing_as_convolutions(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_an_engine_computes_what_the_network_does_on_a_gpu(tmp_path: Path, monke
     from aethernet.comparison.engines import try_engine
     from aethernet.comparison.gate import DEFAULT_LIMITS
     from aethernet.engines.backends import find_gpu, installed_version
-    from aethernet.images.files import sample_pictures
+    from aethernet.images.files import sample_images
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     gpu = find_gpu()
@@ -212,9 +212,9 @@ def test_an_engine_computes_what_the_network_does_on_a_gpu(tmp_path: Path, monke
     export_fp32(network, source, ExportConfig(), {})
     (mine, *_) = plan_builds(backend, (PROFILE,))
     made = build_engine(source, tmp_path / "net.engine", mine)
-    pictures = {path.stem: path for path in sample_pictures()}
+    images = {path.stem: path for path in sample_images()}
 
-    trial = try_engine(made.engine, "net.engine", network, pictures, 3, DEFAULT_LIMITS[Precision.FP32])
+    trial = try_engine(made.engine, "net.engine", network, images, 3, DEFAULT_LIMITS[Precision.FP32])
 
     assert trial.failures == ()
     assert trial.speeds[0].median_ms > 0
@@ -222,14 +222,14 @@ def test_an_engine_computes_what_the_network_does_on_a_gpu(tmp_path: Path, monke
 
 def test_edges_of_a_profile_are_among_the_cases() -> None:
     from aethernet.comparison.engines import edge_cases
-    from aethernet.images.files import sample_pictures
+    from aethernet.images.files import sample_images
 
-    pictures = {path.stem: path for path in sample_pictures()}
-    shapes = [(case.input.shape[0], *case.input.shape[2:]) for case in edge_cases([PROFILE], pictures, 3)]
+    images = {path.stem: path for path in sample_images()}
+    shapes = [(case.input.shape[0], *case.input.shape[2:]) for case in edge_cases([PROFILE], images, 3)]
 
     assert {PROFILE.minimum, PROFILE.optimum, PROFILE.maximum} <= set(shapes)
     assert all(PROFILE.holds(shape) for shape in shapes)
-    assert len({case.name for case in edge_cases([PROFILE], pictures, 3)}) == len(shapes)
+    assert len({case.name for case in edge_cases([PROFILE], images, 3)}) == len(shapes)
     assert (1, 1, 1) not in shapes
 
 

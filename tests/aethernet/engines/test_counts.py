@@ -54,13 +54,13 @@ class Layer:
 
 def network(*, weights: str = "INT8", after: str = "HALF") -> list[Layer]:
     """Q and DQ, a transposed view, a convolution with dequantised weights, an activation."""
-    picture, scale = Tensor("input", "HALF"), Tensor("scale", "FLOAT")
+    image, scale = Tensor("input", "HALF"), Tensor("scale", "FLOAT")
     q, dq, view = Tensor("q", "INT8"), Tensor("dq", "HALF"), Tensor("view", "HALF")
     stored, kernel = Tensor("stored", weights), Tensor("kernel", "HALF")
     conv, active = Tensor("conv", "HALF"), Tensor("active", after)
     return [
         Layer("CONSTANT", [], scale),
-        Layer("QUANTIZE", [picture, scale], q),
+        Layer("QUANTIZE", [image, scale], q),
         Layer("DEQUANTIZE", [q, scale], dq),
         Layer("SHUFFLE", [dq], view),
         Layer("CONSTANT", [], stored),

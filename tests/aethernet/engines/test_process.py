@@ -97,10 +97,10 @@ def test_without_a_gpu_nobody_waits() -> None:
         pass
 
 
-def test_pictures_cross_to_the_worker_and_back() -> None:
-    picture = np.arange(24, dtype=np.float16).reshape(1, 2, 3, 4)
+def test_images_cross_to_the_worker_and_back() -> None:
+    image = np.arange(24, dtype=np.float16).reshape(1, 2, 3, 4)
     asked, answered = io.BytesIO(), io.BytesIO()
-    send(asked, picture)
+    send(asked, image)
     send(asked, np.zeros((1, 1, 1, 1), np.float32))
     asked.seek(0)
 
@@ -113,7 +113,7 @@ def test_pictures_cross_to_the_worker_and_back() -> None:
 
     answered.seek(0)
     assert receive(answered) is None  # ready
-    np.testing.assert_array_equal(receive(answered), 2 * picture)
+    np.testing.assert_array_equal(receive(answered), 2 * image)
     with pytest.raises(RuntimeError, match="ValueError: too small"):
         receive(answered)
     assert receive(answered) is None

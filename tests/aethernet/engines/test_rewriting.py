@@ -1,4 +1,4 @@
-"""What is respelled for TensorRT-RTX computes the same."""
+"""What is rewritten for TensorRT-RTX computes the same."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from aethernet.engines.rewriting import loosen, products_to_convolutions
 from tests.support.engines import linear_model
 
 
-def run(model: onnx.ModelProto, picture: np.ndarray) -> np.ndarray:
+def run(model: onnx.ModelProto, image: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, {"input": picture})[0]
+    return session.run(None, {"input": image})[0]
 
 
 def test_products_over_channels_become_convolutions_with_the_same_answer(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
-    weight, picture = rng.standard_normal((3, 12), np.float32), rng.standard_normal((2, 3, 6, 5), np.float32)
+    weight, image = rng.standard_normal((3, 12), np.float32), rng.standard_normal((2, 3, 6, 5), np.float32)
     model = onnx.load(linear_model(tmp_path / "net.onnx", weight))
-    wanted = run(model, picture)
+    wanted = run(model, image)
 
     assert products_to_convolutions(model) == 1
 
     onnx.checker.check_model(model, full_check=True)
     assert "MatMul" not in [node.op_type for node in model.graph.node]
-    np.testing.assert_allclose(run(model, picture), wanted, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(model, image), wanted, rtol=1e-5, atol=1e-5)
     other = onnx.load(linear_model(tmp_path / "other.onnx", weight[::-1].copy()))
-    assert np.abs(run(other, picture) - wanted).max() > 0.1  # the control
+    assert np.abs(run(other, image) - wanted).max() > 0.1  # the control
 
 
-def test_a_product_of_two_pictures_stays_one(tmp_path: Path) -> None:
+def test_a_product_of_two_images_stays_one(tmp_path: Path) -> None:
     model = onnx.load(linear_model(tmp_path / "net.onnx"))
     next(node for node in model.graph.node if node.op_type == "MatMul").input[1] = "last"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.architectures import FAST, NETWORKS, Row, judge_architecture, table
-from tests.support.foreign import spandrel
+from tests.support.third_party import spandrel
 
 
 @pytest.mark.parametrize("name", [FAST[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FAST[1:])])

@@ -38,9 +38,9 @@ def quantised(generation: int) -> AetherNet:
     """Calibrated on noise, every weight random: what matters here is how it is written down."""
     depths = (1,) if generation == 1 else (1, 1)
     network = restructure(fuse(tiny_network(generation, scale=4, depths=depths, embed_dim=8, hidden_channels=8)))
-    picture = np.random.default_rng(0).random((1, 3, 16, 16), dtype=np.float32)
+    image = np.random.default_rng(0).random((1, 3, 16, 16), dtype=np.float32)
     quantizers = quantizers_of(network)
-    seen = watch(network, quantizers, [picture])
+    seen = watch(network, quantizers, [image])
     for name, quantizer in quantizers.items():
         quantizer.scale.data.fill_(choose_range(seen[name]).scale)
     set_mode(network, Mode.ON)
@@ -259,7 +259,7 @@ def test_a_good_file_has_no_errors(exported, generation: int, form: Signedness) 
 def test_the_census_counts_layers_and_nodes(exported) -> None:
     unsigned, signed = (lint_onnx(exported(2, form), run=False) for form in (Signedness.UNSIGNED, Signedness.SIGNED))
     gates, shares, rest = 2, 2, 4  # two blocks of three layers; stages; fusion, body, before upsampling, upsampling
-    plain = 2 + 2 + 8  # two depthwise kernels, the first and the last layer, two on each edge of the picture
+    plain = 2 + 2 + 8  # two depthwise kernels, the first and the last layer, two on each edge of the image
 
     assert unsigned.layers == {"Conv": (gates * 2 + shares + rest, plain), "MatMul": (gates, 0)}
     assert signed.layers == {"Conv": (gates * 3 + shares + rest, plain)}
@@ -500,7 +500,7 @@ def test_a_float_file_is_an_error(tmp_path: Path) -> None:
 def test_a_file_of_another_tool_is_read_and_its_differences_named(tmp_path: Path) -> None:
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
-    class Pictures(CalibrationDataReader):
+    class Images(CalibrationDataReader):
         def __init__(self) -> None:
             self.left = [{"input": np.random.default_rng(1).random((1, 4, 8, 8), dtype=np.float32)}]
 
@@ -509,7 +509,7 @@ def test_a_file_of_another_tool_is_read_and_its_differences_named(tmp_path: Path
 
     source = float_model(tmp_path / "float.onnx")
     for style in (QuantFormat.QDQ, QuantFormat.QOperator):
-        quantize_static(source, tmp_path / f"{style}.onnx", Pictures(), quant_format=style)
+        quantize_static(source, tmp_path / f"{style}.onnx", Images(), quant_format=style)
 
     qdq, operators = (lint_onnx(tmp_path / f"{style}.onnx") for style in (QuantFormat.QDQ, QuantFormat.QOperator))
 

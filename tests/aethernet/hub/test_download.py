@@ -52,7 +52,7 @@ def test_newest_version_is_fetched_and_named(published: Path, hub_server: HubSer
     publish_release(published, hub_server.place, NAME)
     told: list[str] = []
 
-    done = get(hub_server, place / NAME, tell=told.append)
+    done = get(hub_server, place / NAME, on_message=told.append)
 
     assert done.version == "1.1.0"
     assert told == [f"newest version of {NAME}: 1.1.0"]
@@ -68,7 +68,7 @@ def test_yanked_version_is_skipped_and_where_named_warned_of(
     told: list[str] = []
 
     assert get(hub_server, place / "newest").version == "1.0.0"
-    assert get(hub_server, place / "named", "1.1.0", tell=told.append).version == "1.1.0"
+    assert get(hub_server, place / "named", "1.1.0", on_message=told.append).version == "1.1.0"
 
     assert told == [f"warning: {NAME} 1.1.0 was yanked: tints  [31mblue"]
 
@@ -465,7 +465,7 @@ def test_version_that_is_there_already_is_enough_when_the_hub_is_away(
     hub_server.faults = [Fault("drop", times=-1)]
     told: list[str] = []
 
-    done = get(hub_server, place / NAME, "1.0.0", tell=told.append)
+    done = get(hub_server, place / NAME, "1.0.0", on_message=told.append)
 
     assert done.already_there
     assert "has this version already" in told[-1]

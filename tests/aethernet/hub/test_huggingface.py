@@ -364,7 +364,7 @@ def test_busy_hub_is_waited_for_as_long_as_it_asks(slim_release: Path, hub_serve
     hub_server.faults = [Fault("status", match="POST .*/commit/", status=429, headers={"Retry-After": "7"}, times=2)]
     told: list[str] = []
 
-    publish_release(slim_release, hub_server.place, NAME, tell=told.append)
+    publish_release(slim_release, hub_server.place, NAME, on_message=told.append)
 
     assert hub_server.waits == [7, 7]
     assert all("answered 429" in line and "trying again in 7 s" in line for line in told)

@@ -31,8 +31,8 @@ def test_published_release_is_fetched_afresh_and_tried(finished_release: Path, p
     verified = verify_release(Address.parse(publication.address))
 
     assert verified.identity == open_bundle(finished_release).manifest.identity
-    assert verified.picture is not None
-    assert "of 255 levels" in verified.picture
+    assert verified.image is not None
+    assert "of 255 levels" in verified.image
     assert verified.signature.startswith("not signed")
 
 

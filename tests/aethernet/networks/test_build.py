@@ -1,4 +1,4 @@
-"""Networks as built: the published tensor names and shapes, sizes of pictures, gradients."""
+"""Networks as built: the published tensor names and shapes, sizes of images, gradients."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from aethernet.networks import NETWORK_PRESETS, AetherNet, FoldState, NetworkConfig, Norm, build_network, preset_config
+from tests.support.images import natural_image
 from tests.support.networks import SELECTED_CONFIGS, randomised, tiny_config, tiny_network
-from tests.support.pictures import natural_picture
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -191,10 +191,10 @@ def test_every_preset_multiplies_the_size_by_its_scale(generation: int, name: st
 @pytest.mark.parametrize("size", [(1, 1), (1, 8), (5, 3)], ids=str)
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("generation", [1, 2, 3])
-def test_pictures_of_any_size_are_taken(generation: int, scale: int, size: tuple[int, int]) -> None:
+def test_images_of_any_size_are_taken(generation: int, scale: int, size: tuple[int, int]) -> None:
     network = tiny_network(generation, scale=scale)
 
-    output = network(natural_picture(*size, batch=2))
+    output = network(natural_image(*size, batch=2))
 
     assert output.shape == (2, 3, size[0] * scale, size[1] * scale)
 
@@ -203,7 +203,7 @@ def test_pictures_of_any_size_are_taken(generation: int, scale: int, size: tuple
 def test_a_gradient_reaches_every_parameter(config: NetworkConfig) -> None:
     network = randomised(build_network(config)).train()
 
-    network(natural_picture(9, 8, channels=config.in_channels, batch=2)).square().mean().backward()
+    network(natural_image(9, 8, channels=config.in_channels, batch=2)).square().mean().backward()
 
     assert [name for name, parameter in network.named_parameters() if not has_gradient(parameter)] == []
 
@@ -218,7 +218,7 @@ def test_training_with_autocast_works(generation: int) -> None:
     network = randomised(build_network(tiny_config(generation))).train()
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = network(natural_picture(batch=2)).float().mean()
+        loss = network(natural_image(batch=2)).float().mean()
     loss.backward()
 
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
@@ -229,20 +229,20 @@ def test_stochastic_depth_and_dropout_rest_in_evaluation(generation: int) -> Non
     plain = randomised(build_network(tiny_config(generation)))
     dropping = build_network(tiny_config(generation), drop_path=0.9, dropout=0.5)
     dropping.load_state_dict(plain.state_dict())
-    picture = natural_picture()
+    image = natural_image()
 
     dropping.eval()
 
-    torch.testing.assert_close(dropping(picture), plain(picture), rtol=0, atol=0)
+    torch.testing.assert_close(dropping(image), plain(image), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("rates", [{"drop_path": 0.9}, {"dropout": 0.5}], ids=str)
 @pytest.mark.parametrize("generation", [1, 2, 3])
 def test_stochastic_depth_and_dropout_work_in_training(generation: int, rates: dict[str, float]) -> None:
     network = build_network(tiny_config(generation), **rates).train()
-    picture = natural_picture(batch=8)
+    image = natural_image(batch=8)
 
-    assert not torch.equal(network(picture), network(picture))
+    assert not torch.equal(network(image), network(image))
 
 
 def test_generation_1_centres_colour_but_not_grey() -> None:

@@ -14,8 +14,8 @@ from aethernet.networks.descriptor import Descriptor, Tiling
 from aethernet.networks.sizes import SizeRequirements, fitted, padded
 
 
-def enlarge(picture: np.ndarray) -> np.ndarray:
-    return picture.repeat(2, axis=2).repeat(2, axis=3)
+def enlarge(image: np.ndarray) -> np.ndarray:
+    return image.repeat(2, axis=2).repeat(2, axis=3)
 
 
 @pytest.mark.parametrize(
@@ -29,13 +29,13 @@ def enlarge(picture: np.ndarray) -> np.ndarray:
         (SizeRequirements(fixed=(32, 48)), (5, 48), (32, 48)),
     ],
 )
-def test_the_least_size_a_network_takes_holds_the_picture(
+def test_the_least_size_a_network_takes_holds_the_image(
     size: SizeRequirements, given: tuple[int, int], expected: tuple[int, int]
 ) -> None:
     assert size.fit(*given) == expected
 
 
-def test_a_picture_larger_than_the_only_size_is_refused() -> None:
+def test_a_image_larger_than_the_only_size_is_refused() -> None:
     with pytest.raises(UsageError, match="at most 48x32 pixels, found 20x40"):
         SizeRequirements(fixed=(32, 48)).fit(40, 20)
 
@@ -50,11 +50,11 @@ def test_padding_mirrors_first_and_repeats_the_border_then() -> None:
 
 
 def test_what_a_network_makes_of_the_padding_is_cut_off() -> None:
-    picture = np.random.default_rng(0).random((2, 3, 5, 9), dtype=np.float32)
+    image = np.random.default_rng(0).random((2, 3, 5, 9), dtype=np.float32)
 
-    assert np.array_equal(fitted(picture, SizeRequirements(minimum=16), 2, enlarge), enlarge(picture))
+    assert np.array_equal(fitted(image, SizeRequirements(minimum=16), 2, enlarge), enlarge(image))
     # A network of another scale than stated shows: nothing is silently resized.
-    assert fitted(picture, SizeRequirements(minimum=16), 1, enlarge).shape != enlarge(picture).shape
+    assert fitted(image, SizeRequirements(minimum=16), 1, enlarge).shape != enlarge(image).shape
 
 
 def test_a_description_survives_json() -> None:

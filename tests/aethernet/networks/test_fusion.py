@@ -1,4 +1,4 @@
-"""Folding must not change the picture, for any network, in any precision it is used in."""
+"""Folding must not change the image, for any network, in any precision it is used in."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from aethernet.errors import FusionError
 from aethernet.networks import NetworkConfig, Norm, build_network
 from aethernet.networks.blocks import AffineMap
 from aethernet.networks.fusion import Foldable, fuse, merge_kernels
+from tests.support.images import natural_image
 from tests.support.networks import (
     EVERY_CONFIG,
     ONE_OF_EACH_GENERATION,
@@ -21,7 +22,6 @@ from tests.support.networks import (
     tiny_config,
     tiny_network,
 )
-from tests.support.pictures import natural_picture
 
 every_config = pytest.mark.parametrize("config", EVERY_CONFIG.values(), ids=EVERY_CONFIG.keys())
 each_generation = pytest.mark.parametrize("config", ONE_OF_EACH_GENERATION.values(), ids=ONE_OF_EACH_GENERATION.keys())
@@ -31,24 +31,24 @@ FLOAT32_TOLERANCE = 1e-5
 
 
 @every_config
-def test_fused_network_gives_the_same_picture_in_float64(config: NetworkConfig) -> None:
+def test_fused_network_gives_the_same_image_in_float64(config: NetworkConfig) -> None:
     """With a range other than 1, where more has to be folded."""
     network = randomised(build_network(dataclasses.replace(config, image_range=2.0))).double()
-    picture = natural_picture(channels=config.in_channels).double()
+    image = natural_image(channels=config.in_channels).double()
 
     fused = fuse(network)
 
-    assert largest_difference(network, fused, picture) <= FLOAT64_TOLERANCE
+    assert largest_difference(network, fused, image) <= FLOAT64_TOLERANCE
 
 
 @every_config
-def test_fused_network_gives_the_same_picture_in_float32(config: NetworkConfig) -> None:
+def test_fused_network_gives_the_same_image_in_float32(config: NetworkConfig) -> None:
     network = randomised(build_network(config))
-    picture = natural_picture(channels=config.in_channels)
+    image = natural_image(channels=config.in_channels)
 
     fused = fuse(network)
 
-    assert largest_difference(network, fused, picture) <= FLOAT32_TOLERANCE
+    assert largest_difference(network, fused, image) <= FLOAT32_TOLERANCE
 
 
 @pytest.mark.parametrize("image_range", [0.5, 1.0, 4.0])
@@ -58,25 +58,25 @@ def test_any_image_range_folds(config: NetworkConfig, image_range: float) -> Non
 
     fused = fuse(network)
 
-    assert largest_difference(network, fused, natural_picture().double()) <= FLOAT64_TOLERANCE
+    assert largest_difference(network, fused, natural_image().double()) <= FLOAT64_TOLERANCE
 
 
 @each_generation
-def test_merged_network_gives_the_same_picture(config: NetworkConfig) -> None:
+def test_merged_network_gives_the_same_image(config: NetworkConfig) -> None:
     network = randomised(build_network(config)).double()
 
     merged = merge_kernels(network)
 
-    assert largest_difference(network, merged, natural_picture().double()) <= FLOAT64_TOLERANCE
+    assert largest_difference(network, merged, natural_image().double()) <= FLOAT64_TOLERANCE
 
 
 @each_generation
-def test_fusing_a_merged_network_gives_the_same_picture(config: NetworkConfig) -> None:
+def test_fusing_a_merged_network_gives_the_same_image(config: NetworkConfig) -> None:
     network = randomised(build_network(config)).double()
 
     fused = fuse(merge_kernels(network))
 
-    assert largest_difference(network, fused, natural_picture().double()) <= FLOAT64_TOLERANCE
+    assert largest_difference(network, fused, natural_image().double()) <= FLOAT64_TOLERANCE
 
 
 @each_generation
@@ -86,7 +86,7 @@ def test_fusing_a_fused_network_changes_nothing(config: NetworkConfig) -> None:
     again = fuse(fused)
 
     torch.testing.assert_close(again.state_dict(), fused.state_dict(), rtol=0, atol=0)
-    assert largest_difference(fused, again, natural_picture()) == 0
+    assert largest_difference(fused, again, natural_image()) == 0
 
 
 @pytest.mark.parametrize("kernels", [(5, 5), (5, 1), (1, 1)], ids=str)
@@ -94,14 +94,14 @@ def test_fusing_a_fused_network_changes_nothing(config: NetworkConfig) -> None:
 def test_any_pair_of_kernels_merges(generation: int, kernels: tuple[int, int]) -> None:
     network = tiny_network(generation, large_kernel=kernels[0], small_kernel=kernels[1]).double()
 
-    assert largest_difference(network, fuse(network), natural_picture().double()) <= FLOAT64_TOLERANCE
+    assert largest_difference(network, fuse(network), natural_image().double()) <= FLOAT64_TOLERANCE
 
 
 @each_generation
-def test_a_network_trained_with_stochastic_depth_and_dropout_fuses_to_the_same_picture(config: NetworkConfig) -> None:
+def test_a_network_trained_with_stochastic_depth_and_dropout_fuses_to_the_same_image(config: NetworkConfig) -> None:
     network = randomised(build_network(config, drop_path=0.5, dropout=0.5)).double()
 
-    assert largest_difference(network, fuse(network), natural_picture().double()) <= FLOAT64_TOLERANCE
+    assert largest_difference(network, fuse(network), natural_image().double()) <= FLOAT64_TOLERANCE
 
 
 @each_generation
@@ -144,7 +144,7 @@ def test_generation_3_folds_its_body_norm() -> None:
     assert isinstance(fused.norm, nn.Identity)
 
 
-def test_layer_norms_stay_because_they_look_at_the_picture() -> None:
+def test_layer_norms_stay_because_they_look_at_the_image() -> None:
     fused = fuse(tiny_network(2, norm=Norm.LAYER))
 
     assert sum(isinstance(module, nn.LayerNorm) for module in fused.modules()) == 4  # three blocks and the body
@@ -175,21 +175,21 @@ def test_one_changed_weight_breaks_the_equality(config: NetworkConfig) -> None:
 
     fused.conv_first.weight.data[0, 0, 0, 0] += 0.01
 
-    assert largest_difference(network, fused, natural_picture()) > 10 * FLOAT32_TOLERANCE
+    assert largest_difference(network, fused, natural_image()) > 10 * FLOAT32_TOLERANCE
 
 
 @each_generation
-def test_every_single_tensor_matters_to_the_picture(config: NetworkConfig) -> None:
+def test_every_single_tensor_matters_to_the_image(config: NetworkConfig) -> None:
     """Else the proofs above would pass with that tensor folded wrongly or not at all."""
     network = randomised(build_network(config)).double()
-    picture = natural_picture().double()
+    image = natural_image().double()
 
     original = copy.deepcopy(network)
 
     def change_caused_by(tensor: torch.Tensor) -> float:
         kept = tensor.clone()
         tensor.mul_(1.1).add_(0.01)
-        change = largest_difference(original, network, picture)
+        change = largest_difference(original, network, image)
         tensor.copy_(kept)
         return change
 

@@ -1,4 +1,4 @@
-"""Merging the upsampler's end must not change a pixel, at the border and for the smallest pictures least of all."""
+"""Merging the upsampler's end must not change a pixel, at the border and for the smallest images least of all."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from aethernet.networks import AetherNet
 from aethernet.networks.fusion import fuse
 from aethernet.networks.merging import MergedTail, at_low_resolution, compose, merge_tail
+from tests.support.images import natural_image
 from tests.support.networks import largest_difference, tiny_network
-from tests.support.pictures import natural_picture
 
 SIZES = [(1, 1), (1, 5), (4, 1), (2, 2), (3, 2), (7, 6)]
 FACTORS = [1, 2, 3]
@@ -100,13 +100,13 @@ def upsampling(network: AetherNet) -> int:
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize("generation", [1, 2, 3])
-def test_a_network_with_a_merged_tail_gives_the_same_picture(generation: int, scale: int) -> None:
+def test_a_network_with_a_merged_tail_gives_the_same_image(generation: int, scale: int) -> None:
     network = fuse(tiny_network(generation, scale=scale))
-    before, picture = copy.deepcopy(network), natural_picture(batch=2)
+    before, image = copy.deepcopy(network), natural_image(batch=2)
 
     merged = merge_tail(network)
 
-    assert largest_difference(merged, network, picture) < 1e-5
+    assert largest_difference(merged, network, image) < 1e-5
     assert upsampling(network) == upsampling(before), "the network itself was changed"
     assert upsampling(merged) == max(0, upsampling(network) - 1)
     assert isinstance(merged.conv_last, MergedTail) == (upsampling(network) > 0)

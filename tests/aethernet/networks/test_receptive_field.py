@@ -29,11 +29,11 @@ def centre_after(config: NetworkConfig, *, changed_from: int, changed_to: int) -
     offset = (torch.arange(side) - middle).abs()
     distance = torch.maximum(offset.view(-1, 1), offset.view(1, -1))
     generator = torch.Generator().manual_seed(0)
-    picture = torch.rand(1, 3, side, side, generator=generator, dtype=torch.float64)
-    other = torch.where((distance >= changed_from) & (distance <= changed_to), 1 - picture, picture)
+    image = torch.rand(1, 3, side, side, generator=generator, dtype=torch.float64)
+    other = torch.where((distance >= changed_from) & (distance <= changed_to), 1 - image, image)
     pixels = slice(middle * config.scale, (middle + 1) * config.scale)
     with torch.no_grad():
-        return network(picture)[..., pixels, pixels], network(other)[..., pixels, pixels]
+        return network(image)[..., pixels, pixels], network(other)[..., pixels, pixels]
 
 
 @local

@@ -18,12 +18,12 @@ from aethernet.networks.sizes import SizeRequirements
 from aethernet.networks.windows import traceable_windows
 from aethernet.runtimes.opening import open_runtime
 from aethernet.runtimes.pytorch import TorchRuntime
-from tests.support.foreign import around, spandrel
+from tests.support.third_party import around, spandrel
 
 assert spandrel
 
 WINDOWS = torch.arange(2 * 6 * 8 * 4 * 5.0).reshape(12, 8, 4, 5)
-"""Two pictures of 16 x 12 with five channels, in windows of 8 x 4."""
+"""Two images of 16 x 12 with five channels, in windows of 8 x 4."""
 SQUARE = torch.arange(2 * 6 * 4 * 4 * 5.0).reshape(12, 4, 4, 5)
 
 CALLS: dict[str, tuple[str, str, tuple[Any, ...]]] = {
@@ -83,9 +83,9 @@ def test_a_network_with_windows_is_exported_for_every_batch_and_size(tmp_path: P
     path, description = export_freely(model, tmp_path, "windowed", ExportConfig(shapes=shapes), {})
 
     assert next(iter(description.inputs.values()))[1] == ("n", 3, "h", "w")
-    picture = np.random.default_rng(0).random((1, 3, 48, 72), dtype=np.float32)
+    image = np.random.default_rng(0).random((1, 3, 48, 72), dtype=np.float32)
     with open_runtime(path) as runtime, TorchRuntime(model) as reference:
-        np.testing.assert_allclose(runtime.infer(picture), reference.infer(picture), atol=1e-5)
+        np.testing.assert_allclose(runtime.infer(image), reference.infer(image), atol=1e-5)
 
 
 def test_a_batch_that_was_baked_in_is_found_and_the_shape_fixed(tmp_path: Path, monkeypatch: Any) -> None:

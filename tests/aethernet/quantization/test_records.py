@@ -148,7 +148,7 @@ def recorded_and_seen(
         pytest.skip(f"needs {request.param} in shared/data beside the repository")
     loaded = load(folder / f"{request.param}.pth")
     with np.load(folder / f"{request.param}.npz") as arrays:
-        picture = arrays["input"]
+        image = arrays["input"]
     assert loaded.quantization is not None
     fused = fuse(loaded.model)
     slopes = slopes_of(fused, SLOPE)
@@ -156,7 +156,7 @@ def recorded_and_seen(
     known = recorded_ranges(loaded.quantization, network, slopes)
     points: dict[str, nn.Module] = dict(quantizers_of(network))
     assert known.keys() <= points.keys()
-    seen = watch(network, points, [picture])
+    seen = watch(network, points, [image])
     return {name: (*known[name], seen[name]) for name in known}
 
 

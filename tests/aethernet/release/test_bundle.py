@@ -20,7 +20,7 @@ from aethernet.networks.fusion import fuse, merge_kernels
 from aethernet.precision import Precision
 from aethernet.records import canonical_json
 from aethernet.release.bundle import Bundle, open_bundle
-from aethernet.release.manifest import Manifest, identity_of, seal_of
+from aethernet.release.manifest import Manifest, checksum_of, identity_of
 from aethernet.release.spec import ReleaseSpec
 from aethernet.release.verification import require_accepted, verify_bundle
 from tests.support.networks import tiny_network
@@ -62,18 +62,18 @@ def test_release_holds_exactly_these_files(finished_release: Path) -> None:
     assert sorted(snapshot(finished_release)) == sorted(FILES)
 
 
-def test_whole_release_verifies_and_computes_its_check_picture(finished_release: Path) -> None:
+def test_whole_release_verifies_and_computes_its_check_image(finished_release: Path) -> None:
     verification = verify_bundle(finished_release)
 
     assert verification.problems == ()
     assert verification.files == len(FILES)
     assert verification.identity == open_bundle(finished_release).manifest.identity
-    assert verification.picture is not None
-    assert "of 255 levels" in verification.picture
+    assert verification.image is not None
+    assert "of 255 levels" in verification.image
 
 
-def test_verification_without_running_leaves_the_picture_out(finished_release: Path) -> None:
-    assert verify_bundle(finished_release, run=False).picture is None
+def test_verification_without_running_leaves_the_image_out(finished_release: Path) -> None:
+    assert verify_bundle(finished_release, run=False).image is None
 
 
 @pytest.mark.parametrize("position", [0, 0.31, 0.5, 0.87, 1])
@@ -136,9 +136,9 @@ def test_what_a_link_points_to_is_never_opened(release: Path, path: str) -> None
     (release / path).symlink_to(outside)
     program = (
         "import sys, aethernet.release.verification\n"
-        "def tell(event, arguments):\n"
+        "def on_message(event, arguments):\n"
         "    if event == 'open': print(arguments[0])\n"
-        "sys.addaudithook(tell)\n"
+        "sys.addaudithook(on_message)\n"
         "aethernet.release.verification.verify_bundle(sys.argv[1])\n"
     )
 
@@ -185,7 +185,7 @@ def test_release_made_before_there_was_a_report_is_whole_and_takes_none(release:
 def test_digest_of_something_that_is_no_record_is_found(release: Path) -> None:
     build = open_bundle(release).build
     strange = build.model_copy(update={"digests": {**build.digests, "extra.html": "0" * 64}})
-    (release / "build.json").write_bytes(canonical_json(strange.model_copy(update={"seal": seal_of(strange)})))
+    (release / "build.json").write_bytes(canonical_json(strange.model_copy(update={"checksum": checksum_of(strange)})))
 
     assert "extra.html: is not part of the release" in _problems(release)
 
@@ -360,7 +360,7 @@ def test_identity_depends_on_weights_onnx_and_config_alone(finished_release: Pat
 
 
 @pytest.mark.slow
-def test_network_that_computes_another_picture_is_found(release: Path) -> None:
+def test_network_that_computes_another_image_is_found(release: Path) -> None:
     """All digests fit; only running it shows."""
     manifest = open_bundle(release).manifest
     other = fuse(tiny_network(seed=1))
@@ -370,7 +370,7 @@ def test_network_that_computes_another_picture_is_found(release: Path) -> None:
     _reseal(release, manifest)
 
     assert verify_bundle(release, run=False).ok
-    assert "computes another picture" in "".join(verify_bundle(release).problems)
+    assert "computes another image" in "".join(verify_bundle(release).problems)
 
 
 def test_onnx_file_that_cannot_be_run_is_a_problem_not_a_crash(release: Path) -> None:
@@ -378,7 +378,7 @@ def test_onnx_file_that_cannot_be_run_is_a_problem_not_a_crash(release: Path) ->
     (release / f"{NAME}_fp32.onnx").write_bytes(b"not a network")
     _reseal(release, manifest)
 
-    assert "could not be run on the check picture" in "".join(verify_bundle(release).problems)
+    assert "could not be run on the check image" in "".join(verify_bundle(release).problems)
 
 
 def test_manifest_without_channels_is_a_problem_not_a_crash(release: Path) -> None:
@@ -609,7 +609,7 @@ def test_files_of_a_skipped_form_are_not_published(finished_release: Path) -> No
         require_accepted(manifest.model_copy(update={"forms": forms}))
 
 
-def test_loss_against_the_original_pictures_is_judged_again(finished_release: Path) -> None:
+def test_loss_against_the_original_images_is_judged_again(finished_release: Path) -> None:
     manifest = open_bundle(finished_release).manifest
     quality = tuple(
         item.model_copy(update={"psnr_rgb": item.psnr_rgb - 1}) if item.form == f"{NAME}_fp32.onnx" else item

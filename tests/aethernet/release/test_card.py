@@ -46,9 +46,9 @@ def test_its_figures_are_the_manifests(finished_release: Path) -> None:
     for entry in bundle.manifest.quality:
         if entry.precision not in (None, *released):
             continue
-        assert f"| {entry.picture} | {entry.psnr_rgb:.2f} dB | {entry.ssim_rgb:.4f} |" in text
+        assert f"| {entry.image} | {entry.psnr_rgb:.2f} dB | {entry.ssim_rgb:.4f} |" in text
     for row in quality_rows(bundle.manifest):
-        assert f"| {row['label']} | {row['picture']} | {row['quality'].psnr_rgb:.2f} dB |" in text
+        assert f"| {row['label']} | {row['image']} | {row['quality'].psnr_rgb:.2f} dB |" in text
     for form, means in mean_quality(bundle.manifest).items():
         name = {"reference": "trained network", "bicubic": "bicubic"}.get(form, f"`{form}`")
         runtimes = [item.form.runtime for item in bundle.manifest.measurements if item.form.file == form]
@@ -74,7 +74,7 @@ def test_text_from_a_spec_cannot_break_a_table(finished_release: Path) -> None:
 
 def test_names_from_outside_cannot_break_a_table(finished_release: Path) -> None:
     bundle = open_bundle(finished_release)
-    quality = tuple(item.model_copy(update={"picture": "a|b\nc"}) for item in bundle.manifest.quality)
+    quality = tuple(item.model_copy(update={"image": "a|b\nc"}) for item in bundle.manifest.quality)
     manifest = bundle.manifest.model_copy(update={"license": "MIT |\nor not", "quality": quality})
 
     text = render_card(manifest, bundle.build)
@@ -103,7 +103,7 @@ def test_skipped_forms_are_named_with_their_reason(finished_release: Path) -> No
 
 def test_rendering_again_gives_the_same_card(finished_release: Path) -> None:
     bundle = open_bundle(finished_release)
-    draft = bundle.build.model_copy(update={"digests": {}, "seal": ""})
+    draft = bundle.build.model_copy(update={"digests": {}, "checksum": ""})
 
     assert render_card(bundle.manifest, draft) == (finished_release / "README.md").read_text(encoding="utf-8")
 

@@ -15,10 +15,10 @@ from aethernet.release.manifest import (
     MANIFEST,
     BuildRecord,
     Manifest,
+    checksum_of,
     identity_of,
     is_safe_path,
     release_schema,
-    seal_of,
 )
 
 SCHEMA = Path(__file__).resolve().parents[3] / "aethernet" / "schemas" / "release.schema.json"
@@ -57,19 +57,19 @@ def test_records_come_back_equal(finished_release: Path) -> None:
 def test_the_seal_covers_everything_but_itself(finished_release: Path) -> None:
     build = open_bundle(finished_release).build
 
-    assert seal_of(build) == build.seal
-    assert seal_of(build.model_copy(update={"seal": "other"})) == build.seal
-    assert seal_of(build.model_copy(update={"created": "1970-01-01"})) != build.seal
+    assert checksum_of(build) == build.checksum
+    assert checksum_of(build.model_copy(update={"checksum": "other"})) == build.checksum
+    assert checksum_of(build.model_copy(update={"created": "1970-01-01"})) != build.checksum
 
 
 def test_identity_depends_on_what_computes_and_on_nothing_else(finished_release: Path) -> None:
     files = open_bundle(finished_release).manifest.files
-    pictures = tuple(entry for entry in files if entry.role == "picture")
+    images = tuple(entry for entry in files if entry.role == "picture")
     weights = next(entry for entry in files if entry.role == "weights")
     others = tuple(entry for entry in files if entry != weights)
 
     assert identity_of(tuple(reversed(files))) == identity_of(files)
-    assert identity_of(tuple(entry for entry in files if entry not in pictures)) == identity_of(files)
+    assert identity_of(tuple(entry for entry in files if entry not in images)) == identity_of(files)
     assert identity_of((*others, weights.model_copy(update={"sha256": "0" * 64}))) != identity_of(files)
     assert identity_of((*others, weights.model_copy(update={"path": "renamed"}))) != identity_of(files)
 

@@ -15,12 +15,12 @@ from PIL import Image
 
 import aethernet.release.report
 from aethernet.errors import BundleError
-from aethernet.images.files import save_picture
+from aethernet.images.files import save_image
 from aethernet.release.bundle import open_bundle
 from aethernet.release.manifest import PartFacts, PartSpeed, QuantizationFacts, SensitivityFacts
 from aethernet.release.report import Piece, render_report
 from aethernet.release.report.charts import Point, bars, scatter
-from tests.support.pictures import natural_picture
+from tests.support.images import natural_image
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_its_figures_are_the_manifests(page: str, finished_release: Path) -> Non
     assert not [word for word in ("None", "nan", "Undefined") if re.search(rf">\s*{word}\b", page)]
 
 
-def test_pictures_are_what_released_files_make(page: str, finished_release: Path) -> None:
+def test_images_are_what_released_files_make(page: str, finished_release: Path) -> None:
     found = pieces_of(page)
 
     assert [piece["name"] for piece in found] == ["cat_eye", "coffee_spoon"]
@@ -68,35 +68,33 @@ def test_pictures_are_what_released_files_make(page: str, finished_release: Path
         assert {(one["width"], one["height"]) for one in piece["versions"]} == {(128, 128)}
 
 
-def test_pictures_are_kept_without_loss(finished_release: Path, tmp_path: Path) -> None:
+def test_images_are_kept_without_loss(finished_release: Path, tmp_path: Path) -> None:
     bundle = open_bundle(finished_release)
-    save_picture(natural_picture(33, 47).numpy(), tmp_path / "picture.png")
+    save_image(natural_image(33, 47).numpy(), tmp_path / "image.png")
 
-    page = render_report(
-        bundle.manifest, bundle.build, [Piece(name="a", versions=[("fp32", tmp_path / "picture.png")])]
-    )
+    page = render_report(bundle.manifest, bundle.build, [Piece(name="a", versions=[("fp32", tmp_path / "image.png")])])
 
     ((version,),) = (piece["versions"] for piece in pieces_of(page))
     data = base64.b64decode(version["data"].partition(",")[2])
-    with Image.open(io.BytesIO(data)) as found, Image.open(tmp_path / "picture.png") as wanted:
+    with Image.open(io.BytesIO(data)) as found, Image.open(tmp_path / "image.png") as wanted:
         assert np.array_equal(np.asarray(found.convert("RGB")), np.asarray(wanted.convert("RGB")))
 
 
 def test_words_from_outside_cannot_become_markup(finished_release: Path, tmp_path: Path) -> None:
     bundle = open_bundle(finished_release)
     evil = "</script><script>alert(1)</script>"
-    save_picture(natural_picture(16, 16).numpy(), tmp_path / "picture.png")
-    quality = tuple(item.model_copy(update={"picture": evil}) for item in bundle.manifest.quality)
+    save_image(natural_image(16, 16).numpy(), tmp_path / "image.png")
+    quality = tuple(item.model_copy(update={"image": evil}) for item in bundle.manifest.quality)
     manifest = bundle.manifest.model_copy(update={"description": evil, "license": evil, "quality": quality})
 
-    page = render_report(manifest, bundle.build, [Piece(name=evil, versions=[(evil, tmp_path / "picture.png")])])
+    page = render_report(manifest, bundle.build, [Piece(name=evil, versions=[(evil, tmp_path / "image.png")])])
 
     assert "<script>alert" not in page
     assert page.count("<script") == 2
     assert pieces_of(page)[0]["name"] == evil
 
 
-def test_a_release_without_pictures_and_quality_has_a_page_too(finished_release: Path) -> None:
+def test_a_release_without_images_and_quality_has_a_page_too(finished_release: Path) -> None:
     bundle = open_bundle(finished_release)
     manifest = bundle.manifest.model_copy(update={"quality": (), "authors": (), "description": ""})
 
@@ -111,12 +109,12 @@ def test_sensitivity_is_drawn_where_it_was_measured(finished_release: Path) -> N
     bundle = open_bundle(finished_release)
     costs = {"body": (50.0, False), "head": (47.0, True), "tail": (None, False)}
     parts = tuple(
-        PartFacts(name=name, psnr=psnr, snr=psnr, tint=0.0, work=0.3, kept_float=kept)
+        PartFacts(name=name, psnr=psnr, snr=psnr, channel_shift=0.0, work=0.3, kept_float=kept)
         for name, (psnr, kept) in costs.items()
     )
     facts = SensitivityFacts(budget=48.0, expected_psnr=49.0, parts=parts)
     quantization = QuantizationFacts(
-        origin="pictures", method="best", pictures=("a",), keep_float=("head",), tensors=(), sensitivity=facts
+        origin="pictures", method="best", images=("a",), keep_float=("head",), tensors=(), sensitivity=facts
     )
     manifest = bundle.manifest.model_copy(update={"quantization": quantization})
     build = bundle.build.model_copy(update={"parts": (PartSpeed(name="body", fp32_ms=3.0, int8_ms=1.0),)})
@@ -135,7 +133,7 @@ def test_sensitivity_is_drawn_where_it_was_measured(finished_release: Path) -> N
 
 def test_rendering_again_gives_the_same_page(finished_release: Path, tmp_path: Path) -> None:
     bundle = open_bundle(finished_release)
-    draft = bundle.build.model_copy(update={"digests": {}, "seal": ""})
+    draft = bundle.build.model_copy(update={"digests": {}, "checksum": ""})
 
     assert render_report(bundle.manifest, draft, []) == render_report(bundle.manifest, bundle.build, [])
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aethernet.images.files import save_picture
+from aethernet.images.files import save_image
 from aethernet.release.bundle import open_bundle
 from aethernet.release.report import Piece, render_report
 from tests.support import browser
-from tests.support.pictures import natural_picture
+from tests.support.images import natural_image
 
 pytest.importorskip("selenium", reason="needs selenium (aethernet-sr[development])")
 from selenium.webdriver.common.keys import Keys
@@ -23,24 +23,24 @@ from selenium.webdriver.support.ui import WebDriverWait
 
 # Of the driver's own sockets.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
-PICTURES = {name: natural_picture(48, 64, seed=seed).numpy() for seed, name in enumerate(("first", "second"))}
+IMAGES = {name: natural_image(48, 64, seed=seed).numpy() for seed, name in enumerate(("first", "second"))}
 ERRORS = {"bicubic": 0.09, "fp32": 0.03, "int8": 0.05, "original": 0.0}
 
 
 def version(name: str, caption: str) -> np.ndarray:
-    noise = np.random.default_rng(len(caption)).standard_normal(PICTURES[name].shape, dtype=np.float32)
-    return np.clip(PICTURES[name] + np.float32(ERRORS[caption]) * noise, 0, 1)
+    noise = np.random.default_rng(len(caption)).standard_normal(IMAGES[name].shape, dtype=np.float32)
+    return np.clip(IMAGES[name] + np.float32(ERRORS[caption]) * noise, 0, 1)
 
 
 @pytest.fixture(scope="module")
 def page(finished_release: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report of two pictures, as a file that belongs to nobody."""
+    """A report of two images, as a file that belongs to nobody."""
     folder, bundle = tmp_path_factory.mktemp("report"), open_bundle(finished_release)
     pieces = []
-    for name in PICTURES:
+    for name in IMAGES:
         files = [(caption, folder / f"{name}_{caption}.png") for caption in ERRORS]
         for caption, path in files:
-            save_picture(version(name, caption), path)
+            save_image(version(name, caption), path)
         pieces.append(Piece(name=name, versions=files))
     path = folder / "report.html"
     path.write_text(render_report(bundle.manifest, bundle.build, pieces), encoding="utf-8")
@@ -113,7 +113,7 @@ def test_the_line_moves_by_keyboard(opened: Any) -> None:
     assert opened.find_element("id", "stack").screenshot_as_png != left_alone
 
 
-def test_pictures_and_versions_are_chosen_by_keyboard(opened: Any) -> None:
+def test_images_and_versions_are_chosen_by_keyboard(opened: Any) -> None:
     image = opened.find_element("id", "left-image")
     assert image.get_attribute("alt") == "first, bicubic"
 

@@ -13,10 +13,10 @@ def flat(level: float, height: int, width: int, channels: int = 3) -> np.ndarray
 
 
 def test_window_lies_where_the_detail_is() -> None:
-    picture = flat(0.5, 40, 60)
-    picture[:, :, 22:30, 41:49] = np.random.default_rng(0).random((8, 8), dtype=np.float32)
+    image = flat(0.5, 40, 60)
+    image[:, :, 22:30, 41:49] = np.random.default_rng(0).random((8, 8), dtype=np.float32)
 
-    top, left, height, width = liveliest_window(picture, 10)
+    top, left, height, width = liveliest_window(image, 10)
 
     assert (height, width) == (10, 10)
     assert top <= 22
@@ -25,7 +25,7 @@ def test_window_lies_where_the_detail_is() -> None:
     assert left + width >= 49
 
 
-def test_window_of_a_small_picture_is_the_whole_picture() -> None:
+def test_window_of_a_small_image_is_the_whole_image() -> None:
     assert liveliest_window(flat(0.5, 5, 20), 10)[2:] == (5, 10)
     assert liveliest_window(flat(0.5, 5, 7), 10) == (0, 0, 5, 7)
 
@@ -35,11 +35,11 @@ def test_window_of_a_single_pixel_is_that_pixel() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_window_stays_inside_the_picture(channels: int) -> None:
-    picture = np.random.default_rng(1).random((1, channels, 30, 20), dtype=np.float32)
-    picture[:, :, -1, -1] = 50
+def test_window_stays_inside_the_image(channels: int) -> None:
+    image = np.random.default_rng(1).random((1, channels, 30, 20), dtype=np.float32)
+    image[:, :, -1, -1] = 50
 
-    top, left, height, width = liveliest_window(picture, 8)
+    top, left, height, width = liveliest_window(image, 8)
 
     assert (top + height, left + width) == (30, 20)
 
@@ -71,16 +71,16 @@ def test_sheet_is_as_wide_as_its_widest_row() -> None:
 
 def test_every_pixel_is_drawn_as_a_square() -> None:
     checks = np.indices((4, 4)).sum(axis=0) % 2
-    picture = np.broadcast_to(checks, (1, 3, 4, 4)).astype(np.float32)
+    image = np.broadcast_to(checks, (1, 3, 4, 4)).astype(np.float32)
 
-    pixels = np.asarray(comparison_sheet([[("", picture)]], zoom=3))
+    pixels = np.asarray(comparison_sheet([[("", image)]], zoom=3))
 
     expected = np.repeat(np.repeat(checks, 3, axis=0), 3, axis=1)[..., None] * np.array([255] * 3)
     windows = np.lib.stride_tricks.sliding_window_view(pixels, (12, 12, 3))[:, :, 0]
     assert (windows == expected).all(axis=(2, 3, 4)).sum() == 1
 
 
-def test_grey_pictures_and_values_out_of_range_are_drawn_too() -> None:
+def test_grey_images_and_values_out_of_range_are_drawn_too() -> None:
     pixels = np.asarray(comparison_sheet([[("", flat(-3, 6, 6, channels=1)), ("", flat(7, 6, 6))]]))
 
     assert int((pixels == 0).all(axis=2).sum()) == 36

@@ -18,7 +18,7 @@ def _with(manifest: Manifest, file: str, smallest: int, **changes: object) -> Ma
     return manifest.model_copy(update={"measurements": measurements})
 
 
-def test_means_are_of_pictures_and_extremes_of_every_input(finished_release: Path) -> None:
+def test_means_are_of_images_and_extremes_of_every_input(finished_release: Path) -> None:
     """A single pixel that is off by three levels is no tint of three levels."""
     manifest = open_bundle(finished_release).manifest
     file = worst_measurements(manifest)[0]["file"]

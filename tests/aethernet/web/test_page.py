@@ -19,7 +19,7 @@ from aethernet.upscale.upscaler import Upscaler
 from aethernet.web.onnxruntime_web import onnxruntime_web
 from aethernet.web.site import SITE, write_site
 from tests.support import browser
-from tests.support.pictures import natural_picture
+from tests.support.images import natural_image
 from tests.support.releases import flip_byte
 from tests.support.site_server import ISOLATION, SiteServer, serve
 from tests.support.web_page import Page, requested_addresses
@@ -71,7 +71,7 @@ def upscaler(finished_release: Path) -> Iterator[Upscaler]:
 
 
 def pixels(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
-    picture = natural_picture(height, width, channels=channels, seed=seed)[0].numpy().transpose(1, 2, 0)
+    picture = natural_image(height, width, channels=channels, seed=seed)[0].numpy().transpose(1, 2, 0)
     return np.rint(picture * 255).astype(np.uint8)
 
 

@@ -9,13 +9,13 @@ from typing import TypeVar
 
 from aethernet.errors import UnreachableError
 
-__all__ = ["Patience"]
+__all__ = ["RetryPolicy"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """Tries again what may pass (:class:`UnreachableError`), and nothing else."""
 
     tries: int = 5
@@ -28,14 +28,14 @@ class Patience:
     def run(
         self,
         action: Callable[[], T],
-        tell: Callable[[str], None] | None = None,
+        on_message: Callable[[str], None] | None = None,
         progress: Callable[[], int] = lambda: 0,
     ) -> T:
         """Do something, again and again where that makes sense.
 
         Args:
             action: What to do. It must be safe to do twice.
-            tell: Told why it is tried again.
+            on_message: Called with a sentence that says why it is tried again.
             progress: Something that grows when a failed try got further all the same; the count then starts anew.
 
         Raises:
@@ -52,6 +52,6 @@ class Patience:
                 if error.final or tries >= self.tries or wait > self.longest:
                     error.final = True
                     raise
-                if tell is not None:
-                    tell(f"{error}; trying again in {wait:.0f} s")
+                if on_message is not None:
+                    on_message(f"{error}; trying again in {wait:.0f} s")
                 time.sleep(wait)

@@ -1,4 +1,4 @@
-"""Picture files of every kind come out larger, with everything about them kept.
+"""Image files of every kind come out larger, with everything about them kept.
 
 The network is known (tests/support/upscaling.py), so what has to be in the result is computed here from the pixels that
 were written, without the library's own reader.
@@ -20,7 +20,7 @@ import tifffile
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from aethernet.errors import PictureError, UsageError
+from aethernet.errors import ImageError, UsageError
 from aethernet.upscale import Upscaler
 from aethernet.upscale.files import plan_jobs, upscale_files
 from aethernet.upscale.image_file import upscale_file
@@ -64,7 +64,7 @@ def pillow(mode: str, **options: Any) -> Write:
 
 
 def turned(orientation: int, **options: Any) -> Write:
-    """Stores the picture so that only its orientation tag makes it upright."""
+    """Stores the image so that only its orientation tag makes it upright."""
     back = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,
@@ -239,7 +239,7 @@ def levels(path: Path, dtype: Any) -> np.ndarray:
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.name)
-def test_every_kind_of_picture(upscaler: Upscaler, tmp_path: Path, variant: Variant) -> None:
+def test_every_kind_of_image(upscaler: Upscaler, tmp_path: Path, variant: Variant) -> None:
     pixels = gradient(variant.channels, variant.dtype)
     source = tmp_path / variant.name
     variant.write(source, pixels)
@@ -267,7 +267,7 @@ def test_the_table_is_long_enough() -> None:
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".avif"])
 def test_exif_is_kept_and_its_size_brought_up_to_date(upscaler: Upscaler, tmp_path: Path, suffix: str) -> None:
-    source, destination = tmp_path / "picture.jpg", tmp_path / f"larger{suffix}"
+    source, destination = tmp_path / "image.jpg", tmp_path / f"larger{suffix}"
     Image.fromarray(gradient(3)).save(source, exif=exif_of())
 
     upscale_file(upscaler, source, destination)
@@ -281,7 +281,7 @@ def test_exif_is_kept_and_its_size_brought_up_to_date(upscaler: Upscaler, tmp_pa
 
 
 def test_a_tiff_does_not_hand_its_layout_on(upscaler: Upscaler, tmp_path: Path) -> None:
-    source, destination = tmp_path / "picture.tif", tmp_path / "larger.jpg"
+    source, destination = tmp_path / "image.tif", tmp_path / "larger.jpg"
     Image.fromarray(gradient(3)).save(source, exif=exif_of())
 
     upscale_file(upscaler, source, destination)
@@ -295,9 +295,9 @@ def test_a_tiff_does_not_hand_its_layout_on(upscaler: Upscaler, tmp_path: Path) 
 def test_text_and_colour_tags_of_other_chunks_do_no_harm(upscaler: Upscaler, tmp_path: Path) -> None:
     information = PngInfo()
     information.add_text("Comment", "words")
-    Image.fromarray(gradient(3)).save(tmp_path / "picture.png", pnginfo=information)
+    Image.fromarray(gradient(3)).save(tmp_path / "image.png", pnginfo=information)
 
-    result = upscale_file(upscaler, tmp_path / "picture.png", tmp_path / "larger.png")
+    result = upscale_file(upscaler, tmp_path / "image.png", tmp_path / "larger.png")
 
     assert result["output_size"] == [2 * WIDTH, 2 * HEIGHT]
 
@@ -313,19 +313,19 @@ def test_tiles_of_a_network_that_pools_are_owned_up_to(tmp_path: Path) -> None:
     assert told[None]["tiles"] == 1
     assert told[None]["notes"] == []
     assert told[92]["tiles"] > 2
-    assert "looks at the whole picture" in told[92]["notes"][0]
+    assert "looks at the whole image" in told[92]["notes"][0]
 
 
 def test_png_written_in_bands_has_every_filter_right(upscaler: Upscaler, tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (150, 61, 3), dtype=np.uint8)
-    picture[:50] = 7
-    picture[50:100] = np.arange(61)[None, :, None]
-    Image.fromarray(picture).save(tmp_path / "picture.png")
+    image = np.random.default_rng(0).integers(0, 256, (150, 61, 3), dtype=np.uint8)
+    image[:50] = 7
+    image[50:100] = np.arange(61)[None, :, None]
+    Image.fromarray(image).save(tmp_path / "image.png")
 
-    upscale_file(upscaler, tmp_path / "picture.png", tmp_path / "larger.png")
+    upscale_file(upscaler, tmp_path / "image.png", tmp_path / "larger.png")
 
-    with Image.open(tmp_path / "larger.png") as image:
-        assert np.array_equal(np.asarray(image), enlarged(picture))
+    with Image.open(tmp_path / "larger.png") as written:
+        assert np.array_equal(np.asarray(written), enlarged(image))
 
 
 # --- what cannot be done ---------------------------------------------------------------------------------------------
@@ -341,7 +341,7 @@ def empty(path: Path) -> None:
 
 
 def words(path: Path) -> None:
-    path.write_text("no picture")
+    path.write_text("no image")
 
 
 def floats(path: Path) -> None:
@@ -362,7 +362,7 @@ BROKEN = {"damaged.png": damaged, "empty.png": empty, "words.jpg": words, "float
 def test_bad_files_are_named_and_leave_nothing_behind(upscaler: Upscaler, tmp_path: Path, name: str) -> None:
     BROKEN[name](tmp_path / name)
 
-    with pytest.raises(PictureError, match=name):
+    with pytest.raises(ImageError, match=name):
         upscale_file(upscaler, tmp_path / name, tmp_path / "out" / "larger.png")
 
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
@@ -374,7 +374,7 @@ def test_a_format_that_is_too_small_is_named_before_any_work(
 ) -> None:
     Image.new("1", (limit // 2 + 1, 1)).save(tmp_path / "long.png")
 
-    with pytest.raises(PictureError, match=f"{limit:,}"):
+    with pytest.raises(ImageError, match=f"{limit:,}"):
         upscale_file(upscaler, tmp_path / "long.png", tmp_path / f"larger{suffix}")
 
 
@@ -383,12 +383,12 @@ def test_a_format_that_is_too_small_is_named_before_any_work(
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "inner").mkdir(parents=True)
     Image.fromarray(gradient(3)).save(folder / "a.png")
     words(folder / "b.jpg")
     Image.fromarray(gradient(3)).save(folder / "inner" / "c.bmp")
-    (folder / "notes.txt").write_text("not a picture")
+    (folder / "notes.txt").write_text("not an image")
     return folder
 
 
@@ -423,11 +423,11 @@ def test_results_inside_the_input_folder_are_not_taken_for_inputs(
 @pytest.mark.parametrize(
     ("given", "made"), [("a.mp4", "a.mp4"), ("b.MOV", "b.MOV"), ("c.avi", "c.mkv"), ("d.webm", "d.mkv")]
 )
-def test_films_in_a_folder_stay_in_a_container_that_holds_their_streams(tmp_path: Path, given: str, made: str) -> None:
-    (tmp_path / "films").mkdir()
-    (tmp_path / "films" / given).touch()
+def test_videos_in_a_folder_stay_in_a_container_that_holds_their_streams(tmp_path: Path, given: str, made: str) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / given).touch()
 
-    (job,) = plan_jobs([tmp_path / "films"], tmp_path / "out")
+    (job,) = plan_jobs([tmp_path / "videos"], tmp_path / "out")
 
     assert job.destination == tmp_path / "out" / made
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from aethernet.networks.descriptor import Descriptor
-from aethernet.networks.third_party import ForeignNetwork
+from aethernet.networks.third_party import ThirdPartyNetwork
 
 __all__ = ["around", "compact", "span", "spandrel"]
 
@@ -19,10 +19,10 @@ spandrel: Any = pytest.importorskip(
 )
 
 
-def around(network: nn.Module, *, scale: int = 1, **facts: Any) -> ForeignNetwork:
-    """Any module as a network of RGB pictures."""
+def around(network: nn.Module, *, scale: int = 1, **facts: Any) -> ThirdPartyNetwork:
+    """Any module as a network of RGB images."""
     config = Descriptor(architecture="Test", library="spandrel", scale=scale, in_channels=3, out_channels=3, **facts)
-    return ForeignNetwork(network, config, lambda module, x: module(x)).eval().requires_grad_(False)
+    return ThirdPartyNetwork(network, config, lambda module, x: module(x)).eval().requires_grad_(False)
 
 
 def compact(path: Path, *, steep: bool = True) -> Path:

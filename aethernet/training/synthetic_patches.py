@@ -1,4 +1,4 @@
-"""Pictures unlike any photograph, so that training bounds a network on them too.
+"""Images unlike any photograph, so that training bounds a network on them too.
 
 A gated feed-forward multiplies its input with itself, block after block: what lies a few times outside the values that
 training has shown is squared each time and soon exceeds float32. Photographs alone leave such values within reach of
@@ -19,7 +19,7 @@ _Field = npt.NDArray[np.float64]
 
 
 def extreme(random: np.random.Generator, pixels: Pixels, grain: int) -> Pixels:
-    """An extreme picture of the same size: noise, checkerboard or stripes, or ``pixels`` with far too much contrast.
+    """An extreme image of the same size: noise, checkerboard or stripes, or ``pixels`` with far too much contrast.
 
     Args:
         random: Decides everything.
