@@ -29,6 +29,7 @@ from tasks.openmodeldb import openmodeldb
 from tasks.publish import publish, verify_published
 from tasks.report import report
 from tasks.sign import sign
+from tasks.site import site
 
 __all__ = ["release"]
 
@@ -95,7 +96,8 @@ def release(
     contents = {entry.path: artifact_of(entry) for entry in manifest.files}
     bundle = assemble(output / spec.name, manifest, record, rendered, contents)
     report_release(manifest, rendered[CARD], drawings)
-    return _delivered(bundle, hub, signer, private)
+    page = site(bundle, output / f"{spec.name}_site", images, spec.web) if spec.web is not None else None
+    return _delivered(bundle, hub, signer, private).model_copy(update={"site": page})
 
 
 def _delivered(bundle: Bundle, hub: str | None, signer: Signer | None, private: bool) -> Outcome:
