@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := cluster,convert,flows,hub,pictures,signing,spandrel,training,video,openvino,development
+EXTRAS := cluster,convert,flows,hub,images,signing,spandrel,training,video,openvino,development
 # TensorRT-RTX builds engines; atheris guides fuzzing by coverage. Neither is there for every machine.
 OPTIONAL := tensorrt-rtx atheris
 STAMP := $(VENV)/.installed
@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (PyTorch and its libraries are several gigabytes; once only)" >&2
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	@# In the Python registry the name aethernet is another project, which would overwrite files of this one.
+	$(BIN)/python -m pip uninstall -qq --yes aethernet
 	$(BIN)/python -m pip install -qq --editable '.[$(EXTRAS)]' --constraint constraints.txt
 	@for package in $(OPTIONAL); do \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt $$package || \

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from aethernet.install import requirement
+
 
 class AethernetError(Exception):
     """Base of all errors raised on purpose."""
@@ -18,6 +20,11 @@ class AethernetError(Exception):
         super().__init__(message)
         if hint:
             self.hint = hint
+
+    @property
+    def reason(self) -> str:
+        """Message and hint in one line, for records of what could not be made."""
+        return f"{self} ({self.hint})" if self.hint else str(self)
 
 
 class UsageError(AethernetError):
@@ -30,10 +37,15 @@ class MissingDependencyError(AethernetError):
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
             f"this step needs the Python package '{module}', which is not installed",
-            hint=f"install it with: pip install 'aethernet[{extra}]'",
+            hint=f"install it with: pip install '{requirement(extra)}'",
         )
         self.module = module
         self.extra = extra
+
+    @property
+    def reason(self) -> str:
+        """Without the hint, which names a place on this machine."""
+        return f"{self} (extra '{self.extra}')"
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------
@@ -136,7 +148,7 @@ class QuantizationError(AethernetError):
 class CalibrationError(QuantizationError):
     """There is nothing to take ranges from; int8 is left out rather than invented."""
 
-    hint = "give pictures with --images, or a checkpoint with records of quantisation-aware training"
+    hint = "give images with --images, or a checkpoint with records of quantisation-aware training"
 
 
 class ExportError(AethernetError):
@@ -154,19 +166,19 @@ class BenchmarkError(AethernetError):
 class GateError(AethernetError):
     """At least one form that must pass missed its limits. ``table`` holds every measurement."""
 
-    hint = "nothing was published; the table lists every form, picture and size, the forms stay in the store for study"
+    hint = "nothing was published; the table lists every form, image and size, the forms stay in the store for study"
 
     def __init__(self, message: str, table: str) -> None:
         super().__init__(message)
         self.table = table
 
 
-class PictureError(AethernetError):
-    """A picture cannot be read or written as asked."""
+class ImageError(AethernetError):
+    """An image cannot be read or written as asked."""
 
 
-class FilmError(AethernetError):
-    """A film cannot be read or written as asked."""
+class VideoError(AethernetError):
+    """A video cannot be read or written as asked."""
 
 
 class UpscaleError(AethernetError):
@@ -197,7 +209,7 @@ class BuilderError(EngineError):
         self.log = log
 
 
-class ForeignEngineError(EngineError):
+class EngineMismatchError(EngineError):
     """An engine was built for something else: another library, GPU, system or ONNX file."""
 
 

@@ -3,9 +3,9 @@
     python benchmarks/architectures.py --write docs/architectures.md      # all, one process each, takes a while
     python benchmarks/architectures.py Compact SPAN --json                # some
 
-Random weights give pictures of any range, so every output is brought to [0, 1] by the range of the reference's before
+Random weights give images of any range, so every output is brought to [0, 1] by the range of the reference's before
 the limits of a release are applied; forms are compared at four sizes, one of them a batch. int8 is calibrated on the
-library's own pictures.
+library's own images.
 """
 
 from __future__ import annotations
@@ -130,10 +130,10 @@ def random_checkpoint(name: str, path: Path) -> None:
 def judge_architecture(name: str, *, engines: bool = True) -> Row:
     """Take one architecture through every form."""
     import aethernet
-    from aethernet.architectures.reach import receptive_radius
     from aethernet.errors import AethernetError
     from aethernet.export.attempts import export_freely
     from aethernet.export.onnx import ExportConfig, ShapeRange
+    from aethernet.networks.receptive_field import receptive_radius
     from aethernet.precision import Precision
 
     row, start = Row(name=name), time.perf_counter()
@@ -184,13 +184,13 @@ def _told(size: Any) -> str:
 
 
 def _cases(config: Any, static: tuple[int, int] | None) -> list[np.ndarray]:
-    from aethernet.pictures import load_picture, sample_pictures
+    from aethernet.images.files import load_image, sample_images
 
-    picture = load_picture(sample_pictures()[0], 1 if config.in_channels == 1 else 3)
-    picture = np.repeat(picture, -(-config.in_channels // picture.shape[1]), axis=1)[:, : config.in_channels]
-    picture = np.pad(picture, ((0, 0), (0, 0), (0, 512), (0, 512)), mode="reflect")
+    image = load_image(sample_images()[0], 1 if config.in_channels == 1 else 3)
+    image = np.repeat(image, -(-config.in_channels // image.shape[1]), axis=1)[:, : config.in_channels]
+    image = np.pad(image, ((0, 0), (0, 0), (0, 512), (0, 512)), mode="reflect")
     return [
-        np.concatenate([picture[:, :, 20 * one :, 30 * one :][:, :, :height, :width] for one in range(batch)])
+        np.concatenate([image[:, :, 20 * one :, 30 * one :][:, :, :height, :width] for one in range(batch)])
         for batch, height, width in ([(1, *static)] if static else SIZES)
     ]
 
@@ -207,10 +207,10 @@ def _judged(path: Path, precision: Any, truth: list[np.ndarray], cases: list[np.
     from aethernet.comparison.cases import Case
     from aethernet.comparison.compare import measure
     from aethernet.comparison.gate import DEFAULT_LIMITS, failures_of
-    from aethernet.comparison.measurement import FormId
+    from aethernet.comparison.measurement import VariantId
     from aethernet.runtimes.onnxruntime import OnnxRuntime
 
-    form = FormId(precision=precision, file=path.name, runtime="onnxruntime-cpu")
+    form = VariantId(precision=precision, file=path.name, runtime="onnxruntime-cpu")
     failures, worst, psnr = [], 0.0, 999.0
     try:
         with OnnxRuntime(path) as runtime:
@@ -221,7 +221,7 @@ def _judged(path: Path, precision: Any, truth: list[np.ndarray], cases: list[np.
         low, span = float(wanted.min()), max(1e-12, float(wanted.max() - wanted.min()))
         measurement = measure(
             form,
-            Case(name=str(index), picture="", input=case, window=None),
+            Case(name=str(index), image="", input=case, window=None),
             ((wanted - low) / span).astype(np.float32),
             ((one - low) / span).astype(np.float32),
         )
@@ -233,8 +233,8 @@ def _judged(path: Path, precision: Any, truth: list[np.ndarray], cases: list[np.
 
 
 def _half(fp32: Path, folder: Path, config: Any, network: Any, cases: list[np.ndarray], truth: list[np.ndarray]) -> str:
-    from aethernet.architectures import padded
     from aethernet.export import export_fp16
+    from aethernet.networks.sizes import padded
     from aethernet.precision import Precision
 
     path = folder / "net_fp16.onnx"
@@ -257,13 +257,13 @@ def _half(fp32: Path, folder: Path, config: Any, network: Any, cases: list[np.nd
 
 def _int8(model: Any, folder: Path, config: Any, cases: list[np.ndarray], truth: list[np.ndarray]) -> str:
     from aethernet.export.int8 import export_int8
-    from aethernet.lint import lint_onnx
+    from aethernet.export.lint import lint_onnx
     from aethernet.precision import Precision
-    from aethernet.quantization import quantize
+    from aethernet.quantization.post_training import quantize
 
     path = folder / "net_int8.onnx"
     try:
-        made = quantize(model, pictures=[case[:1] for case in cases], keep_float=())
+        made = quantize(model, images=[case[:1] for case in cases], keep_float=())
         export_int8(made.model, path, config, {}, tensorrt=False)
         report = lint_onnx(path)
     except Exception as error:
@@ -274,9 +274,9 @@ def _int8(model: Any, folder: Path, config: Any, cases: list[np.ndarray], truth:
 
 
 def _engine(fp32: Path, folder: Path, size: Any, static: tuple[int, int] | None) -> str:
-    from aethernet.engine import Backend
-    from aethernet.engine.builder import build_engine, plan_builds
-    from aethernet.engine.profiles import parse_profile
+    from aethernet.engines.backends import Backend
+    from aethernet.engines.builder import build_engine, plan_builds
+    from aethernet.engines.profiles import parse_profile
 
     sides = [static or size.fit(side, side) for side in (16, OPTIMUM, LARGEST)]
     profile = ":".join(f"1x{height}x{width}" for height, width in sides)
@@ -306,7 +306,7 @@ def table(rows: list[Row], versions: Mapping[str, str]) -> str:
         + ", ".join(f"{name} {number}" for name, number in versions.items() if name != "spandrel")
         + ".",
         "",
-        "*Sizes*: what the network takes; aethernet pads pictures to it and cuts the rest off. *Reach*: input pixels "
+        "*Sizes*: what the network takes; aethernet pads images to it and cuts the rest off. *Reach*: input pixels "
         "that an output pixel looks at in every direction, measured; tiles that overlap by it change nothing. "
         "*Shapes*: of the ONNX file; a fixed one is named in the file's name. *fp32*: largest difference to PyTorch as "
         "a share of the output's range. *fp16*, *int8*: lowest PSNR to it. Limits are those of a release, on outputs "

@@ -1,7 +1,7 @@
 """The tables of ``docs/benchmarks.md`` for this machine, as Markdown. Run with ``make benchmark``.
 
 Whole releases of the sample, cold and unchanged; then every form of it side by side, and its quality. ``--bundle``,
-``--hr`` and ``--lr`` take another release and its pictures for the last two, and ``--quick`` leaves out the first.
+``--hr`` and ``--lr`` take another release and its images for the last two, and ``--quick`` leaves out the first.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def quality(bundle: Path, high: Path, low: Path | None, kernel: str | None) -> I
         own = [one for one in found["results"] if one["set"] == name]
         first = own[0]
         yield (
-            f"{name}: {len(first['pictures'])} pictures, digest `{first['digest'][:16]}`, kernel: {first['kernel']}. "
+            f"{name}: {len(first['pictures'])} images, digest `{first['digest'][:16]}`, kernel: {first['kernel']}. "
             f"{first['channels']} without crop, Y with {first['crop']} pixels cropped, rounded to 8 bits, means.\n"
         )
         rows = [
@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="another release than the sample")
     parser.add_argument("--hr", type=Path)
     parser.add_argument("--lr", type=Path)
-    parser.add_argument("--kernel", help="how the LR pictures were made, or are to be made")
+    parser.add_argument("--kernel", help="how the LR images were made, or are to be made")
     parser.add_argument("--sizes", default="128x128,256x256")
     parser.add_argument("--seconds", type=float, default=300, help="for the forms side by side")
     parser.add_argument("--quick", action="store_true", help="without whole releases")

@@ -1,6 +1,6 @@
-"""Upscaling: memory of a huge picture, speed of a folder, how busy a film keeps the network. Prints JSON.
+"""Upscaling: memory of a huge image, speed of a folder, how busy a video keeps the network. Prints JSON.
 
-``python benchmarks/upscaling.py memory|folder|film --bundle RELEASE``. Each measured thing is a process of its own;
+``python benchmarks/upscaling.py memory|folder|video --bundle RELEASE``. Each measured thing is a process of its own;
 memory is the process's largest resident size by the kernel's account. On a shared machine only ratios of one run mean
 anything.
 """
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 UPSCALE = [sys.executable, "-c", "from aethernet.cli.main import main; main()", "upscale"]
 
 
-def picture(width: int, height: int, seed: int = 0) -> Any:
+def image(width: int, height: int, seed: int = 0) -> Any:
     """Slopes, waves and grain, as a Pillow image."""
     from PIL import Image
 
@@ -42,10 +42,10 @@ def picture(width: int, height: int, seed: int = 0) -> Any:
 
 
 def memory(options: argparse.Namespace) -> dict[str, Any]:
-    """Peak memory of upscaling one picture; with --seconds the run is ended early and the rows written are told."""
+    """Peak memory of upscaling one image; with --seconds the run is ended early and the rows written are told."""
     with tempfile.TemporaryDirectory() as folder:
         source, made = Path(folder) / "huge.jpg", Path(folder) / "out"
-        picture(options.width, options.height).save(source, quality=90)
+        image(options.width, options.height).save(source, quality=90)
         command = [*UPSCALE, str(source), "-o", str(made / "huge.png"), "--bundle", str(options.bundle)]
         command += ["--precision", options.precision, "--runtime", options.runtime]
         command += ["--tile", str(options.tile)] if options.tile else []
@@ -72,11 +72,11 @@ def memory(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def folder(options: argparse.Namespace) -> dict[str, Any]:
-    """Pictures per second of a folder, against the unfused network in PyTorch, interleaved."""
+    """Images per second of a folder, against the unfused network in PyTorch, interleaved."""
     import torch
 
-    from aethernet.bundle import open_bundle
     from aethernet.checkpoint import load
+    from aethernet.release.bundle import open_bundle
     from aethernet.upscale import Upscaler
     from aethernet.upscale.files import plan_jobs, upscale_files
 
@@ -87,10 +87,10 @@ def folder(options: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         (place / "in").mkdir()
-        for index in range(options.pictures):
-            picture(256, 256, index).save(place / "in" / f"{index:03}.png")
+        for index in range(options.images):
+            image(256, 256, index).save(place / "in" / f"{index:03}.png")
         jobs = plan_jobs([place / "in"], place / "out")
-        tensor = torch.from_numpy(np.asarray(picture(256, 256), dtype=np.float32).transpose(2, 0, 1)[None].copy() / 255)
+        tensor = torch.from_numpy(np.asarray(image(256, 256), dtype=np.float32).transpose(2, 0, 1)[None].copy() / 255)
         times: dict[str, list[float]] = {"eager": []}
         overheads: dict[str, list[float]] = {}
         forms = {}
@@ -113,32 +113,32 @@ def folder(options: argparse.Namespace) -> dict[str, Any]:
                     overheads[precision].append(taken / sum(one["seconds"]["network"] for one in results) - 1)
     eager_median = statistics.median(times["eager"])
     return {
-        "pictures": options.pictures,
-        "seconds_per_picture": {name: round(statistics.median(taken), 3) for name, taken in times.items()},
+        "pictures": options.images,
+        "seconds_per_image": {name: round(statistics.median(taken), 3) for name, taken in times.items()},
         "times_faster_than_eager": {name: round(eager_median / statistics.median(times[name]), 2) for name in forms},
         "around_the_network": {name: round(statistics.median(taken), 3) for name, taken in overheads.items()},
         "runtimes": {name: upscaler.runtime for name, upscaler in forms.items()},
     }
 
 
-def film(options: argparse.Namespace) -> dict[str, Any]:
-    """Share of the time in which the network is computing while a film is made."""
+def video(options: argparse.Namespace) -> dict[str, Any]:
+    """Share of the time in which the network is computing while a video is made."""
     import av
 
     from aethernet.upscale import Upscaler
-    from aethernet.upscale.film import FilmOptions, upscale_film
+    from aethernet.upscale.video import VideoOptions, upscale_video
 
     with tempfile.TemporaryDirectory() as name:
-        source = Path(name) / "film.mkv"
+        source = Path(name) / "video.mkv"
         with av.open(str(source), "w") as container:
             stream = container.add_stream("libx264", rate=25, options={"crf": "12"})
             stream.width, stream.height, stream.pix_fmt = options.width, options.height, "yuv420p"
             for index in range(options.frames):
-                frame = av.VideoFrame.from_image(picture(options.width, options.height, index))
+                frame = av.VideoFrame.from_image(image(options.width, options.height, index))
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
         with Upscaler(options.bundle, options.precision, options.runtime) as upscaler:
-            made = upscale_film(upscaler, source, Path(name) / "larger.mkv", FilmOptions(preset=options.preset))
+            made = upscale_video(upscaler, source, Path(name) / "larger.mkv", VideoOptions(preset=options.preset))
         seconds = made["seconds"]
         return {
             "film": f"{options.width}x{options.height}, {options.frames} frames, {options.preset}",
@@ -152,20 +152,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("memory", "folder", "film"))
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--precision", default="fp32", help="memory and film")
+    parser.add_argument("--precision", default="fp32", help="memory and video")
     parser.add_argument("--runtime", default="onnxruntime-cpu")
     parser.add_argument("--width", type=int)
     parser.add_argument("--height", type=int)
     parser.add_argument("--tile", type=int, help="memory: side of a tile (default: by memory)")
     parser.add_argument("--seconds", type=float, help="memory: end the run after this time")
-    parser.add_argument("--pictures", type=int, default=20)
+    parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--frames", type=int, default=24)
     parser.add_argument("--preset", default="x265")
     options = parser.parse_args()
     sides = {"memory": (12_000, 8_000), "film": (320, 180)}.get(options.what, (256, 256))
     options.width, options.height = options.width or sides[0], options.height or sides[1]
-    result = {"memory": memory, "folder": folder, "film": film}[options.what](options)
+    result = {"memory": memory, "folder": folder, "film": video}[options.what](options)
     print(json.dumps({"cores": os.cpu_count(), "python": platform.python_version(), options.what: result}, indent=2))
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows._session import embedded_server, prepare_prefect
+from flows.session import embedded_server, prepare_prefect
 
 prepare_prefect()
 
@@ -75,7 +75,7 @@ def release(
     ] = None,
     checkpoint_sha256: Annotated[str | None, typer.Option(help="Digest the checkpoint must have.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the release.")] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of validation pictures (LR).")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of validation images (LR).")] = None,
     hr: Annotated[Path | None, typer.Option(help="Folder of their HR partners, paired by file stem.")] = None,
     version: Annotated[str | None, typer.Option(help="Version of the release (default 1.0.0).")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the weights (default unknown).")] = None,  # noqa: A002
@@ -98,11 +98,11 @@ def release(
     debug: Debug = False,
 ) -> None:
     """Make, prove, assemble, sign and publish one release."""
+    from aethernet.checkpoint.remote import fetched_file, is_remote
     from aethernet.errors import UsageError
-    from aethernet.remote import fetched_file, is_remote
-    from aethernet.spec import make_spec
-    from aethernet.store import Store as ArtifactStore
-    from flows._packing import opened_spec
+    from aethernet.release.spec import make_spec
+    from aethernet.store.store import Store as ArtifactStore
+    from flows.packing import opened_spec
 
     remote = checkpoint is not None and is_remote(checkpoint)
     options = {
@@ -178,7 +178,7 @@ def release_all(
     """Release every spec in a folder; one failure does not stop the others, and makes the exit code 1."""
     with _errors(debug):
         from aethernet.errors import UsageError
-        from aethernet.store import Store as ArtifactStore
+        from aethernet.store.store import Store as ArtifactStore
         from flows.release_all import read_specs, release_on_workers
         from flows.release_all import release_all as flow
 
@@ -204,7 +204,7 @@ def release_all(
             ]
             with embedded_server():
                 if runner is Runner.DASK:
-                    from flows._dask import release_on_dask
+                    from flows.dask import release_on_dask
 
                     results += release_on_dask(specs, artifacts, output.absolute(), options, jobs, scheduler)
                 else:
@@ -230,9 +230,9 @@ def verify_published(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch a published release into an empty folder, check every byte and who signed, run one picture."""
+    """Fetch a published release into an empty folder, check every byte and who signed, run one image."""
     with _errors(debug):
-        from aethernet.signing import make_trust
+        from aethernet.release.signing import make_trust
         from flows.verify_published import verify_published as flow
 
         trust = make_trust(public_key, certificates, identity, issuer)
@@ -241,7 +241,7 @@ def verify_published(
         if as_json:
             print(json.dumps(dataclasses.asdict(verified)))
         else:
-            print(f"{address}: {verified.files} files, {verified.picture}")
+            print(f"{address}: {verified.files} files, {verified.image}")
             print(verified.signature, file=sys.stderr)
 
 
@@ -257,8 +257,8 @@ def status(
         from rich.console import Console
         from rich.table import Table
 
-        from aethernet.store import Store as ArtifactStore
         from aethernet.store.history import recent_runs
+        from aethernet.store.store import Store as ArtifactStore
 
         runs = recent_runs(ArtifactStore(store), limit)
         if as_json:
@@ -288,8 +288,8 @@ def gc(
 ) -> None:
     """Remove from a store what no release of the last days needs; safe beside running flows."""
     with _errors(debug):
-        from aethernet.store import Store as ArtifactStore
         from aethernet.store.collection import collect_garbage
+        from aethernet.store.store import Store as ArtifactStore
 
         artifacts = ArtifactStore(store)
         found = collect_garbage(artifacts, keep_days, dry_run=dry_run)
@@ -316,7 +316,7 @@ def reverify(
         Path | None, typer.Option(help="Only releases that specs in this folder, NAME/release.toml, name.")
     ] = None,
     images: Annotated[
-        list[Path] | None, typer.Option(help="Folder with pictures that stated numbers were measured on.")
+        list[Path] | None, typer.Option(help="Folder with images that stated numbers were measured on.")
     ] = None,
     public_key: PublicKey = None,
     certificates: Certificates = None,
@@ -332,8 +332,8 @@ def reverify(
     """Look at published releases again: fetch, check, run, hold against what they promise; 1 if they broke it."""
     with _errors(debug):
         from aethernet.hub.reverify import issue_text
-        from aethernet.signing import make_trust
-        from flows._actions import summarize
+        from aethernet.release.signing import make_trust
+        from flows.actions import summarize
         from flows.reverify import reverify as flow
 
         trust = make_trust(public_key, certificates, identity, issuer)
@@ -370,7 +370,7 @@ def plan(
 ) -> None:
     """Say what the release workflow makes, as JSON and as outputs of a GitHub Actions job; by default all specs."""
     with _errors(debug):
-        from flows._actions import plan_releases, set_outputs
+        from flows.actions import plan_releases, set_outputs
 
         planned = plan_releases(
             specs,
@@ -401,20 +401,20 @@ def trigger(
 ) -> None:
     """Run a deployment on the Prefect server of PREFECT_API_URL, in place of this machine."""
     with _errors(debug):
-        from flows._actions import summarize
+        from flows.actions import summarize
         from flows.trigger import trigger as run
 
-        def tell(text: str) -> None:
+        def on_message(text: str) -> None:
             print(text, file=sys.stderr)
 
         given = {**_object(parameters), **dict(map(_parameter, param or ()))}
-        found = run(deployment, given, timeout=timeout if watch else 0, tell=tell)
+        found = run(deployment, given, timeout=timeout if watch else 0, on_message=on_message)
         summarize("\n\n".join([f"# {deployment}: {found.state}", found.message, *found.pages]))
         print(
             json.dumps(dataclasses.asdict(found), indent=2) if as_json else f"{found.name}\t{found.state}\t{found.id}"
         )
         if found.message:
-            tell(found.message)
+            on_message(found.message)
         if watch and not found.completed:
             raise typer.Exit(1)
 
@@ -451,7 +451,7 @@ def open_issue(
 ) -> None:
     """Open an issue in the GitHub repository whose workflow this runs in."""
     with _errors(debug):
-        from flows._actions import open_issue as write
+        from flows.actions import open_issue as write
 
         print(write(title, file.read_text(encoding="utf-8")))
 
@@ -490,7 +490,7 @@ def deploy(
 ) -> None:
     """Register deployments, work pool and concurrency limits on the Prefect server of PREFECT_API_URL."""
     with _errors(debug):
-        from flows._deploying import deploy as run
+        from flows.deploying import deploy as run
 
         for name in run(work_pool, gpu or (), releases=releases, gpu_jobs=gpu_jobs):
             print(name)
@@ -509,14 +509,14 @@ def worker(
 ) -> None:
     """Run what a pool's queues hold on this machine, until stopped."""
     with _errors(debug):
-        from flows._deploying import work
+        from flows.deploying import work
 
         work(work_pool, queue or ["default"], name=name, limit=limit)
 
 
 @app.command()
 def train(
-    pictures: Annotated[Path, typer.Argument(help="Folder of training pictures, read recursively.")],
+    images: Annotated[Path, typer.Argument(help="Folder of training images, read recursively.")],
     output: Annotated[
         Path, typer.Option(help="Folder of the checkpoint and of the state a later run continues from.")
     ] = Path("runs"),
@@ -526,24 +526,26 @@ def train(
     scale: Annotated[int, typer.Option(help="2, 3 or 4.")] = 2,
     hours: Annotated[float | None, typer.Option(help="End after this time, over all runs together.")] = None,
     steps: Annotated[int | None, typer.Option(help="End after this many steps.")] = None,
-    validation: Annotated[Path | None, typer.Option(help="Folder of held-out pictures to measure on.")] = None,
+    validation: Annotated[Path | None, typer.Option(help="Folder of held-out images to measure on.")] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak step size.")] = 1e-3,
     patch: Annotated[int, typer.Option(help="Side of a training crop in low-resolution pixels.")] = 32,
     batch: Annotated[int, typer.Option(help="Crops per step.")] = 8,
     seed: Annotated[int, typer.Option(help="Seeds weights and batches.")] = 0,
-    octaves: Annotated[int, typer.Option(help="Sizes each picture is used at, each half of the one before.")] = 2,
+    pyramid_levels: Annotated[int, typer.Option(help="Sizes each image is used at, each half of the one before.")] = 2,
     candidates: Annotated[int, typer.Option(help="Random crops drawn for each one kept.")] = 3,
     batch_statistics: Annotated[
         float, typer.Option(help="Share of the training with batch statistics in norms.")
     ] = 0.1,
     kernel: Annotated[
         list[str] | None,
-        typer.Option(help="How pictures are shrunk: bicubic, box or dpid, in equal shares. [default: bicubic, dpid]"),
+        typer.Option(help="How images are shrunk: bicubic, box or dpid, in equal shares. [default: bicubic, dpid]"),
     ] = None,
-    extremes: Annotated[
+    synthetic_patches: Annotated[
         float, typer.Option(help="Share of crops replaced by noise, stripes and the like: they bound the network.")
     ] = 0.0,
-    extreme_weight: Annotated[float, typer.Option(help="What such a crop's error counts beside a photograph's.")] = 1.0,
+    synthetic_weight: Annotated[
+        float, typer.Option(help="What such a crop's error counts beside a photograph's.")
+    ] = 1.0,
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Convolve in bfloat16.")] = False,
     compile_step: Annotated[
         bool, typer.Option("--compile", help="Compile the training step; needs a C++ compiler.")
@@ -554,7 +556,7 @@ def train(
 ) -> None:
     """Train a network; the same command continues an interrupted training."""
     with _errors(debug):
-        from aethernet.network.config import preset_config
+        from aethernet.networks.config import preset_config
         from aethernet.training import TrainingRecipe
         from flows.train import train as flow
 
@@ -568,39 +570,39 @@ def train(
             patch=patch,
             batch=batch,
             seed=seed,
-            octaves=octaves,
+            pyramid_levels=pyramid_levels,
             candidates=candidates,
             batch_statistics_share=batch_statistics,
-            extreme_share=extremes,
-            extreme_weight=extreme_weight,
+            synthetic_share=synthetic_patches,
+            synthetic_weight=synthetic_weight,
             bfloat16=bfloat16,
             compile=compile_step,
             **({"kernels": tuple(kernel)} if kernel else {}),  # type: ignore[arg-type]  # the recipe checks the names
         )
         with embedded_server():
-            result = flow(recipe, pictures.absolute(), output.absolute(), validation and validation.absolute(), initial)
+            result = flow(recipe, images.absolute(), output.absolute(), validation and validation.absolute(), initial)
         print(json.dumps(result, indent=2) if as_json else result["checkpoint"])
         if not as_json and result["psnr"] is not None:
-            told = f"held-out pictures: {result['psnr']:.2f} dB, bicubic {result['bicubic_psnr']:.2f} dB"
+            told = f"held-out images: {result['psnr']:.2f} dB, bicubic {result['bicubic_psnr']:.2f} dB"
             print(told, file=sys.stderr)
 
 
 @app.command("qat-finetune")
 def qat_finetune(
     checkpoint: Annotated[Path, typer.Argument(help="Float checkpoint whose int8 form is to be fine-tuned.")],
-    images: Annotated[Path, typer.Option(help="Folder of pictures as the network gets them, read recursively.")],
+    images: Annotated[Path, typer.Option(help="Folder of images as the network gets them, read recursively.")],
     output: Annotated[
         Path | None, typer.Option(help="The .safetensors to write (default: runs/CHECKPOINT_qat.safetensors).")
     ] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 500,
     validation: Annotated[
         Path | None,
-        typer.Option(help="Folder of held-out pictures to choose the best by (default: the same, other crops)."),
+        typer.Option(help="Folder of held-out images to choose the best by (default: the same, other crops)."),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak step size, in steps of each tensor's grid.")] = 0.02,
     patch: Annotated[int, typer.Option(help="Side of a crop in pixels of the network's input.")] = 40,
     batch: Annotated[int, typer.Option(help="Crops per step.")] = 4,
-    octaves: Annotated[int, typer.Option(help="Sizes each picture is used at, each half of the one before.")] = 1,
+    pyramid_levels: Annotated[int, typer.Option(help="Sizes each image is used at, each half of the one before.")] = 1,
     seed: Annotated[int, typer.Option(help="Seeds calibration and batches.")] = 0,
     keep_float: Annotated[
         str | None,
@@ -622,7 +624,7 @@ def qat_finetune(
             seed=seed,
             patch=patch,
             batch=batch,
-            octaves=octaves,
+            pyramid_levels=pyramid_levels,
             learning_rate=learning_rate,
             keep_float=tuple(keep_float.replace(" ", "").split(",")) if keep_float else None,
         )
@@ -659,7 +661,7 @@ def _show_log() -> None:
 
 
 def _signer(key: Path | None, certificate: Path | None, chain: list[Path] | None, sigstore: bool) -> Any:
-    from aethernet.signing import Signer
+    from aethernet.release.signing import Signer
 
     if not any((key, certificate, chain, sigstore)):
         return None
@@ -671,11 +673,11 @@ def _signer(key: Path | None, certificate: Path | None, chain: list[Path] | None
 def _release(
     spec: Any, output: Path, hub: str | None, store: str | None, signer: Any, private: bool
 ) -> tuple[Any, dict[str, Any]]:
-    from aethernet.store import Store as ArtifactStore
+    from aethernet.store.store import Store as ArtifactStore
 
     with embedded_server(_import_libraries):
-        from flows._running import summarised
         from flows.release import release as flow
+        from flows.running import summarised
 
         return summarised(ArtifactStore(store), spec, lambda: flow(spec, output.absolute(), hub, signer, private))
 
@@ -704,7 +706,7 @@ def _next_steps(outcome: Any) -> None:
 def _tabled(table: Path | None) -> Iterator[None]:
     """Keeps the table of a gate that stays shut, and shows it in the summary of a GitHub Actions job."""
     from aethernet.errors import GateError
-    from flows._actions import summarize
+    from flows.actions import summarize
 
     try:
         yield

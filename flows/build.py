@@ -15,19 +15,19 @@ from pydantic import BaseModel, TypeAdapter
 
 from aethernet.artifact import Artifact
 from aethernet.comparison import Limits
-from aethernet.engine import find_gpu
+from aethernet.engines.backends import find_gpu
 from aethernet.errors import EngineError
 from aethernet.precision import Precision
-from aethernet.spec import EngineSpec
-from aethernet.store import Store
-from flows._session import limited
-from tasks._caching import RunContext, current_context, running
-from tasks.build import Engine, build
-from tasks.fetch import Picture
+from aethernet.release.spec import EngineSpec
+from aethernet.store.store import Store
+from flows.session import limited
+from tasks.build import EngineOutcome, build
+from tasks.caching import RunContext, current_context, running
+from tasks.fetch import ValidationImage
 
 __all__ = ["BuildRequest", "build_engines", "engines_of"]
 
-_ENGINES = TypeAdapter(list[Engine])
+_ENGINES = TypeAdapter(list[EngineOutcome])
 
 
 class BuildRequest(BaseModel):
@@ -36,7 +36,7 @@ class BuildRequest(BaseModel):
     spec: EngineSpec
     models: dict[Precision, Artifact]
     reference: Artifact
-    pictures: list[Picture]
+    images: list[ValidationImage]
     limits: dict[Precision, Limits]
     store: str
 
@@ -50,7 +50,7 @@ def build_engines(request: dict[str, Any]) -> State:
     wanted = BuildRequest.model_validate(request)
     store = Store(wanted.store)
     with running(RunContext(store=store)), _gpu():
-        engines = build(wanted.spec, wanted.models, wanted.reference, wanted.pictures, wanted.limits)
+        engines = build(wanted.spec, wanted.models, wanted.reference, wanted.images, wanted.limits)
     with store.scratch() as folder:
         (folder / "engines.json").write_bytes(_ENGINES.dump_json(engines))
         return Completed(message=json.dumps(asdict(store.put(folder / "engines.json"))))
@@ -60,9 +60,9 @@ def engines_of(
     spec: EngineSpec,
     models: Mapping[Precision, Artifact],
     reference: Artifact,
-    pictures: list[Picture],
+    images: list[ValidationImage],
     limits: Mapping[Precision, Limits],
-) -> list[Engine]:
+) -> list[EngineOutcome]:
     """Engines, built where the spec says.
 
     Raises:
@@ -70,13 +70,13 @@ def engines_of(
     """
     if spec.deployment is None:
         with _gpu():
-            return build(spec, models, reference, pictures, limits)
+            return build(spec, models, reference, images, limits)
     store = current_context().store
     request = BuildRequest(
         spec=spec.model_copy(update={"deployment": None}),
         models=dict(models),
         reference=reference,
-        pictures=pictures,
+        images=images,
         limits=dict(limits),
         store=store.address,
     )

@@ -19,7 +19,7 @@ __all__ = ["qat_finetune", "release", "release_all", "reverify"]
 def _run_name() -> str:
     from prefect import runtime
 
-    from flows._packing import named_in
+    from flows.packing import named_in
 
     return f"release {named_in(runtime.flow_run.parameters['spec'])}"
 
@@ -47,13 +47,13 @@ def release(
     """
     from prefect import runtime
 
-    from aethernet.signing import Signer
-    from aethernet.spec import make_spec
-    from flows._deploying import located
-    from flows._packing import opened_spec, pack_bundle
-    from flows._running import opened_store, summarised
-    from flows._session import limited
+    from aethernet.release.signing import Signer
+    from aethernet.release.spec import make_spec
+    from flows.deploying import located
+    from flows.packing import opened_spec, pack_bundle
     from flows.release import release as make
+    from flows.running import opened_store, summarised
+    from flows.session import limited
 
     artifacts = opened_store(store)
     signer = Signer(private_key=Path(sign_key)) if sign_key else None
@@ -91,9 +91,9 @@ def release_all(
         work_pool: Whose workers make the releases; one of them is busy waiting for the others.
     """
     from aethernet.errors import AethernetError
-    from flows._deploying import located
-    from flows._running import opened_store
+    from flows.deploying import located
     from flows.release_all import read_specs, release_on_workers
+    from flows.running import opened_store
 
     specs, unreadable = read_specs(Path(located(folder)))
     results = unreadable + release_on_workers(
@@ -114,7 +114,7 @@ def qat_finetune(
     learning_rate: float = 0.02,
     patch: int = 40,
     batch: int = 4,
-    octaves: int = 1,
+    pyramid_levels: int = 1,
     seed: int = 0,
     keep_float: list[str] | None = None,
     residual_scale: float | None = None,
@@ -124,14 +124,14 @@ def qat_finetune(
 
     Args:
         checkpoint: Float checkpoint, a file the worker can read.
-        images: Folder of pictures as the network gets them.
+        images: Folder of images as the network gets them.
         output: The .safetensors to write, on the worker; the state to continue from lies beside it.
-        validation: Folder of held-out pictures to choose the best by; empty: the same, other crops.
+        validation: Folder of held-out images to choose the best by; empty: the same, other crops.
         steps: Optimiser steps.
         learning_rate: Peak step size, in steps of each tensor's grid.
         patch: Side of a crop in pixels of the network's input.
         batch: Crops per step.
-        octaves: Sizes each picture is used at, each half of the one before.
+        pyramid_levels: Sizes each image is used at, each half of the one before.
         seed: Seeds calibration and batches.
         keep_float: Parts to leave in float, such as conv_after_body.
         residual_scale: Generation 3's, where the file lacks it.
@@ -140,16 +140,16 @@ def qat_finetune(
     from contextlib import nullcontext
 
     from aethernet.training import FinetuningRecipe
-    from flows._deploying import located
-    from flows._session import limited
+    from flows.deploying import located
     from flows.qat_finetune import qat_finetune as run
+    from flows.session import limited
 
     recipe = FinetuningRecipe(
         steps=steps,
         seed=seed,
         patch=patch,
         batch=batch,
-        octaves=octaves,
+        pyramid_levels=pyramid_levels,
         learning_rate=learning_rate,
         keep_float=tuple(keep_float) if keep_float else None,
     )
@@ -172,12 +172,12 @@ def reverify(hub: str, specs: str | None = None, images: list[str] | None = None
     Args:
         hub: Place whose releases are looked at, such as hf://your-organisation.
         specs: Only releases that specs in this folder, NAME/release.toml, name; empty: all.
-        images: Folders with the pictures that stated numbers were measured on.
+        images: Folders with the images that stated numbers were measured on.
         seconds: What looking at one release may take.
     """
     from aethernet.errors import AethernetError
     from aethernet.hub.reverify import issue_text
-    from flows._deploying import located
+    from flows.deploying import located
     from flows.reverify import reverify as run
 
     folders = [Path(located(folder)) for folder in images or []]

@@ -30,9 +30,9 @@ def qat_finetune(
     Args:
         recipe: What decides the result.
         checkpoint: The float network.
-        images: Folder of pictures as the network gets them.
+        images: Folder of images as the network gets them.
         output: The file to write; the state a later run continues from lies beside it.
-        validation: Folder of held-out pictures to choose the best by.
+        validation: Folder of held-out images to choose the best by.
         residual_scale: Generation 3's, where the checkpoint does not record it.
         device: ``cpu`` or ``cuda``; None takes a GPU where there is one.
     """

@@ -15,7 +15,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 
 from aethernet.errors import HubError, UsageError
-from flows._session import require_server
+from flows.session import require_server
 
 __all__ = ["Triggered", "trigger"]
 
@@ -39,7 +39,7 @@ def trigger(
     parameters: Mapping[str, Any],
     *,
     timeout: float | None = 0,
-    tell: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> Triggered:
     """Start a run of ``FLOW/DEPLOYMENT`` and wait for its end.
 
@@ -47,7 +47,7 @@ def trigger(
         deployment: Its name.
         parameters: In place of the deployment's own.
         timeout: Seconds to wait; 0 does not wait, None waits for ever.
-        tell: Told when it has started.
+        on_message: Called with a sentence that says when it has started.
 
     Raises:
         UsageError: No server is configured, or it has no such deployment, or other parameters.
@@ -56,7 +56,7 @@ def trigger(
     require_server()
     try:
         run = run_deployment(deployment, parameters=dict(parameters), timeout=0, as_subflow=False)
-        tell(f"{deployment}: run {run.name} is {run.state_name or 'created'}")
+        on_message(f"{deployment}: run {run.name} is {run.state_name or 'created'}")
         if timeout != 0:
             run = _wait(run.id, timeout)
         pages = _pages(run.id) if timeout != 0 else ()

@@ -1,12 +1,12 @@
-"""Look at a published release as a stranger would: fetch it into an empty folder, check every byte, run one picture."""
+"""Look at a published release as a stranger would: fetch it into an empty folder, check every byte, run one image."""
 
 from __future__ import annotations
 
 from prefect import flow
 
-from aethernet.hub import Address
+from aethernet.hub.address import Address
 from aethernet.hub.publishing import Verified, verify_release
-from aethernet.signing import Trust
+from aethernet.release.signing import Trust
 
 __all__ = ["verify_published"]
 

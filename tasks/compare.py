@@ -12,10 +12,10 @@ from aethernet.checkpoint import hold_same_tensors, load
 from aethernet.comparison import (
     Acceptance,
     Case,
-    FormId,
     Limits,
     Measurement,
     Quality,
+    VariantId,
     bicubic,
     build_cases,
     compare_form,
@@ -25,13 +25,13 @@ from aethernet.comparison import (
     with_agreement,
 )
 from aethernet.precision import Precision
-from aethernet.runtimes import open_runtime
+from aethernet.runtimes.opening import open_runtime
 from aethernet.runtimes.pytorch import TorchRuntime
-from tasks._caching import current_store, stage
-from tasks.fetch import Picture
+from tasks.caching import current_store, stage
+from tasks.fetch import ValidationImage
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture as PictureArray
+    from aethernet.images.files import ValidationImage as ImageArray
 
 __all__ = ["Compared", "Reference", "accept", "compare", "run_reference"]
 
@@ -54,25 +54,27 @@ class Compared(BaseModel):
     quality: list[Quality]
 
 
-def _cases(pictures: list[Picture], channels: int, static: tuple[int, int] | None) -> list[Case]:
+def _cases(images: list[ValidationImage], channels: int, static: tuple[int, int] | None) -> list[Case]:
     store = current_store()
-    return build_cases({picture.name: store.get(picture.low) for picture in pictures}, channels, static=static)
+    return build_cases({image.name: store.get(image.low) for image in images}, channels, static=static)
 
 
-def _high(pictures: list[Picture]) -> dict[str, Path]:
+def _high(images: list[ValidationImage]) -> dict[str, Path]:
     store = current_store()
-    return {picture.name: store.get(picture.high) for picture in pictures if picture.high is not None}
+    return {image.name: store.get(image.high) for image in images if image.high is not None}
 
 
 @stage(host_matters=True)
-def run_reference(reference: Artifact, pictures: list[Picture], static: tuple[int, int] | None = None) -> Reference:
+def run_reference(
+    reference: Artifact, images: list[ValidationImage], static: tuple[int, int] | None = None
+) -> Reference:
     """Run the training-form float32 network once on every case; all forms are held against these outputs."""
     from safetensors.numpy import save_file
 
     store = current_store()
     network = load(store.get(reference))
     scale, channels = network.config.scale, network.config.in_channels
-    cases = _cases(pictures, channels, static)
+    cases = _cases(images, channels, static)
     outputs = outputs_of(TorchRuntime(network.model), cases)
     enlarged = {case.name: bicubic(case.input, scale) for case in cases if case.window is not None}
     with store.scratch() as folder:
@@ -83,14 +85,16 @@ def run_reference(reference: Artifact, pictures: list[Picture], static: tuple[in
             channels=channels,
             static=static,
             quality=[
-                *measure_quality("reference", outputs, cases, _high(pictures), scale),
-                *measure_quality("bicubic", enlarged, cases, _high(pictures), scale),
+                *measure_quality("reference", outputs, cases, _high(images), scale),
+                *measure_quality("bicubic", enlarged, cases, _high(images), scale),
             ],
         )
 
 
 @stage(host_matters=True)
-def compare(precision: Precision, files: list[Artifact], reference: Reference, pictures: list[Picture]) -> Compared:
+def compare(
+    precision: Precision, files: list[Artifact], reference: Reference, images: list[ValidationImage]
+) -> Compared:
     """Run released files of one form on every case and measure them; bad numbers are numbers, not errors.
 
     Several files that hold the very same tensors are run once, and the numbers are those of each.
@@ -98,16 +102,16 @@ def compare(precision: Precision, files: list[Artifact], reference: Reference, p
     from safetensors.numpy import load_file
 
     store = current_store()
-    cases, truth = _cases(pictures, reference.channels, reference.static), load_file(store.get(reference.outputs))
+    cases, truth = _cases(images, reference.channels, reference.static), load_file(store.get(reference.outputs))
     found = Compared(measurements=[], quality=[])
     weights = [file for file in files if not file.name.endswith(".onnx")]
     alike = hold_same_tensors([store.get(file) for file in weights])
     runs = [[file] for file in files if file not in weights]
     runs += ([weights] if weights and alike else []) or [[file] for file in weights]
-    first: dict[str, PictureArray] = {}
+    first: dict[str, ImageArray] = {}
     for same in runs:
         runtime = open_runtime(store.get(same[0]))
-        form = FormId(precision=precision, file=same[0].name, runtime=runtime.name)
+        form = VariantId(precision=precision, file=same[0].name, runtime=runtime.name)
         measurements, outputs = compare_form(form, runtime, truth, cases)
         first = first or outputs
         if precision is Precision.INT8:
@@ -116,7 +120,7 @@ def compare(precision: Precision, files: list[Artifact], reference: Reference, p
         for file in same:
             own = form.model_copy(update={"file": file.name})
             found.measurements.extend(item.model_copy(update={"form": own}) for item in measurements)
-            quality = measure_quality(file.name, outputs, cases, _high(pictures), reference.scale, precision)
+            quality = measure_quality(file.name, outputs, cases, _high(images), reference.scale, precision)
             found.quality.extend(quality)
     return found
 
@@ -130,7 +134,7 @@ def accept(
     not_made: dict[Precision, str],
     speedups: dict[Precision, float],
 ) -> Acceptance:
-    """The gate: every form, picture and size at once."""
+    """The gate: every form, image and size at once."""
     measurements = [item for one in compared for item in one.measurements]
     quality = [*baselines, *(item for one in compared for item in one.quality)]
     return judge(measurements, quality, limits, required=required, not_made=not_made, speedups=speedups)

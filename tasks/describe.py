@@ -5,35 +5,35 @@ from __future__ import annotations
 import dataclasses
 import datetime
 
-from aethernet.architectures.foreign import ForeignNetwork
-from aethernet.architectures.reach import measured
 from aethernet.artifact import Artifact
-from aethernet.bom import BOM, bill_of_materials
 from aethernet.checkpoint import load
 from aethernet.comparison import Acceptance, Limits, Quality
-from aethernet.engine.trial import EngineSpeed
+from aethernet.engines.identity import EngineSpeed
 from aethernet.host import describe_host, describe_run, toolchain
-from aethernet.manifest import (
+from aethernet.networks.receptive_field import measured
+from aethernet.networks.third_party import ThirdPartyNetwork
+from aethernet.precision import Precision
+from aethernet.records import canonical_json
+from aethernet.release.manifest import (
     BuildRecord,
     Conditions,
     EngineEntry,
     FileEntry,
-    FormStatus,
+    ImageFacts,
     Manifest,
     NetworkFacts,
     PartSpeed,
-    PictureFacts,
+    PrecisionStatus,
     QuantizationFacts,
     SpeedRun,
-    canonical_json,
     identity_of,
 )
-from aethernet.precision import Precision
-from aethernet.spec import ReleaseSpec
-from tasks._caching import current_store, stage
+from aethernet.release.sbom import BOM, bill_of_materials
+from aethernet.release.spec import ReleaseSpec
+from tasks.caching import current_store, stage
 from tasks.compare import Compared
-from tasks.fetch import Picture
-from tasks.load import Loaded
+from tasks.fetch import ValidationImage
+from tasks.load import LoadedCheckpoint
 
 __all__ = ["bill", "describe", "describe_network", "record_build", "released_facts", "write_config"]
 
@@ -49,7 +49,7 @@ def describe_network(
     """Facts about the network; of another library's, also those that have to be measured."""
     network = load(current_store().get(reference))
     config = network.config
-    if isinstance(network.model, ForeignNetwork):
+    if isinstance(network.model, ThirdPartyNetwork):
         config = measured(network.model)
         config = dataclasses.replace(config, size=dataclasses.replace(config.size, fixed=static))
     return NetworkFacts(
@@ -79,12 +79,12 @@ def describe(
     spec: dict[str, str],
     authors: tuple[str, ...],
     network: NetworkFacts,
-    loaded: Loaded,
+    loaded: LoadedCheckpoint,
     files: list[FileEntry],
     acceptance: Acceptance,
     required: tuple[Precision, ...],
     limits: dict[Precision, Limits],
-    pictures: list[Picture],
+    images: list[ValidationImage],
     compared: list[Compared],
     baselines: list[Quality],
     quantization: QuantizationFacts | None,
@@ -92,8 +92,8 @@ def describe(
 ) -> Manifest:
     """The manifest; files and numbers of skipped forms are left out of the files and kept in the numbers."""
     entries = tuple(sorted(files, key=lambda entry: entry.path))
-    forms = [FormStatus(precision=precision, status="released") for precision in acceptance.accepted]
-    forms += [FormStatus(precision=one, status="skipped", reason=why) for one, why in acceptance.skipped.items()]
+    forms = [PrecisionStatus(precision=precision, status="released") for precision in acceptance.accepted]
+    forms += [PrecisionStatus(precision=one, status="skipped", reason=why) for one, why in acceptance.skipped.items()]
     return Manifest(
         name=spec["name"],
         version=spec["version"],
@@ -113,13 +113,13 @@ def describe(
         required=required,
         limits=limits,
         conditions=Conditions(
-            pictures=tuple(
-                PictureFacts(
-                    name=picture.name,
-                    sha256=picture.low.sha256,
-                    hr_sha256=picture.high.sha256 if picture.high else None,
+            images=tuple(
+                ImageFacts(
+                    name=image.name,
+                    sha256=image.low.sha256,
+                    hr_sha256=image.high.sha256 if image.high else None,
                 )
-                for picture in pictures
+                for image in images
             ),
             host=describe_host(),
             kernel=spec["kernel"],

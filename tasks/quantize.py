@@ -10,16 +10,17 @@ from aethernet.errors import ExportError, QuantizationError
 from aethernet.export import OnnxDescription
 from aethernet.export.attempts import file_name
 from aethernet.export.int8 import export_int8, trace_int8
-from aethernet.lint import Severity, lint_onnx
-from aethernet.manifest import QuantizationFacts, TensorFacts
-from aethernet.pictures import load_picture, sample_pictures
-from aethernet.quantization import Method, from_finetuning
-from aethernet.quantization import quantize as quantize_network
+from aethernet.export.lint import Severity, lint_onnx
+from aethernet.images.files import load_image, sample_images
+from aethernet.quantization.calibration import Method
+from aethernet.quantization.learning import from_finetuning
+from aethernet.quantization.post_training import quantize as quantize_network
 from aethernet.quantization.structure import convs_of
-from aethernet.spec import ExportSpec, QuantizationSpec
-from tasks._caching import current_store, stage
+from aethernet.release.manifest import QuantizationFacts, TensorFacts
+from aethernet.release.spec import ExportSpec, QuantizationSpec
+from tasks.caching import current_store, stage
 from tasks.export import export_config
-from tasks.fetch import Picture
+from tasks.fetch import ValidationImage
 
 __all__ = ["Int8", "Int8Model", "export_quantized", "quantize"]
 
@@ -51,11 +52,11 @@ def quantize(
     residual_scale: float | None,
     fused: Artifact,
     name: str,
-    pictures: list[Picture],
+    images: list[ValidationImage],
     spec: QuantizationSpec,
 ) -> Int8:
     """Write ``NAME_int8.safetensors`` and ``.pth``: of the network that fine-tuning left in the checkpoint, or with
-    ranges from the checkpoint's records or from ``pictures``.
+    ranges from the checkpoint's records or from ``images``.
     """
     store = current_store()
     source = load(store.get(checkpoint), residual_scale=residual_scale)
@@ -69,23 +70,23 @@ def quantize(
         else:
             made = quantize_network(
                 network,
-                pictures=[load_picture(store.get(picture.low), channels) for picture in pictures],
+                images=[load_image(store.get(image.low), channels) for image in images],
                 records=source.quantization,
-                fallback=[load_picture(path, channels) for path in sample_pictures()],
+                fallback=[load_image(path, channels) for path in sample_images()],
                 method=Method(spec.method),
                 keep_float=spec.keep_float,
                 seed=spec.seed,
             )
     except QuantizationError as error:
-        return Int8(reason=f"{error} ({error.hint})" if error.hint else str(error))
+        return Int8(reason=error.reason)
     facts = QuantizationFacts(
         origin="qat" if finetuning else "records" if source.quantization is not None else "pictures",
         method="learned" if finetuning else spec.method,
-        pictures=() if finetuning else tuple(picture.name for picture in pictures),
+        images=() if finetuning else tuple(image.name for image in images),
         finetuning=finetuning,
         keep_float=made.keep_float,
         slope=made.slope,
-        tint_removed=made.tint_removed,
+        channel_shift_removed=made.channel_shift_removed,
         tensors=tuple(TensorFacts(name=one.name, scale=one.scale, source=one.source) for one in made.tensors),
     )
     with store.scratch() as folder:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from aethernet.artifact import Artifact
-from aethernet.manifest import REPORT, BuildRecord, Manifest
-from aethernet.report import Piece, render_report
-from tasks._caching import current_store, stage
+from aethernet.release.manifest import REPORT, BuildRecord, Manifest
+from aethernet.release.report import Piece, render_report
+from tasks.caching import current_store, stage
 
 __all__ = ["report"]
 
 
 @stage()
 def report(manifest: Manifest, build: BuildRecord, pieces: dict[str, dict[str, Artifact]]) -> Artifact:
-    """``report.html``, with windows of pictures: name -> caption -> file."""
+    """``report.html``, with windows of images: name -> caption -> file."""
     store = current_store()
     shown = [
         Piece(name=name, versions=[(caption, store.get(file)) for caption, file in versions.items()])

@@ -5,27 +5,28 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from aethernet.artifact import Artifact, atomic_path
+from aethernet.benchmark.parts import time_units
 from aethernet.checkpoint import load
 from aethernet.comparison import build_cases
 from aethernet.comparison.measurement import significant
 from aethernet.errors import QuantizationError
-from aethernet.manifest import PartFacts, PartSpeed, SensitivityFacts
-from aethernet.pictures import load_picture, sample_pictures
-from aethernet.quantization import Method
+from aethernet.images.files import load_image, sample_images
+from aethernet.quantization.calibration import Method
 from aethernet.quantization.post_training import calibrate
-from aethernet.quantization.sensitivity import measure_sensitivity, sensitivity_chart
-from aethernet.quantization.timing import time_units
-from aethernet.spec import QuantizationSpec
-from tasks._caching import current_store, stage
-from tasks.fetch import Picture
+from aethernet.quantization.sensitivity import measure_sensitivity
+from aethernet.release.chart import sensitivity_chart
+from aethernet.release.manifest import PartFacts, PartSpeed, SensitivityFacts
+from aethernet.release.spec import QuantizationSpec
+from tasks.caching import current_store, stage
+from tasks.fetch import ValidationImage
 
-__all__ = ["CHART", "Choice", "sensitivity"]
+__all__ = ["CHART", "FloatParts", "sensitivity"]
 
 CHART = "images/sensitivity.png"
 _SIDE = 128
 
 
-class Choice(BaseModel):
+class FloatParts(BaseModel):
     """The parts to keep float with what each costs and gains; or why there is no such choice."""
 
     spec: QuantizationSpec
@@ -41,35 +42,35 @@ def sensitivity(
     checkpoint: Artifact,
     residual_scale: float | None,
     fused: Artifact,
-    pictures: list[Picture],
+    images: list[ValidationImage],
     spec: QuantizationSpec,
-) -> Choice:
+) -> FloatParts:
     """Measure every part, and choose for the spec's budget."""
     store = current_store()
     assert spec.budget_db is not None
     network = load(store.get(fused))
     channels = network.config.in_channels
-    low = {picture.name: store.get(picture.low) for picture in pictures}
-    own = {path.stem: path for path in sample_pictures()}
+    low = {image.name: store.get(image.low) for image in images}
+    own = {path.stem: path for path in sample_images()}
     try:
         calibrated = calibrate(
             network.model,
-            pictures=[load_picture(path, channels) for path in low.values()],
+            images=[load_image(path, channels) for path in low.values()],
             records=load(store.get(checkpoint), residual_scale=residual_scale).quantization,
-            fallback=[load_picture(path, channels) for path in own.values()],
+            fallback=[load_image(path, channels) for path in own.values()],
             method=Method(spec.method),
             seed=spec.seed,
         )
         measured = measure_sensitivity(calibrated, keep_float=spec.keep_float or (), budget_db=spec.budget_db)
     except QuantizationError as error:
-        return Choice(spec=spec, reason=f"{error} ({error.hint})" if error.hint else str(error))
+        return FloatParts(spec=spec, reason=error.reason)
     case = build_cases(low or own, channels, static=(_SIDE, _SIDE))[0]
     times = time_units(network.model, calibrated.network, case.input)
     with store.scratch() as folder:
         with atomic_path(folder / "sensitivity.png") as temporary:
-            # Without times: pictures are part of the release, which is the same whenever it is made.
+            # Without times: images are part of the release, which is the same whenever it is made.
             sensitivity_chart(measured).save(temporary, format="PNG")
-        return Choice(
+        return FloatParts(
             spec=spec.model_copy(update={"keep_float": measured.kept_float}),
             facts=SensitivityFacts(
                 budget=spec.budget_db,
@@ -79,7 +80,7 @@ def sensitivity(
                         name=one.unit,
                         psnr=significant(one.cost.psnr),
                         snr=significant(one.cost.snr),
-                        tint=one.cost.tint,
+                        channel_shift=one.cost.channel_shift,
                         work=one.work,
                         kept_float=one.kept_float,
                     )

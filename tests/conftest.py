@@ -40,10 +40,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with real checkpoints and pictures that lies beside a development checkout."""
+    """The folder with real checkpoints and images that lies beside a development checkout."""
     folder = REPOSITORY.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("needs the example checkpoints and pictures in shared/data beside the repository")
+        pytest.skip("needs the example checkpoints and images in shared/data beside the repository")
     return folder
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.releases import small_pictures
+from tests.support.releases import small_images
 from tests.support.snippets import Block, code_blocks, commands_of, run_block, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +53,7 @@ def test_every_command_named_exists() -> None:
 
 
 ELSEWHERE = {
-    "aethernet upscale film": "tests/aethernet/upscale/test_film.py",
+    "aethernet upscale video": "tests/aethernet/upscale/test_video.py",
     "aethernet engine build": "tests/aethernet/engine/test_builder.py",
 }
 """Commands that are too much for this page's test -> what runs them."""
@@ -67,14 +67,14 @@ def desk(release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     release.rename(folder / "out" / "aether_tiny_2x")
     (folder / "releases").symlink_to(ROOT / "releases")
     (folder / "net_g.pth").write_bytes((folder / "out" / "aether_tiny_2x" / "tiny_2x_fp32.pth").read_bytes())
-    low = small_pictures(folder / "mine")
+    low = small_images(folder / "mine")
     (folder / "Set5").mkdir()
-    small_pictures(folder / "Set5" / "HR", scale=2)
+    small_images(folder / "Set5" / "HR", scale=2)
     (folder / "scans").mkdir()
     shutil.copytree(low, folder / "photos")
-    with Image.open(next(low.iterdir())) as picture:
-        picture.save(folder / "cat.jpg")
-        picture.save(folder / "scans" / "a.tif")
+    with Image.open(next(low.iterdir())) as image:
+        image.save(folder / "cat.jpg")
+        image.save(folder / "scans" / "a.tif")
     monkeypatch.chdir(folder)
     return folder
 

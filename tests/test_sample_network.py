@@ -1,4 +1,4 @@
-"""The sample network stays a picture's range away from nonsense, also on pictures unlike any photograph."""
+"""The sample network stays an image's range away from nonsense, also on images unlike any photograph."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 import torch
 
 import aethernet
-from aethernet.network import AetherNet
-from aethernet.pictures import load_picture, sample_pictures
+from aethernet.images.files import load_image, sample_images
+from aethernet.networks import AetherNet
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 CHECKPOINT = Path(__file__).parents[1] / "releases" / "aether_tiny_2x" / "aether_tiny_2x.safetensors"
 SIDE = 64
 
 
-def _extremes() -> dict[str, Picture]:
+def _extremes() -> dict[str, ImageArray]:
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     patterns = {
@@ -42,16 +42,16 @@ def network() -> AetherNet:
     return aethernet.load(CHECKPOINT).model.eval()
 
 
-def _assert_bounded(network: AetherNet, picture: Picture) -> None:
+def _assert_bounded(network: AetherNet, image: ImageArray) -> None:
     with torch.inference_mode():
-        output = network(torch.from_numpy(picture))
+        output = network(torch.from_numpy(image))
     assert float(output.min()) >= -1
     assert float(output.max()) <= 2
 
 
-@pytest.mark.parametrize("path", sample_pictures(), ids=lambda path: path.stem)
-def test_sample_network_is_bounded_on_the_librarys_pictures(path: Path, network: AetherNet) -> None:
-    _assert_bounded(network, load_picture(path))
+@pytest.mark.parametrize("path", sample_images(), ids=lambda path: path.stem)
+def test_sample_network_is_bounded_on_the_librarys_images(path: Path, network: AetherNet) -> None:
+    _assert_bounded(network, load_image(path))
 
 
 @pytest.mark.parametrize("name", _extremes())

@@ -10,31 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from aethernet.architectures.foreign import PREFIX, RECORD, ForeignNetwork
 from aethernet.artifact import atomic_path
-from aethernet.checkpoint.embedding import DESCRIPTION_KEY, FinetunedInt8, held_together, weights_digest
-from aethernet.network.config import SCHEMA_VERSION, Form
+from aethernet.checkpoint.embedding import DESCRIPTION_KEY, held_together, weights_digest
+from aethernet.checkpoint.format import METADATA_KEY, RECORD
+from aethernet.networks.config import SCHEMA_VERSION
+from aethernet.networks.network import form_of
+from aethernet.networks.third_party import PREFIX, ThirdPartyNetwork
+from aethernet.quantization.finetuned import FinetunedInt8
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
+    from aethernet.networks.network import Network
 
-__all__ = ["METADATA_KEY", "config_metadata", "form_of", "save_finetuned", "save_pth", "save_safetensors"]
-
-METADATA_KEY = "aethernet"
-"""The one key of the safetensors metadata; its value is JSON."""
-
-
-def form_of(network: Network) -> Form:
-    """How far a network has been folded, from its modules."""
-    if isinstance(network, ForeignNetwork):
-        return network.form
-    from aethernet.fusion import Foldable
-    from aethernet.network.blocks import ReparameterisedLargeKernelConv
-
-    modules = list(network.modules())
-    if any(isinstance(module, ReparameterisedLargeKernelConv) for module in modules):
-        return Form.TRAINING
-    return Form.MERGED if any(isinstance(module, Foldable) for module in modules) else Form.FUSED
+__all__ = ["config_metadata", "save_finetuned", "save_pth", "save_safetensors"]
 
 
 def config_metadata(network: Network) -> dict[str, str]:
@@ -48,7 +35,7 @@ def _description(network: Network) -> dict[str, Any]:
         "network": network.config.to_json(),
         "form": form_of(network).value,
     }
-    if isinstance(network, ForeignNetwork) and network.left_out:
+    if isinstance(network, ThirdPartyNetwork) and network.left_out:
         described["left_out"] = {name: list(shape) for name, shape in network.left_out.items()}
         described["added"] = sorted(network.added)
     return described
@@ -59,7 +46,7 @@ def _plain_tensors(network: Network, dtype: torch.dtype | None) -> dict[str, Ten
 
     if is_quantized(network):
         return {_stored_name(name): tensor for name, tensor in int8_tensors(network).items()}
-    stored = network.network if isinstance(network, ForeignNetwork) else network
+    stored = network.network if isinstance(network, ThirdPartyNetwork) else network
     # Cloned, so that a parameter that is a view (into a trainer's flat buffer, say) brings nothing but itself.
     return {
         name: tensor.detach()
@@ -73,7 +60,7 @@ def _record(network: Network) -> dict[str, Tensor]:
     """What a ``.pth`` cannot do without where folding changed the tensors of another library's network: our record of
     it, as the bytes of its JSON.
     """
-    if not isinstance(network, ForeignNetwork) or not network.left_out:
+    if not isinstance(network, ThirdPartyNetwork) or not network.left_out:
         return {}
     text = json.dumps(_description(network), sort_keys=True).encode()
     return {RECORD: torch.frombuffer(bytearray(text), dtype=torch.uint8)}

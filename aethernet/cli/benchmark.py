@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aethernet.cli.output import say, write_chart
-from aethernet.cli.steps import case_of_size, pictures_of, sizes_of, whole_bundle
+from aethernet.cli.steps import case_of_size, images_of, sizes_of, whole_bundle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,23 +27,23 @@ def benchmark_bundle(
     seconds: float,
     chart: Path | None,
 ) -> dict[str, Any]:
-    """Hold the contest; JSON values, described in ``docs/benchmarks.md``.
+    """Hold the benchmark; JSON values, described in ``docs/benchmarks.md``.
 
     Raises:
         BenchmarkError: A file that was put beside cannot run here.
     """
-    from aethernet.benchmark.contest import Floor, entries_of, foreign_entry, hold_contest
+    from aethernet.benchmark.run import Floor, entries_of, run_benchmark, third_party_candidate
     from aethernet.host import describe_host, toolchain
 
     bundle, wanted = whole_bundle(path), sizes_of(sizes)
     manifest = bundle.manifest
     entries = entries_of(bundle)
     for file in against:
-        entries.append(foreign_entry(file, [entry.name for entry in entries]))
+        entries.append(third_party_candidate(file, [entry.name for entry in entries]))
     asked = [Floor.parse(text, [entry.name for entry in entries]) for text in floors]
-    own = pictures_of(None)
+    own = images_of(None)
     shown = [case_of_size(own, manifest.network.config["in_channels"], size) for size in wanted]
-    contest = hold_contest(entries, shown, runs=runs, threads=threads, seconds=seconds or None, progress=say)
+    benchmark = run_benchmark(entries, shown, runs=runs, threads=threads, seconds=seconds or None, progress=say)
     labels = [f"{height}x{width}" for height, width in wanted]
     facts = {
         "schema_version": 1,
@@ -51,23 +51,24 @@ def benchmark_bundle(
         "scale": manifest.network.config["scale"],
         "host": describe_host(),
         "toolchain": toolchain() | _openvino(),
-        "threads": contest.threads,
-        "runs": contest.runs,
-        "seconds": contest.seconds,
+        "threads": benchmark.threads,
+        "runs": benchmark.runs,
+        "seconds": benchmark.seconds,
         "sizes": [
             {"size": label, "shape": list(shape), "results": _with_ratios([one.to_json() for one in results])}
-            for label, (shape, results) in zip(labels, contest.sizes, strict=True)
+            for label, (shape, results) in zip(labels, benchmark.sizes, strict=True)
         ],
-        "skipped": [{"name": name, "reason": reason} for name, reason in contest.skipped],
+        "skipped": [{"name": name, "reason": reason} for name, reason in benchmark.skipped],
         "floors": [
             {
                 "faster": floor.faster,
                 "slower": floor.slower,
                 "times": floor.times,
                 "reached": {
-                    label: ratio and round(ratio, 4) for label, ratio in zip(labels, floor.ratios(contest), strict=True)
+                    label: ratio and round(ratio, 4)
+                    for label, ratio in zip(labels, floor.ratios(benchmark), strict=True)
                 },
-                "holds": floor.holds(contest),
+                "holds": floor.holds(benchmark),
             }
             for floor in asked
         ],
@@ -134,7 +135,7 @@ def benchmark_words(facts: dict[str, Any]) -> Iterator[str]:
 
 def _chart(facts: dict[str, Any]) -> Image:
     """Medians of every size, each on a scale of its own: sizes differ by more than forms do."""
-    from aethernet.chart import Bars, bar_chart
+    from aethernet.release.chart import Bars, bar_chart
 
     rows = []
     for size in facts["sizes"]:
@@ -148,7 +149,7 @@ def _chart(facts: dict[str, Any]) -> Image:
             for one in size["results"]
         ]
     sizes = ", ".join(size["size"] for size in facts["sizes"])
-    return bar_chart(f"{facts['release']['name']}: time per picture, {sizes}", ["time"], rows)
+    return bar_chart(f"{facts['release']['name']}: time per image, {sizes}", ["time"], rows)
 
 
 def _short(milliseconds: float) -> str:

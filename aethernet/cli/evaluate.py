@@ -65,7 +65,7 @@ def evaluate_bundle(
             "rounding": "8 bits, clipped",
             "psnr_rgb, ssim_rgb": "all channels, nothing cropped",
             "psnr_y, ssim_y": "BT.601 Y in 16 to 235, not rounded, `crop` pixels cut off every side",
-            "mean": "of the pictures' values",
+            "mean": "of the images' values",
             **{name: _PERCEPTUAL[name] for name in distances},
         },
         "results": [one.to_json() for one in found.results],
@@ -78,7 +78,7 @@ def evaluate_bundle(
 
 
 def evaluation_tables(facts: dict[str, Any]) -> Iterator[Table]:
-    """Per set: the means of every form, then every picture."""
+    """Per set: the means of every form, then every image."""
     from rich.table import Table
 
     columns = [name for name in _COLUMNS if any(name in one for one in facts["results"])]
@@ -95,7 +95,7 @@ def evaluation_tables(facts: dict[str, Any]) -> Iterator[Table]:
         rows = [one for one in facts["results"] if one["set"] == name]
         first = rows[0]
         title = (
-            f"{name}, {len(first['pictures'])} pictures, sha256 {first['digest'][:16]}\n"
+            f"{name}, {len(first['pictures'])} images, sha256 {first['digest'][:16]}\n"
             f"kernel: {first['kernel']}\n"
             f"{first['channels']} without crop; Y with {first['crop']} pixels cropped; rounded to 8 bits"
         )
@@ -104,9 +104,9 @@ def evaluation_tables(facts: dict[str, Any]) -> Iterator[Table]:
             means.add_row(one["form"], one["runtime"], *_values(one, columns))
         yield means
         each = table("", "picture", "form")
-        for index, picture in enumerate(first["pictures"]):
+        for index, image in enumerate(first["pictures"]):
             for one in rows:
-                each.add_row(picture["picture"], one["form"], *_values(one["pictures"][index], columns))
+                each.add_row(image["picture"], one["form"], *_values(one["pictures"][index], columns))
         yield each
 
 
@@ -128,7 +128,7 @@ def _names(text: str) -> list[str]:
 
 def _chart(facts: dict[str, Any]) -> Image:
     """PSNR over bicubic's, which is what a network adds."""
-    from aethernet.chart import Bars, bar_chart
+    from aethernet.release.chart import Bars, bar_chart
 
     rows = []
     for name in dict.fromkeys(one["set"] for one in facts["results"]):

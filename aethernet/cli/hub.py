@@ -14,7 +14,7 @@ from aethernet.errors import AethernetError, UsageError
 
 if TYPE_CHECKING:
     from aethernet.hub.catalogue import Offer
-    from aethernet.signing import Trust
+    from aethernet.release.signing import Trust
 
 __all__ = ["download", "offer_lines", "publish", "yank"]
 
@@ -23,20 +23,20 @@ def publish(
     bundle: Path, address: str, *, private: bool, verify: bool, run: bool, trust: Trust | None
 ) -> dict[str, Any]:
     """Publish a release folder, look at what arrived, take it back if that is wrong."""
-    from aethernet.bundle import open_bundle
-    from aethernet.hub import Address
+    from aethernet.hub.address import Address
     from aethernet.hub.publishing import publish_release, take_back, verify_release
+    from aethernet.release.bundle import open_bundle
 
     wanted = Address.parse(address)
     version = open_bundle(bundle).manifest.version
     if wanted.version not in (None, version):
         raise UsageError(f"expected an address of version {version}, as the release says, found {wanted.version}")
-    publication = publish_release(bundle, wanted.place, wanted.name, private=private, trust=trust, tell=say)
+    publication = publish_release(bundle, wanted.place, wanted.name, private=private, trust=trust, on_message=say)
     facts = {"address": publication.address, "already_published": publication.already_there}
     if not verify:
         return {**facts, "verified": None}
     try:
-        verified = verify_release(Address.parse(publication.address), run=run, trust=trust, tell=say)
+        verified = verify_release(Address.parse(publication.address), run=run, trust=trust, on_message=say)
     except AethernetError as error:
         raise take_back(publication, error) from error
     return {**facts, "verified": dataclasses.asdict(verified)}
@@ -46,9 +46,9 @@ def download(
     address: str, destination: Path | None, *, only: str, runtime: str | None, trust: Trust | None
 ) -> dict[str, Any]:
     """Download a release; trust from the user's settings where no option says otherwise."""
-    from aethernet.hub import Address
+    from aethernet.hub.address import Address
     from aethernet.hub.download import download as fetch
-    from aethernet.signing import read_trust
+    from aethernet.release.signing import read_trust
 
     wanted = Address.parse(address)
     forms = [form for form in only.replace(" ", "").split(",") if form]
@@ -60,7 +60,7 @@ def download(
             only=forms,
             runtime=runtime,
             trust=trust,
-            tell=say,
+            on_message=say,
             progress=progress,
         )
     return {**dataclasses.asdict(done), "path": str(done.path), "left_out": list(done.left_out)}
@@ -83,14 +83,15 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
 
 def yank(address: str, reason: str | None, *, undo: bool) -> str:
     """Mark a version; returns its address."""
-    from aethernet.hub import Address, connect
+    from aethernet.hub.address import Address
+    from aethernet.hub.connecting import connect
 
     wanted = Address.parse(address)
     if wanted.version is None:
         raise UsageError("expected a version to yank, such as hf://org/name@1.0.0")
     if (reason is None) != undo:
         raise UsageError("expected --reason with the reason, or --undo")
-    connect(wanted.place, tell=say).yank(wanted.name, wanted.version, None if undo else reason)
+    connect(wanted.place, on_message=say).yank(wanted.name, wanted.version, None if undo else reason)
     return str(wanted)
 
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aethernet import __version__
 from aethernet.cli.output import emit_json, exit_code_for, print_error, print_table, require_png, say
+from aethernet.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -102,9 +102,7 @@ def export(
         str, typer.Option("--max", metavar="NxHxW", help="Largest input, recorded for engines.")
     ] = "4x1080x1920",
     fold: Annotated[bool, typer.Option(help="Fuse before exporting.")] = True,
-    images: Annotated[
-        Path | None, typer.Option(help="Pictures to measure on (default: the library's own two).")
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Images to measure on (default: the library's own two).")] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Run the file beside PyTorch; exit 1 when they differ.")
     ] = False,
@@ -133,21 +131,21 @@ def export(
     )
     _show(result, as_json)
     if verify and not result["verified"]["passes"]:
-        say("the file does not compute the same picture within the tolerances; it was kept for study")
+        say("the file does not compute the same image within the tolerances; it was kept for study")
         raise typer.Exit(1)
 
 
 @app.command()
 def compare(
     bundle: Annotated[Path, typer.Argument(help="Release folder.")],
-    images: Annotated[Path | None, typer.Option(help="Folder of pictures (default: the library's own two).")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of images (default: the library's own two).")] = None,
     hr: Annotated[Path | None, typer.Option(help="Folder of their HR partners, paired by file stem.")] = None,
     write: Annotated[
-        Path | None, typer.Option(help="Write what every form made of the pictures into this folder.")
+        Path | None, typer.Option(help="Write what every form made of the images into this folder.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure every form against the trained network again, on your pictures, on your machine."""
+    """Measure every form against the trained network again, on your images, on your machine."""
     from aethernet.cli import steps
 
     result, table, passes = steps.compare_bundle(bundle, images=images, hr=hr, write=write)
@@ -163,7 +161,7 @@ def compare(
 @app.command()
 def verify(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="Release folder.")],
-    run: Annotated[bool, typer.Option(help="Also run the network on the release's check picture.")] = True,
+    run: Annotated[bool, typer.Option(help="Also run the network on the release's check image.")] = True,
     partial: Annotated[
         bool, typer.Option("--partial", help="Files may be missing, as after a download of some forms.")
     ] = False,
@@ -173,14 +171,14 @@ def verify(
     issuer: Issuer = None,
     as_json: AsJson = False,
 ) -> None:
-    """Find changed, missing and extra files, unsafe paths and links; check who signed; then try one picture."""
-    from aethernet.bundle import verify_bundle
-    from aethernet.signing import make_trust
+    """Find changed, missing and extra files, unsafe paths and links; check who signed; then try one image."""
+    from aethernet.release.signing import make_trust
+    from aethernet.release.verification import verify_bundle
 
     trust = make_trust(public_key, certificates, identity, issuer)
     found = verify_bundle(bundle, run=run, partial=partial, trust=trust)
     if as_json:
-        facts: dict[str, Any] = {"files": found.files, "identity": found.identity, "picture": found.picture}
+        facts: dict[str, Any] = {"files": found.files, "identity": found.identity, "picture": found.image}
         facts |= {"signature": found.signature, "missing": list(found.missing)}
         emit_json({"ok": found.ok, "problems": list(found.problems), **facts})
     else:
@@ -189,8 +187,8 @@ def verify(
         if found.ok:
             part = f" (a part: {len(found.missing)} files are not here)" if found.missing else ""
             print(f"{bundle}: {found.files} files as released, identity {found.identity}{part}")
-    if found.picture and not as_json:
-        say(f"check picture: {found.picture}")
+    if found.image and not as_json:
+        say(f"check image: {found.image}")
     if found.signature:
         say(found.signature)
     if not found.ok:
@@ -214,9 +212,10 @@ def sign(
     ] = False,
 ) -> None:
     """Sign a release folder: every file of it, into model.sig."""
-    from aethernet.bundle import open_bundle, verify_bundle
     from aethernet.errors import BundleError
-    from aethernet.signing import Signer, sign_bundle
+    from aethernet.release.bundle import open_bundle
+    from aethernet.release.signing import Signer, sign_bundle
+    from aethernet.release.verification import verify_bundle
 
     signer = Signer(private_key=private_key, certificate=certificate, chain=tuple(chain or ()), sigstore=sigstore)
     opened = open_bundle(bundle)
@@ -238,7 +237,7 @@ def publish(
     check: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Download it afresh afterwards; take it back if that fails.")
     ] = True,
-    run: Annotated[bool, typer.Option(help="Also run the network on the release's check picture then.")] = True,
+    run: Annotated[bool, typer.Option(help="Also run the network on the release's check image then.")] = True,
     public_key: PublicKey = None,
     certificates: Certificates = None,
     identity: Identity = None,
@@ -247,7 +246,7 @@ def publish(
 ) -> None:
     """Publish a release in one step: all of it or nothing, and never over another one."""
     from aethernet.cli import hub
-    from aethernet.signing import make_trust
+    from aethernet.release.signing import make_trust
 
     trust = make_trust(public_key, certificates, identity, issuer)
     result = hub.publish(bundle, address, private=private, verify=check, run=run, trust=trust)
@@ -278,7 +277,7 @@ def download(
 ) -> None:
     """Download a release: verified while it arrives, put in place in one step, resumed when interrupted."""
     from aethernet.cli import hub
-    from aethernet.signing import make_trust
+    from aethernet.release.signing import make_trust
 
     trust = make_trust(public_key, certificates, identity, issuer)
     result = hub.download(address, to, only=only, runtime=runtime, trust=trust)
@@ -300,10 +299,10 @@ def list_place(
     import dataclasses
 
     from aethernet.cli import hub
-    from aethernet.hub import connect
     from aethernet.hub.catalogue import list_releases
+    from aethernet.hub.connecting import connect
 
-    offers = list_releases(connect(place, tell=say))
+    offers = list_releases(connect(place, on_message=say))
     if as_json:
         emit_json([dataclasses.asdict(offer) for offer in offers])
     elif offers:
@@ -335,7 +334,7 @@ def lint(
 ) -> None:
     """Check an int8 ONNX file: layers, zero-points, scales, biases, types, and what really runs in integers."""
     from aethernet.cli import inspection
-    from aethernet.lint import lint_onnx
+    from aethernet.export.lint import lint_onnx
 
     report = lint_onnx(file, run=run)
     if as_json:
@@ -354,7 +353,7 @@ def lint(
 def sensitivity(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of any form.")],
     images: Annotated[
-        Path | None, typer.Option(help="Folder of pictures to measure on (default: the library's own two).")
+        Path | None, typer.Option(help="Folder of images to measure on (default: the library's own two).")
     ] = None,
     budget: Annotated[
         float | None, typer.Option(metavar="DB", help="Also choose parts to keep float for this PSNR to float.")
@@ -451,12 +450,12 @@ def evaluate(
     ] = None,
     only: Annotated[str, typer.Option(help="Forms, such as fp32,int8; all without.")] = "",
     perceptual: Annotated[
-        str, typer.Option(help="Also lpips, dists or both (lpips,dists); needs aethernet[perceptual].")
+        str, typer.Option(help="Also lpips, dists or both (lpips,dists); needs the extra `perceptual`.")
     ] = "",
     chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure every form against high-resolution pictures: PSNR and SSIM, RGB and Y, per picture and mean."""
+    """Measure every form against high-resolution images: PSNR and SSIM, RGB and Y, per image and mean."""
     from aethernet.cli import evaluate as command
 
     require_png(chart)
@@ -476,7 +475,7 @@ def evaluate(
 
 @app.command()
 def upscale(
-    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Pictures, films, or folders of them.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Images, videos, or folders of them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="A file for one input; otherwise a folder.")],
     bundle: Annotated[str, typer.Option("--bundle", "-b", help="Release folder, or its address on a hub.")],
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto",
@@ -503,19 +502,19 @@ def upscale(
     ] = None,
     hr: Annotated[Path | None, typer.Option(help="With --compare: the original, or a folder of them.")] = None,
     preset: Annotated[
-        str, typer.Option(help="Films: x264, x265, svtav1, ffv1, h264-nvenc, hevc-nvenc or av1-nvenc.")
+        str, typer.Option(help="Videos: x264, x265, svtav1, ffv1, h264-nvenc, hevc-nvenc or av1-nvenc.")
     ] = "x265",
     encoder_option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Films: passed to the encoder, such as crf=18.")
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Videos: passed to the encoder, such as crf=18.")
     ] = None,
-    bits: Annotated[int, typer.Option(help="Films: 10 or 8 bits per channel.")] = 10,
-    start: Annotated[str | None, typer.Option(help="Films: from here, such as 1:30 or 90.5.")] = None,
-    end: Annotated[str | None, typer.Option(help="Films: up to here.")] = None,
-    segment: Annotated[float, typer.Option(help="Films: seconds that a killed run loses at most.")] = 10.0,
-    resume: Annotated[bool, typer.Option("--resume", help="Films: go on with an interrupted run.")] = False,
+    bits: Annotated[int, typer.Option(help="Videos: 10 or 8 bits per channel.")] = 10,
+    start: Annotated[str | None, typer.Option(help="Videos: from here, such as 1:30 or 90.5.")] = None,
+    end: Annotated[str | None, typer.Option(help="Videos: up to here.")] = None,
+    segment: Annotated[float, typer.Option(help="Videos: seconds that a killed run loses at most.")] = 10.0,
+    resume: Annotated[bool, typer.Option("--resume", help="Videos: go on with an interrupted run.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Enlarge pictures and films with a release."""
+    """Enlarge images and videos with a release."""
     from aethernet.cli import upscaling
 
     request = upscaling.Request(
@@ -533,7 +532,7 @@ def upscale(
         skip_existing=skip_existing,
         compare=compare_sheet,
         hr=hr,
-        film={
+        video={
             "preset": preset,
             "options": tuple(encoder_option or ()),
             "bits": bits,
@@ -614,7 +613,7 @@ def engine_info(
 ) -> None:
     """Say what an engine is tied to and what was counted in it."""
     from aethernet.cli.engines import record_facts
-    from aethernet.engine import read_record
+    from aethernet.engines.identity import read_record
 
     _show(record_facts(read_record(file)), as_json)
 

@@ -48,7 +48,7 @@ class Bar:
                 self._task, completed=done, total=self.total or None, description=words, count=self._count(done)
             )
 
-    def tell(self, words: str) -> None:
+    def message(self, words: str) -> None:
         """Words that stay, above the bar."""
         if self._progress is not None:
             self._progress.console.print(words, markup=False, highlight=False, soft_wrap=True)

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aethernet.cli.output import say, write_chart
-from aethernet.cli.steps import case_of_size, float_network, pictures_of
+from aethernet.cli.steps import case_of_size, float_network, images_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from aethernet.quantization.sensitivity import Cost, Sensitivity
-    from aethernet.quantization.timing import UnitTimes
+    from aethernet.quantization.sensitivity import Cost, Sensitivity, UnitTimes
 
 __all__ = ["measure_file", "sensitivity_table"]
 
@@ -33,31 +32,32 @@ def measure_file(
     Raises:
         QuantizationError: The budget cannot be kept.
     """
-    from aethernet.pictures import load_picture
+    from aethernet.benchmark.parts import time_units
+    from aethernet.images.files import load_image
     from aethernet.quantization.post_training import calibrate
-    from aethernet.quantization.sensitivity import measure_sensitivity, sensitivity_chart
-    from aethernet.quantization.timing import time_units
+    from aethernet.quantization.sensitivity import measure_sensitivity
+    from aethernet.release.chart import sensitivity_chart
 
     loaded = float_network(source, residual_scale)
-    fused, pictures = loaded.folded, pictures_of(images)
-    say(f"calibrating {source.name} on {', '.join(pictures)}")
+    fused, named_images = loaded.folded, images_of(images)
+    say(f"calibrating {source.name} on {', '.join(named_images)}")
     calibrated = calibrate(
         fused,
-        pictures=[load_picture(path, loaded.config.in_channels) for path in pictures.values()],
+        images=[load_image(path, loaded.config.in_channels) for path in named_images.values()],
         records=loaded.quantization,
     )
     measured = measure_sensitivity(calibrated, budget_db=budget, progress=lambda part: say(f"measuring {part}"))
     times = None
     if timed:
         say(f"timing fp32 and int8 at {size[0]}x{size[1]}")
-        picture = case_of_size(pictures, loaded.config.in_channels, size)
-        times = time_units(fused, calibrated.network, picture, threads=threads)
+        image = case_of_size(named_images, loaded.config.in_channels, size)
+        times = time_units(fused, calibrated.network, image, threads=threads)
     if chart is not None:
         write_chart(sensitivity_chart(measured, times), chart)
     return {
         "checkpoint": str(source),
         "network": loaded.config.title,
-        "pictures": list(pictures),
+        "pictures": list(named_images),
         "crops": measured.crops,
         "parts": [_part(measured, times, index) for index in range(len(measured.units))],
         "rewriting": _cost(measured.rewriting),
@@ -75,7 +75,7 @@ def _cost(cost: Cost) -> dict[str, float | None]:
         "psnr_db": significant(cost.psnr),
         "snr_db": significant(cost.snr),
         "noise": significant(cost.noise),
-        "tint": significant(cost.tint),
+        "tint": significant(cost.channel_shift),
     }
 
 

@@ -11,10 +11,10 @@ from aethernet.errors import BundleError, GateError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
-    from aethernet.bundle import Bundle
     from aethernet.checkpoint import LoadedNetwork
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
+    from aethernet.networks.network import Network
+    from aethernet.release.bundle import Bundle
 
 __all__ = [
     "case_of_size",
@@ -22,7 +22,7 @@ __all__ = [
     "export_file",
     "float_network",
     "fuse_file",
-    "pictures_of",
+    "images_of",
     "sizes_of",
     "whole_bundle",
 ]
@@ -36,7 +36,7 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
 
     from aethernet.artifact import Artifact
     from aethernet.checkpoint import save_pth, save_safetensors
-    from aethernet.fusion import fuse
+    from aethernet.networks.fusion import fuse
 
     writers = {".safetensors": save_safetensors, ".pth": save_pth}
     if destination.suffix not in writers:
@@ -97,14 +97,14 @@ def export_file(
     ranges = {name: _numbers(text, 3, f"{name} as NxHxW") for name, text in shapes.items()}
     config = ExportConfig(opset=opset, static=fixed, shapes=ShapeRange(**ranges))  # type: ignore[arg-type]
     loaded = float_network(source, residual_scale)
-    pictures = pictures_of(images)
-    cases = _cases(pictures, loaded.config.in_channels, fixed)  # type: ignore[arg-type]
+    named_images = images_of(images)
+    cases = _cases(named_images, loaded.config.in_channels, fixed)  # type: ignore[arg-type]
     description = export_onnx(
         loaded.folded if fold else loaded.model,
         destination,
         precision=form,
         config=config,
-        pictures=[case.input for case in cases if case.window is not None or fixed],
+        images=[case.input for case in cases if case.window is not None or fixed],
         metadata={"network": loaded.config.descriptor.architecture, "source_sha256": Artifact.of(source).sha256},
     )
     facts: dict[str, Any] = {
@@ -127,7 +127,7 @@ def _verified(model: Network, path: Path, cases: list[Any], atol: float, rtol: f
     import numpy as np
 
     from aethernet.comparison import outputs_of
-    from aethernet.runtimes import open_runtime
+    from aethernet.runtimes.opening import open_runtime
     from aethernet.runtimes.pytorch import TorchRuntime
 
     wanted, found = outputs_of(TorchRuntime(model), cases), outputs_of(open_runtime(path), cases)
@@ -153,20 +153,20 @@ def compare_bundle(
         The numbers as JSON values, the table, and whether every form keeps the release's limits.
     """
     from aethernet.comparison import judge, measurement_table
-    from aethernet.comparison.again import compare_again
-    from aethernet.pictures import list_pictures, pair_by_stem, save_picture
+    from aethernet.images.files import list_images, pair_by_stem, save_image
+    from aethernet.release.again import compare_again
 
     bundle = whole_bundle(path)
-    manifest, pictures = bundle.manifest, pictures_of(images)
+    manifest, named_images = bundle.manifest, images_of(images)
     again = compare_again(
-        bundle, pictures, pair_by_stem(list(pictures.values()), list_pictures(hr)) if hr is not None else {}
+        bundle, named_images, pair_by_stem(list(named_images.values()), list_images(hr)) if hr is not None else {}
     )
     measurements, quality = again.measurements, again.quality
     if write is not None:
         for name, outputs in again.outputs.items():
             for case in again.cases:
                 if case.window is not None and case.name in outputs:
-                    save_picture(outputs[case.name], write / case.picture / f"{name}.png")
+                    save_image(outputs[case.name], write / case.image / f"{name}.png")
     released = [form.precision for form in manifest.forms if form.status == "released"]
     try:
         judge(measurements, quality, manifest.limits, required=released)
@@ -187,7 +187,8 @@ def whole_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: It is not.
     """
-    from aethernet.bundle import open_bundle, verify_bundle
+    from aethernet.release.bundle import open_bundle
+    from aethernet.release.verification import verify_bundle
 
     broken = verify_bundle(path, run=False).problems
     if broken:
@@ -195,24 +196,24 @@ def whole_bundle(path: Path) -> Bundle:
     return open_bundle(path)
 
 
-def pictures_of(images: Path | None) -> dict[str, Path]:
-    """Name -> picture in a folder, or the library's own two."""
-    from aethernet.pictures import list_pictures, sample_pictures
+def images_of(images: Path | None) -> dict[str, Path]:
+    """Name -> image in a folder, or the library's own two."""
+    from aethernet.images.files import list_images, sample_images
 
-    return {path.stem: path for path in (sample_pictures() if images is None else list_pictures(images))}
+    return {path.stem: path for path in (sample_images() if images is None else list_images(images))}
 
 
-def _cases(pictures: Mapping[str, Path], channels: int, static: tuple[int, int] | None) -> list[Any]:
+def _cases(images: Mapping[str, Path], channels: int, static: tuple[int, int] | None) -> list[Any]:
     from aethernet.comparison import build_cases
 
-    return build_cases(pictures, channels, static=static)
+    return build_cases(images, channels, static=static)
 
 
-def case_of_size(pictures: Mapping[str, Path], channels: int, size: tuple[int, int]) -> Picture:
-    """The first picture cut, or continued by mirroring, to (H, W) pixels: [1, C, H, W]."""
-    name = next(iter(pictures))
-    picture: Picture = _cases({name: pictures[name]}, channels, size)[0].input
-    return picture
+def case_of_size(images: Mapping[str, Path], channels: int, size: tuple[int, int]) -> ImageArray:
+    """The first image cut, or continued by mirroring, to (H, W) pixels: [1, C, H, W]."""
+    name = next(iter(images))
+    image: ImageArray = _cases({name: images[name]}, channels, size)[0].input
+    return image
 
 
 def sizes_of(text: str) -> list[tuple[int, int]]:

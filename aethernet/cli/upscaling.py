@@ -14,13 +14,13 @@ import numpy as np
 from aethernet.artifact import atomic_path
 from aethernet.cli.output import say
 from aethernet.cli.progress import Bar
-from aethernet.errors import AethernetError, PictureError, UsageError
+from aethernet.errors import AethernetError, ImageError, UsageError
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.upscale import Upscaler
-    from aethernet.upscale.files import Job
-    from aethernet.upscale.film import FilmOptions
+    from aethernet.upscale.files import UpscaleJob
+    from aethernet.upscale.video import VideoOptions
 
 __all__ = ["Request", "parse_bytes", "run"]
 
@@ -46,8 +46,8 @@ class Request:
     skip_existing: bool = False
     compare: Path | None = None
     hr: Path | None = None
-    film: dict[str, Any] = field(default_factory=dict)
-    """Options of :class:`aethernet.upscale.film.FilmOptions`."""
+    video: dict[str, Any] = field(default_factory=dict)
+    """Options of :class:`aethernet.upscale.video.VideoOptions`."""
 
 
 def parse_bytes(text: str) -> int:
@@ -69,17 +69,17 @@ def run(request: Request) -> dict[str, Any]:
         AethernetError: The call as a whole makes no sense; what fails for one file is in the result.
     """
     from aethernet.upscale import Upscaler
-    from aethernet.upscale.files import is_film, plan_jobs, upscale_files
+    from aethernet.upscale.files import is_video, plan_jobs, upscale_files
 
     start = time.perf_counter()
     jobs = plan_jobs(request.inputs, request.output, request.format)
-    films = [job for job in jobs if is_film(job.source)]
-    pictures = [job for job in jobs if not is_film(job.source)]
-    if request.compare is not None and (not pictures or request.compare.suffix.lower() != ".png"):
-        raise UsageError(f"expected a picture to upscale and a sheet called .png, found {request.compare}")
-    options = _film_options(request) if films else None
+    videos = [job for job in jobs if is_video(job.source)]
+    images = [job for job in jobs if not is_video(job.source)]
+    if request.compare is not None and (not images or request.compare.suffix.lower() != ".png"):
+        raise UsageError(f"expected an image to upscale and a sheet called .png, found {request.compare}")
+    options = _video_options(request) if videos else None
     partners = _partners(request)
-    runtime, precision = _choice(request, films)
+    runtime, precision = _choice(request, videos)
     with Upscaler(
         _bundle_folder(request.bundle),
         precision,
@@ -88,28 +88,28 @@ def run(request: Request) -> dict[str, Any]:
         overlap=request.overlap,
         memory=request.memory,
         threads=request.threads,
-        frame=_frame(request.runtime, films, pictures),
-        tell=say,
+        frame=_frame(request.runtime, videos, images),
+        on_message=say,
     ) as upscaler:
         told = upscaler.describe()
         say(_choice_in_words(told))
         for note in told["notes"]:
             say(note)
         results: list[dict[str, Any]] = []
-        if pictures:
-            with Bar(len(pictures), "pictures") as bar:
-                bar.show(0, pictures[0].source.name)
+        if images:
+            with Bar(len(images), "images") as bar:
+                bar.show(0, images[0].source.name)
 
                 def on_done(result: dict[str, Any]) -> None:
                     results.append(result)
-                    bar.tell(_in_words(result))
+                    bar.message(_in_words(result))
                     bar.show(len(results), Path(result["source"]).name)
 
                 results = upscale_files(
-                    upscaler, pictures, quality=request.quality, skip_existing=request.skip_existing, on_done=on_done
+                    upscaler, images, quality=request.quality, skip_existing=request.skip_existing, on_done=on_done
                 )
-        for job in films:
-            results.append(_film(upscaler, job, options, request.skip_existing, alone=len(jobs) == 1))  # type: ignore[arg-type]
+        for job in videos:
+            results.append(_video(upscaler, job, options, request.skip_existing, alone=len(jobs) == 1))  # type: ignore[arg-type]
         if request.compare is not None:
             _write_sheet(request.compare, results, partners, upscaler.scale)
             say(f"wrote {request.compare}")
@@ -128,33 +128,33 @@ def _bundle_folder(address: str) -> Path:
     """A folder as it is; a hub address is fetched into the user's cache first, and verified."""
     from aethernet.hub.download import fetch_bundle
 
-    return fetch_bundle(address, tell=say)
+    return fetch_bundle(address, on_message=say)
 
 
-def _choice(request: Request, films: Sequence[Job]) -> tuple[str, str]:
-    """Runtime and precision as asked for; a film that is gone on with keeps what it was begun with."""
-    from aethernet.upscale.film import remembered_choice
+def _choice(request: Request, videos: Sequence[UpscaleJob]) -> tuple[str, str]:
+    """Runtime and precision as asked for; a video that is gone on with keeps what it was begun with."""
+    from aethernet.upscale.video import remembered_choice
 
     asked = request.runtime, request.precision
-    if request.film.get("resume") and len(films) == 1 and (before := remembered_choice(films[0].destination)):
+    if request.video.get("resume") and len(videos) == 1 and (before := remembered_choice(videos[0].destination)):
         asked = tuple(old if new == "auto" else new for new, old in zip(asked, before, strict=True))  # type: ignore[assignment]
     return asked
 
 
-def _frame(runtime: str, films: Sequence[Job], pictures: Sequence[Job]) -> tuple[int, int] | None:
-    """Height and width of everything there is to do, where that is one film and an engine may be built for it."""
-    from aethernet.upscale.film.source import look_at
+def _frame(runtime: str, videos: Sequence[UpscaleJob], images: Sequence[UpscaleJob]) -> tuple[int, int] | None:
+    """Height and width of everything there is to do, where that is one video and an engine may be built for it."""
+    from aethernet.upscale.video.source import look_at
 
-    if len(films) != 1 or pictures or not runtime.startswith("tensorrt"):
+    if len(videos) != 1 or images or not runtime.startswith("tensorrt"):
         return None
-    facts = look_at(films[0].source)
+    facts = look_at(videos[0].source)
     return facts.height, facts.width
 
 
-def _film_options(request: Request) -> FilmOptions:
-    from aethernet.upscale.film import FilmOptions
+def _video_options(request: Request) -> VideoOptions:
+    from aethernet.upscale.video import VideoOptions
 
-    return FilmOptions(**request.film)
+    return VideoOptions(**request.video)
 
 
 def _choice_in_words(told: dict[str, Any]) -> str:
@@ -176,8 +176,10 @@ def _in_words(result: dict[str, Any]) -> str:
     return "\n".join([words, *(f"  {note}" for note in result["notes"])])
 
 
-def _film(upscaler: Upscaler, job: Job, options: FilmOptions, skip_existing: bool, *, alone: bool) -> dict[str, Any]:
-    from aethernet.upscale.film import is_finished, upscale_film
+def _video(
+    upscaler: Upscaler, job: UpscaleJob, options: VideoOptions, skip_existing: bool, *, alone: bool
+) -> dict[str, Any]:
+    from aethernet.upscale.video import is_finished, upscale_video
 
     if (skip_existing or options.resume) and is_finished(job.destination):
         return {"source": str(job.source), "destination": str(job.destination), "skipped": "exists already"}
@@ -197,12 +199,12 @@ def _film(upscaler: Upscaler, job: Job, options: FilmOptions, skip_existing: boo
 
         first: list[int] = []
         try:
-            result = upscale_film(upscaler, job.source, job.destination, options, on_frame=on_frame)
+            result = upscale_video(upscaler, job.source, job.destination, options, on_frame=on_frame)
         except AethernetError as error:
             if isinstance(error, UsageError) and alone:
                 raise
             result = {"source": str(job.source), "destination": str(job.destination), "error": str(error)}
-        bar.tell(_in_words(result))
+        bar.message(_in_words(result))
     if result.get("interrupted"):
         raise KeyboardInterrupt
     return result
@@ -219,25 +221,25 @@ def _clock(seconds: float) -> str:
 
 def _partners(request: Request) -> dict[str, Path]:
     """Stem -> original."""
-    from aethernet.pictures import list_pictures
+    from aethernet.images.files import list_images
 
     if request.hr is None:
         return {}
     if request.compare is None:
         raise UsageError("expected --compare with --hr, found --hr alone: the originals are for the sheet")
     if request.hr.is_dir():
-        return {path.stem: path for path in list_pictures(request.hr)}
+        return {path.stem: path for path in list_images(request.hr)}
     return {path.stem: request.hr for path in request.inputs}
 
 
 def _write_sheet(path: Path, results: Sequence[dict[str, Any]], partners: dict[str, Path], scale: int) -> None:
-    """The liveliest part of each picture: nearest, bicubic, ours and the original where there is one."""
-    from aethernet.sheet import comparison_sheet, liveliest_window
-    from aethernet.upscale.files import is_film
+    """The liveliest part of each image: nearest, bicubic, ours and the original where there is one."""
+    from aethernet.release.sheet import comparison_sheet, liveliest_window
+    from aethernet.upscale.files import is_video
     from aethernet.upscale.reading import read_still
 
     rows = []
-    made = [one for one in results if "error" not in one and not is_film(Path(one["source"]))]
+    made = [one for one in results if "error" not in one and not is_video(Path(one["source"]))]
     for result in made[:_ROWS]:
         low, ours = (_shown(read_still(result[key])) for key in ("source", "destination"))
         top, left, height, width = liveliest_window(low, _CROP)
@@ -255,35 +257,35 @@ def _write_sheet(path: Path, results: Sequence[dict[str, Any]], partners: dict[s
         if (original := partners.get(Path(result["source"]).stem)) is not None:
             high = _shown(read_still(original))
             if high.shape != ours.shape:
-                raise PictureError(
+                raise ImageError(
                     f"expected an original of {ours.shape[3]}x{ours.shape[2]} pixels, found {high.shape[3]}x"
                     f"{high.shape[2]}: {original}"
                 )
             row.append(("original", high[window]))
         rows.append(row)
     if not rows:
-        raise PictureError("expected at least one upscaled picture for the sheet, found none")
+        raise ImageError("expected at least one upscaled image for the sheet, found none")
     with atomic_path(path) as temporary:
         comparison_sheet(rows, _ZOOM).save(temporary, format="PNG")
 
 
-def _shown(still: Any) -> Picture:
+def _shown(still: Any) -> ImageArray:
     """[1, 3, H, W] float32 in [0, 1]; transparency is not shown."""
     colour = still.as_rgb().colour
     levels = colour.astype(np.float32) / np.iinfo(colour.dtype).max
-    planes: Picture = np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).transpose(2, 0, 1)[None])
+    planes: ImageArray = np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).transpose(2, 0, 1)[None])
     return planes
 
 
-def _bicubic(low: Picture, scale: int, window: tuple[int, int, int, int]) -> Picture:
+def _bicubic(low: ImageArray, scale: int, window: tuple[int, int, int, int]) -> ImageArray:
     from PIL import Image
 
-    from aethernet.pictures import to_levels
+    from aethernet.images.files import to_levels
 
     top, left, height, width = window
     image = Image.fromarray(to_levels(low)[0].transpose(1, 2, 0))
     enlarged = image.resize(
         (width * scale, height * scale), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
     )
-    levels: Picture = np.asarray(enlarged, dtype=np.float32).transpose(2, 0, 1)[None] / np.float32(255)
+    levels: ImageArray = np.asarray(enlarged, dtype=np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     return levels

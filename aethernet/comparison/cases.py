@@ -1,4 +1,4 @@
-"""What forms are compared on: every validation picture whole, and crops at the sizes where exporters go wrong."""
+"""What forms are compared on: every validation image whole, and crops at the sizes where exporters go wrong."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.pictures import load_picture
+from aethernet.images.files import load_image
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["FULL_SIDE", "SIZES", "Case", "build_cases"]
 
@@ -26,7 +26,7 @@ SIZES: Mapping[str, tuple[int, int, int]] = {
 """What a size is there for -> (N, H, W)."""
 
 FULL_SIDE = 512
-"""Pictures larger than this are compared on their central part of this side, so that time and memory stay bounded."""
+"""Images larger than this are compared on their central part of this side, so that time and memory stay bounded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,39 +34,39 @@ class Case:
     """One input."""
 
     name: str
-    """Picture and size, such as ``7 256x256`` or ``odd 17x31``; unique."""
-    picture: str
-    """Name of the picture it comes from, or several joined by +."""
-    input: Picture
+    """Image and size, such as ``7 256x256`` or ``odd 17x31``; unique."""
+    image: str
+    """Name of the image it comes from, or several joined by +."""
+    input: ImageArray
     """[N, C, H, W] float32 in [0, 1]."""
     window: tuple[int, int, int, int] | None
-    """For a (nearly) whole picture: top, left, height, width inside it in pixels, so that an HR partner can be cut
+    """For a (nearly) whole image: top, left, height, width inside it in pixels, so that an HR partner can be cut
     alike."""
     whole: tuple[int, int] = (0, 0)
-    """Height and width of the whole picture, where there is a window."""
+    """Height and width of the whole image, where there is a window."""
 
 
-def build_cases(pictures: Mapping[str, Path], channels: int, *, static: tuple[int, int] | None = None) -> list[Case]:
-    """Cases from at least one picture; the same pictures give the same cases.
+def build_cases(images: Mapping[str, Path], channels: int, *, static: tuple[int, int] | None = None) -> list[Case]:
+    """Cases from at least one image; the same images give the same cases.
 
     Args:
-        pictures: Name -> file, in the order they are to be listed.
+        images: Name -> file, in the order they are to be listed.
         channels: Channels the network takes.
-        static: The only (H, W) a fixed-shape file accepts; then every picture gives one such crop.
+        static: The only (H, W) a fixed-shape file accepts; then every image gives one such crop.
     """
-    loaded = {name: load_picture(path, channels) for name, path in pictures.items()}
+    loaded = {name: load_image(path, channels) for name, path in images.items()}
     names = list(loaded)
     cases = []
-    for name, picture in loaded.items():
-        height, width = picture.shape[2:]
+    for name, image in loaded.items():
+        height, width = image.shape[2:]
         size = static or (min(height, FULL_SIDE), min(width, FULL_SIDE))
         top, left = max(0, (height - size[0]) // 2), max(0, (width - size[1]) // 2)
         inside = size[0] <= height and size[1] <= width
         cases.append(
             Case(
                 name=f"{name} {size[0]}x{size[1]}",
-                picture=name,
-                input=_crop(picture, top, left, *size),
+                image=name,
+                input=_crop(image, top, left, *size),
                 window=(top, left, *size) if inside else None,
                 whole=(height, width),
             )
@@ -81,16 +81,16 @@ def build_cases(pictures: Mapping[str, Path], channels: int, *, static: tuple[in
         ]
         label = f"{batch}x{height}x{width}" if batch > 1 else f"{height}x{width}"
         name = f"{purpose} {label}"
-        if any(case.name == name for case in cases):  # a picture of that name and size
+        if any(case.name == name for case in cases):  # an image of that name and size
             name += " (crop)"
         joined = "+".join(dict.fromkeys(chosen))
-        cases.append(Case(name=name, picture=joined, input=np.concatenate(crops), window=None))
+        cases.append(Case(name=name, image=joined, input=np.concatenate(crops), window=None))
     return cases
 
 
-def _crop(picture: Picture, top: int, left: int, height: int, width: int) -> Picture:
-    """A crop; a picture too small for it is continued by mirroring, which keeps it natural."""
-    top, left = min(top, max(0, picture.shape[2] - height)), min(left, max(0, picture.shape[3] - width))
-    crop = picture[:, :, top : top + height, left : left + width]
+def _crop(image: ImageArray, top: int, left: int, height: int, width: int) -> ImageArray:
+    """A crop; an image too small for it is continued by mirroring, which keeps it natural."""
+    top, left = min(top, max(0, image.shape[2] - height)), min(left, max(0, image.shape[3] - width))
+    crop = image[:, :, top : top + height, left : left + width]
     missing = [(0, 0), (0, 0), (0, height - crop.shape[2]), (0, width - crop.shape[3])]
     return np.ascontiguousarray(np.pad(crop, missing, mode="symmetric"))

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aethernet.comparison.cases import Case
-from aethernet.comparison.measurement import FormId, Measurement, Quality, significant
+from aethernet.comparison.measurement import Measurement, Quality, VariantId, significant
 from aethernet.comparison.metrics import crop_border, level_shares, luma, psnr, ssim
 from aethernet.errors import ComparisonError
-from aethernet.pictures import load_picture, to_levels
-from aethernet.runtimes import Runtime
+from aethernet.images.files import load_image, to_levels
+from aethernet.runtimes.protocol import Runtime
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["bicubic", "compare_form", "measure", "measure_quality", "outputs_of", "quality_of", "with_agreement"]
 
 _OUTPUT = "output"
 
 
-def outputs_of(runtime: Runtime, cases: Sequence[Case]) -> dict[str, Picture]:
+def outputs_of(runtime: Runtime, cases: Sequence[Case]) -> dict[str, ImageArray]:
     """Case name -> output of one runtime, run by Polygraphy."""
     results = _run([_runner(runtime)], cases)
     iterations = next(iter(results.values()))
@@ -36,8 +36,8 @@ def outputs_of(runtime: Runtime, cases: Sequence[Case]) -> dict[str, Picture]:
 
 
 def compare_form(
-    form: FormId, runtime: Runtime, reference: Mapping[str, Picture], cases: Sequence[Case]
-) -> tuple[list[Measurement], dict[str, Picture]]:
+    form: VariantId, runtime: Runtime, reference: Mapping[str, ImageArray], cases: Sequence[Case]
+) -> tuple[list[Measurement], dict[str, ImageArray]]:
     """Run one form on every case and measure it against the reference outputs.
 
     Args:
@@ -47,7 +47,7 @@ def compare_form(
         cases: The inputs.
 
     Returns:
-        One measurement per case, and the form's outputs by case name (to compare with HR pictures).
+        One measurement per case, and the form's outputs by case name (to compare with HR images).
     """
     from polygraphy.comparator import Comparator, RunResults
     from polygraphy.comparator.struct import IterationResult
@@ -86,7 +86,7 @@ class _Judgement:
         return self.measurement.problem is None and self.measurement.finite
 
 
-def measure(form: FormId, case: Case, wanted: Picture, found: Picture) -> Measurement:
+def measure(form: VariantId, case: Case, wanted: ImageArray, found: ImageArray) -> Measurement:
     """All measures of one output against the reference's, both [N, C, H, W]."""
     if wanted.shape != found.shape:
         return _unmeasured(form, case, f"expected an output of shape {wanted.shape}, found {found.shape}")
@@ -96,7 +96,7 @@ def measure(form: FormId, case: Case, wanted: Picture, found: Picture) -> Measur
     common: dict[str, Any] = {
         "form": form,
         "case": case.name,
-        "picture": case.picture,
+        "image": case.image,
         "shape": (case.input.shape[0], *case.input.shape[2:]),
         "finite": finite,
         "reference_range": significant(float(wanted.max() - wanted.min())),
@@ -122,7 +122,7 @@ def measure(form: FormId, case: Case, wanted: Picture, found: Picture) -> Measur
 
 
 def with_agreement(
-    measurement: Measurement, outputs: Mapping[str, Picture], others: Mapping[str, Picture]
+    measurement: Measurement, outputs: Mapping[str, ImageArray], others: Mapping[str, ImageArray]
 ) -> Measurement:
     """The measurement with the share of 8-bit values that two files give alike to one level, where both gave any."""
     if measurement.case not in outputs or measurement.case not in others:
@@ -131,51 +131,51 @@ def with_agreement(
     return measurement.model_copy(update={"agreement": significant(shares.equal + shares.off_by_1)})
 
 
-def _unmeasured(form: FormId, case: Case, problem: str) -> Measurement:
+def _unmeasured(form: VariantId, case: Case, problem: str) -> Measurement:
     shape = (case.input.shape[0], *case.input.shape[2:])
-    return Measurement(form=form, case=case.name, picture=case.picture, shape=shape, problem=problem)
+    return Measurement(form=form, case=case.name, image=case.image, shape=shape, problem=problem)
 
 
 def measure_quality(
     form: str,
-    outputs: Mapping[str, Picture],
+    outputs: Mapping[str, ImageArray],
     cases: Sequence[Case],
     high: Mapping[str, Path],
     scale: int,
     precision: Any = None,
 ) -> list[Quality]:
-    """Every whole picture that has an HR partner, against it; 8-bit rounded outputs.
+    """Every whole image that has an HR partner, against it; 8-bit rounded outputs.
 
     Args:
         form: Name to list it under.
         outputs: Case name -> [1, C, s*H, s*W].
         cases: The inputs.
-        high: Stem -> HR picture file.
+        high: Stem -> HR image file.
         scale: Output size over input size; also the border cut off for Y, as papers do.
         precision: The form's precision, None for baselines.
 
     Raises:
-        ComparisonError: An HR picture is not ``scale`` times its LR partner.
+        ComparisonError: An HR image is not ``scale`` times its LR partner.
     """
     found = []
     for case in cases:
-        if case.window is None or case.picture not in high or case.name not in outputs:
+        if case.window is None or case.image not in high or case.name not in outputs:
             continue
-        truth = _high_window(high[case.picture], case, scale)
+        truth = _high_window(high[case.image], case, scale)
         output = outputs[case.name]
         if output.shape != truth.shape or not np.isfinite(output).all():
             continue  # measured as a problem against the reference already
-        found.append(quality_of(form, precision, case.picture, output, truth, scale))
+        found.append(quality_of(form, precision, case.image, output, truth, scale))
     return found
 
 
-def quality_of(form: str, precision: Any, picture: str, output: Picture, truth: Picture, border: int) -> Quality:
+def quality_of(form: str, precision: Any, image: str, output: ImageArray, truth: ImageArray, border: int) -> Quality:
     """One output against its original, both [1, C, H, W]; the output is clipped and rounded to 8 bits first.
 
     Args:
         form: Name to list it under.
         precision: The form's precision, None for baselines.
-        picture: Name of the picture.
+        image: Name of the image.
         output: Finite.
         truth: Of the same shape.
         border: Pixels cut off every side for Y.
@@ -185,7 +185,7 @@ def quality_of(form: str, precision: Any, picture: str, output: Picture, truth: 
     return Quality(
         form=form,
         precision=precision,
-        picture=picture,
+        image=image,
         psnr_rgb=significant(psnr(shown, truth)),
         ssim_rgb=significant(ssim(shown, truth)),
         psnr_y=significant(psnr(y, truth_y)),
@@ -194,28 +194,28 @@ def quality_of(form: str, precision: Any, picture: str, output: Picture, truth: 
     )
 
 
-def _high_window(path: Path, case: Case, scale: int) -> Picture:
-    truth = load_picture(path, case.input.shape[1])
+def _high_window(path: Path, case: Case, scale: int) -> ImageArray:
+    truth = load_image(path, case.input.shape[1])
     top, left, height, width = (side * scale for side in case.window or (0, 0, 0, 0))
     wanted = tuple(side * scale for side in case.whole)
-    # Up to scale - 1 pixels more are what is cut off when an HR picture's side is no multiple of the scale.
+    # Up to scale - 1 pixels more are what is cut off when an HR image's side is no multiple of the scale.
     if any(not 0 <= found - side < scale for found, side in zip(truth.shape[2:], wanted, strict=True)):
         raise ComparisonError(
-            f"expected the HR picture {path.name} to be {scale} times its LR partner, {wanted[1]}x{wanted[0]}, "
+            f"expected the HR image {path.name} to be {scale} times its LR partner, {wanted[1]}x{wanted[0]}, "
             f"found {truth.shape[3]}x{truth.shape[2]}",
-            hint="pair pictures of the same scene by file stem; HR = LR size x scale",
+            hint="pair images of the same scene by file stem; HR = LR size x scale",
         )
     return truth[:, :, top : top + height, left : left + width]
 
 
-def bicubic(picture: Picture, scale: int) -> Picture:
+def bicubic(image: ImageArray, scale: int) -> ImageArray:
     """Pillow's bicubic enlargement of [1, C, H, W] on 8-bit values: the baseline everybody has."""
     from PIL import Image
 
-    levels = to_levels(picture)[0]
+    levels = to_levels(image)[0]
     size = (levels.shape[2] * scale, levels.shape[1] * scale)
     planes = [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC)) for plane in levels]
-    enlarged: Picture = np.stack(planes)[None].astype(np.float32) / np.float32(255)
+    enlarged: ImageArray = np.stack(planes)[None].astype(np.float32) / np.float32(255)
     return enlarged
 
 
@@ -232,7 +232,7 @@ def _runner(runtime: Runtime) -> Any:
 
             return TensorMetadata().add("input", dtype=np.float32, shape=(None, None, None, None))
 
-        def infer_impl(self, feed_dict: Mapping[str, Picture]) -> OrderedDict[str, Picture]:
+        def infer_impl(self, feed_dict: Mapping[str, ImageArray]) -> OrderedDict[str, ImageArray]:
             import time
 
             start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The only gate: it judges every form, every picture and every size at once and shows the whole table."""
+"""The only gate: it judges every form, every image and every size at once and shows the whole table."""
 
 from __future__ import annotations
 
@@ -30,15 +30,17 @@ class Limits(BaseModel):
         default=None, gt=0, description="Largest raw difference, as a share of the reference's range on that input"
     )
     max_reference_range: float | None = Field(
-        default=None, gt=0, description="Largest less smallest value the reference itself may give; pictures span 1"
+        default=None, gt=0, description="Largest less smallest value the reference itself may give; images span 1"
     )
     min_psnr: float | None = Field(default=None, gt=0, description="dB against the reference")
     max_level: int | None = Field(default=None, ge=0, description="No 8-bit value may be off by more levels than this")
     max_signed_mean: float | None = Field(
-        default=None, gt=0, description="Mean shift of any channel (a tint), in units of the picture's range [0, 1]"
+        default=None,
+        gt=0,
+        description="Mean shift of any channel (its channel shift), in units of the image's range [0, 1]",
     )
     max_hr_loss: float | None = Field(
-        default=None, gt=0, description="dB of PSNR (RGB) against HR a form may lose to the reference on any picture"
+        default=None, gt=0, description="dB of PSNR (RGB) against HR a form may lose to the reference on any image"
     )
     min_agreement: float | None = Field(
         default=None, gt=0, le=1, description="Share of 8-bit values within one level of the precision's first file"
@@ -49,7 +51,7 @@ class Limits(BaseModel):
 
 
 DEFAULT_LIMITS: Mapping[Precision, Limits] = {
-    # Networks for pictures span about 1.5; one that spans a hundred diverges, and to follow it there is no merit.
+    # Networks for images span about 1.5; one that spans a hundred diverges, and to follow it there is no merit.
     Precision.FP32: Limits(max_abs_of_range=1e-4, max_reference_range=100, min_psnr=80, max_hr_loss=0.01),
     Precision.FP16: Limits(max_level=2, min_psnr=60, max_hr_loss=0.05),
     Precision.INT8: Limits(
@@ -64,8 +66,8 @@ NOISE_SIDE, SMALL_INPUT_ALLOWANCE = 16, 10.0
 """int8 rounds at random, and the mean square of a few pixels' noise is a matter of luck: inputs with a side below
 this many pixels may have this many dB less, and their files need not agree on a share of those pixels."""
 
-TINT_SIDE = 32
-"""Inputs whose smaller side has fewer pixels show no tint: their means are those of a few pixels' rounding."""
+CHANNEL_SHIFT_SIDE = 32
+"""Inputs whose smaller side has fewer pixels show no channel shift: their means are those of a few pixels' rounding."""
 
 
 class Acceptance(BaseModel):
@@ -101,7 +103,7 @@ def failures_of(measurement: Measurement, limits: Limits) -> list[str]:
     agreement = measurement.agreement if min(measurement.shape[1:]) >= NOISE_SIDE else None
     if limits.min_agreement is not None and agreement is not None and not agreement >= limits.min_agreement:
         missed.append(f"agrees with its sibling on {agreement:.4%} < {limits.min_agreement:.4%}")
-    if limits.max_signed_mean is not None and min(measurement.shape[1:]) >= TINT_SIDE:
+    if limits.max_signed_mean is not None and min(measurement.shape[1:]) >= CHANNEL_SHIFT_SIDE:
         worst = max((abs(value) for value in measurement.signed_mean if value is not None), default=0.0)
         if not worst <= limits.max_signed_mean:
             missed.append(f"channel shift {worst * 255:.3f} levels > {limits.max_signed_mean * 255:.3f}")
@@ -121,7 +123,7 @@ def judge(
 
     Args:
         measurements: Of all forms, on all cases.
-        quality: Of all forms and of ``reference`` against HR pictures, where there are any.
+        quality: Of all forms and of ``reference`` against HR images, where there are any.
         limits: Per precision.
         required: Precisions that must pass or the release fails; fp32 always is.
         not_made: Precision -> why there is no such form.
@@ -139,14 +141,14 @@ def judge(
         precision = measurement.form.precision
         for failure in failures_of(measurement, limits.get(precision, Limits())):
             reasons.setdefault(precision, []).append(f"{measurement.form.file} on {measurement.case}: {failure}")
-    reference = {entry.picture: entry.psnr_rgb for entry in quality if entry.form == "reference"}
+    reference = {entry.image: entry.psnr_rgb for entry in quality if entry.form == "reference"}
     for entry in quality:
         if entry.precision is None:
             continue
         loss = _loss(entry, reference)
         allowed = limits.get(entry.precision, Limits()).max_hr_loss
         if allowed is not None and loss is not None and not loss <= allowed:
-            text = f"{entry.form} on {entry.picture}: loses {loss:.3f} dB against HR > {allowed:g} dB"
+            text = f"{entry.form} on {entry.image}: loses {loss:.3f} dB against HR > {allowed:g} dB"
             reasons.setdefault(entry.precision, []).append(text)
     for precision, ratio in (speedups or {}).items():
         least = limits.get(precision, Limits()).min_speedup
@@ -169,7 +171,7 @@ def judge(
 
 
 def _loss(entry: Quality, reference: Mapping[str, float | None]) -> float | None:
-    before = reference.get(entry.picture)
+    before = reference.get(entry.image)
     return None if before is None or entry.psnr_rgb is None else before - entry.psnr_rgb
 
 
@@ -194,12 +196,12 @@ def measurement_table(
     if quality:
         lines += [
             "",
-            "| against HR | picture | PSNR RGB dB | SSIM RGB | PSNR Y dB | SSIM Y | border |",
+            "| against HR | image | PSNR RGB dB | SSIM RGB | PSNR Y dB | SSIM Y | border |",
             "|---|---|---|---|---|---|---|",
         ]
         for entry in quality:
             lines.append(
-                f"| {entry.form} | {entry.picture} | {_show(entry.psnr_rgb, '.2f')} | {_show(entry.ssim_rgb, '.4f')} "
+                f"| {entry.form} | {entry.image} | {_show(entry.psnr_rgb, '.2f')} | {_show(entry.ssim_rgb, '.4f')} "
                 f"| {_show(entry.psnr_y, '.2f')} | {_show(entry.ssim_y, '.4f')} | {entry.border} |"
             )
     return "\n".join(lines)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from aethernet.precision import Precision
+from aethernet.records import Record
 
-__all__ = ["FormId", "Measurement", "Quality", "significant"]
+__all__ = ["Measurement", "Quality", "VariantId", "significant"]
 
 
 def significant(value: float | None) -> float | None:
@@ -18,11 +19,7 @@ def significant(value: float | None) -> float | None:
     return float(f"{value:.6g}")
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class FormId(_Record):
+class VariantId(Record):
     """One deployable form."""
 
     precision: Precision
@@ -33,12 +30,12 @@ class FormId(_Record):
         return f"{self.precision.value} {self.file} ({self.runtime})"
 
 
-class Measurement(_Record):
+class Measurement(Record):
     """One form against the training-form float32 network on one input. Differences are form minus reference."""
 
-    form: FormId
-    case: str = Field(description="Which input, by picture and size")
-    picture: str
+    form: VariantId
+    case: str = Field(description="Which input, by image and size")
+    image: str
     shape: tuple[int, int, int] = Field(description="N, H, W of the input in pixels")
     problem: str | None = Field(default=None, description="Why nothing could be measured, such as a wrong output shape")
     finite: bool = Field(default=False, description="Whether every output value is a number")
@@ -61,12 +58,12 @@ class Measurement(_Record):
     )
 
 
-class Quality(_Record):
-    """One form, or the reference or plain bicubic, against the high-resolution picture; 8-bit rounded."""
+class Quality(Record):
+    """One form, or the reference or plain bicubic, against the high-resolution image; 8-bit rounded."""
 
     form: str = Field(description="A form, 'reference' (training form, float32) or 'bicubic' (Pillow)")
     precision: Precision | None = None
-    picture: str
+    image: str
     psnr_rgb: float | None = Field(description="dB, all channels, no border crop")
     ssim_rgb: float | None
     psnr_y: float | None = Field(description="dB, BT.601 Y, border crop of `border` pixels")

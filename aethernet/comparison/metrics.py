@@ -1,4 +1,4 @@
-"""Measures of how far two pictures are apart. Pure functions on [N, C, H, W] float arrays; the peak is always 1.0."""
+"""Measures of how far two images are apart. Pure functions on [N, C, H, W] float arrays; the peak is always 1.0."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["LevelShares", "crop_border", "level_shares", "luma", "psnr", "ssim"]
 
@@ -27,13 +27,13 @@ class LevelShares:
     """Largest difference in levels of 255."""
 
 
-def psnr(a: Picture, b: Picture) -> float | None:
-    """Peak signal-to-noise ratio in dB for peak 1.0; None for identical pictures (it would be infinite)."""
+def psnr(a: ImageArray, b: ImageArray) -> float | None:
+    """Peak signal-to-noise ratio in dB for peak 1.0; None for identical images (it would be infinite)."""
     error = float(np.mean(np.square(a.astype(np.float64) - b.astype(np.float64))))
     return None if error == 0 else -10 * math.log10(error)
 
 
-def ssim(a: Picture, b: Picture) -> float | None:
+def ssim(a: ImageArray, b: ImageArray) -> float | None:
     """Structural similarity (Wang et al. 2004, doi:10.1109/TIP.2003.819861): Gaussian window 11, sigma 1.5, per
     channel.
 
@@ -58,9 +58,9 @@ def ssim(a: Picture, b: Picture) -> float | None:
     return float(np.mean(values))
 
 
-def level_shares(a: Picture, b: Picture) -> LevelShares:
+def level_shares(a: ImageArray, b: ImageArray) -> LevelShares:
     """Compare after clipping to [0, 1] and rounding to 8 bits, as a viewer sees it."""
-    from aethernet.pictures import to_levels
+    from aethernet.images.files import to_levels
 
     distance = np.abs(to_levels(a).astype(np.int16) - to_levels(b).astype(np.int16))
     counts = np.bincount(np.minimum(distance.ravel(), 2), minlength=3) / distance.size
@@ -72,19 +72,19 @@ def level_shares(a: Picture, b: Picture) -> LevelShares:
     )
 
 
-def luma(picture: Picture) -> Picture:
+def luma(image: ImageArray) -> ImageArray:
     """[N, 3, H, W] RGB -> [N, 1, H, W] Y of ITU-R BT.601 in studio range (16 to 235 of 255), as super-resolution
     papers use.
     """
-    if picture.shape[1] == 1:
-        return picture
+    if image.shape[1] == 1:
+        return image
     weights = np.array([65.481, 128.553, 24.966], dtype=np.float64) / 255
-    y = np.tensordot(picture.astype(np.float64), weights, axes=([1], [0])) + 16 / 255
+    y = np.tensordot(image.astype(np.float64), weights, axes=([1], [0])) + 16 / 255
     return y[:, None].astype(np.float32)
 
 
-def crop_border(picture: Picture, border: int) -> Picture:
-    """Cut ``border`` pixels off every side; a picture too small for it comes back whole."""
-    if border == 0 or min(picture.shape[2:]) <= 2 * border:
-        return picture
-    return picture[:, :, border:-border, border:-border]
+def crop_border(image: ImageArray, border: int) -> ImageArray:
+    """Cut ``border`` pixels off every side; an image too small for it comes back whole."""
+    if border == 0 or min(image.shape[2:]) <= 2 * border:
+        return image
+    return image[:, :, border:-border, border:-border]

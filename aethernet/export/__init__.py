@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aethernet.errors import UsageError
-from aethernet.export.contract import OnnxDescription, describe_onnx, require_contract
 from aethernet.export.half import HalfExport, export_fp16
 from aethernet.export.onnx import ExportConfig, ShapeRange, export_fp32
+from aethernet.graphs.contract import OnnxDescription, describe_onnx, require_contract
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
+    from aethernet.networks.network import Network
 
 __all__ = [
     "ExportConfig",
@@ -36,7 +36,7 @@ def export_onnx(
     *,
     precision: Precision | str = Precision.FP32,
     config: ExportConfig | None = None,
-    pictures: Iterable[Picture] | None = None,
+    images: Iterable[ImageArray] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> OnnxDescription:
     """Write one ONNX file and check it against the contract.
@@ -46,7 +46,7 @@ def export_onnx(
         destination: Target file, written in one step.
         precision: fp32 or fp16.
         config: Opset and shapes; default opset 17, free N, H and W.
-        pictures: [N, C, H, W] float32 in [0, 1]; fp16 measures activations on them (default: the library's own).
+        images: [N, C, H, W] float32 in [0, 1]; fp16 measures activations on them (default: the library's own).
         metadata: Further entries for the file's metadata_props.
 
     Raises:
@@ -58,10 +58,10 @@ def export_onnx(
         return export_fp32(model, destination, config, metadata)
     if Precision(precision) is not Precision.FP16:
         raise UsageError(f"expected precision fp32 or fp16, found {precision}")
-    if pictures is None:
-        from aethernet.pictures import load_picture, sample_pictures
+    if images is None:
+        from aethernet.images.files import load_image, sample_images
 
-        pictures = [load_picture(path, model.config.in_channels) for path in sample_pictures()]
+        images = [load_image(path, model.config.in_channels) for path in sample_images()]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "fp32.onnx"
         export_fp32(model, source, config, metadata)
@@ -70,7 +70,7 @@ def export_onnx(
             destination,
             config,
             metadata,
-            pictures,
+            images,
             channels=model.config.in_channels,
             out_channels=model.config.out_channels,
             size=model.config.size,

@@ -1,7 +1,7 @@
 """fp32 ONNX of any network, as free as it can be: free shapes first, fixed ones where the network bakes its size in.
 
 AetherNets have free shapes and the opset asked for, or fail. Other networks are tried with a newer opset too, then at
-one fixed size. A file with free shapes must compute the picture at sizes it was not traced at.
+one fixed size. A file with free shapes must compute the image at sizes it was not traced at.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aethernet.errors import AethernetError, ExportError
-from aethernet.export.contract import OnnxDescription
 from aethernet.export.onnx import NATIVE_OPSET, ExportConfig, export_fp32, lower, trace_to_onnx, write_fp32
+from aethernet.graphs.contract import OnnxDescription
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import ForeignNetwork, Network
+    from aethernet.networks.network import Network
+    from aethernet.networks.third_party import ThirdPartyNetwork
 
 __all__ = ["export_freely", "file_name"]
 
 _SIZES = ((1, 33, 47), (3, 40, 24), (1, 72, 56))
 """N, H, W of what free shapes are tried on; none is what was traced."""
 _TOLERANCE = 1e-4
-"""Of the output's range, as the gate has it: what a baked-in size does to a picture can be as little as 1e-3."""
+"""Of the output's range, as the gate has it: what a baked-in size does to an image can be as little as 1e-3."""
 
 
 def file_name(name: str, precision: str, static: tuple[int, int] | None) -> str:
@@ -49,9 +50,9 @@ def export_freely(
     Raises:
         ExportError: No attempt succeeded; the message names the reason of each.
     """
-    from aethernet.architectures.foreign import ForeignNetwork
+    from aethernet.networks.third_party import ThirdPartyNetwork
 
-    if not isinstance(model, ForeignNetwork):
+    if not isinstance(model, ThirdPartyNetwork):
         path = folder / file_name(name, "fp32", config.static)
         return path, export_fp32(model, path, config, metadata)
     reasons: list[str] = []
@@ -87,7 +88,7 @@ def _reason(attempt: ExportConfig, error: AethernetError) -> str:
     return f"{shape}, opset {attempt.opset}: {(lines or [type(root).__name__])[0][:300]}"
 
 
-def _require_same(model: ForeignNetwork, path: Path, static: tuple[int, int] | None) -> None:
+def _require_same(model: ThirdPartyNetwork, path: Path, static: tuple[int, int] | None) -> None:
     from aethernet.runtimes.onnxruntime import OnnxRuntime
     from aethernet.runtimes.pytorch import TorchRuntime
 
@@ -95,15 +96,15 @@ def _require_same(model: ForeignNetwork, path: Path, static: tuple[int, int] | N
     sizes = [(1, *static)] if static else _SIZES
     with OnnxRuntime(path) as found, TorchRuntime(model) as wanted:
         for batch, height, width in sizes:
-            picture = noise.random((batch, model.config.in_channels, height, width), dtype=np.float32)
+            image = noise.random((batch, model.config.in_channels, height, width), dtype=np.float32)
             try:
-                output = found.infer(picture)
+                output = found.infer(image)
             except Exception as error:  # ONNX Runtime's exceptions have no common base
                 told = str(error).strip().splitlines() or [type(error).__name__]
                 raise ExportError(f"ONNX Runtime cannot run it at {batch}x{height}x{width}: {told[0][:200]}") from error
-            truth = wanted.infer(picture)
+            truth = wanted.infer(image)
             if output.shape != truth.shape:
                 raise ExportError(f"it gives {output.shape} at {batch}x{height}x{width}, expected {truth.shape}")
             largest = float(np.abs(output - truth).max())
             if not largest <= _TOLERANCE * max(1e-6, float(truth.max() - truth.min())):
-                raise ExportError(f"it computes another picture at {batch}x{height}x{width}: {largest:.1e} off")
+                raise ExportError(f"it computes another image at {batch}x{height}x{width}: {largest:.1e} off")

@@ -1,7 +1,7 @@
 """fp16 ONNX: every tensor typed half precision, except around operations whose real activations leave its safe range.
 
 Strongly typed, as TensorRT 11 demands: the precision is in the file, not in a builder flag. Which operations stay
-fp32 is measured on pictures, named in the manifest, and judged by the gate like everything else.
+fp32 is measured on images, named in the manifest, and judged by the gate like everything else.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.architectures import SizeRequirements, padded
 from aethernet.errors import ExportError
-from aethernet.export.contract import OnnxDescription
-from aethernet.export.onnx import ExportConfig, replace_nodes, write_model
+from aethernet.export.onnx import ExportConfig, write_model
+from aethernet.graphs.contract import OnnxDescription
+from aethernet.graphs.editing import replace_nodes
+from aethernet.networks.sizes import SizeRequirements, padded
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["SAFE_MAGNITUDE", "HalfExport", "activation_ranges", "convert_to_half", "export_fp16"]
 
 SAFE_MAGNITUDE = 16384.0
-"""A quarter of fp16's largest number (65504): room for pictures brighter than those measured."""
+"""A quarter of fp16's largest number (65504): room for images brighter than those measured."""
 
 _PROBE = "probe/"
 
@@ -47,7 +48,7 @@ def export_fp16(
     destination: Path | str,
     config: ExportConfig,
     metadata: Mapping[str, str],
-    pictures: Iterable[np.ndarray],
+    images: Iterable[np.ndarray],
     *,
     channels: int,
     scale: int,
@@ -61,8 +62,8 @@ def export_fp16(
         destination: Target file, written in one step.
         config: As for fp32.
         metadata: As for fp32.
-        pictures: Real pictures, [N, C, H, W] float32 in [0, 1], to measure activations on.
-        channels: Channels of the picture.
+        images: Real images, [N, C, H, W] float32 in [0, 1], to measure activations on.
+        channels: Channels of the image.
         scale: Output size over input size.
         out_channels: As for fp32.
         size: As for fp32.
@@ -74,7 +75,7 @@ def export_fp16(
 
     source = onnx.load(str(fp32_model))
     taken = dataclasses.replace(size or SizeRequirements(), fixed=config.static)
-    ranges = activation_ranges(source, (padded(picture, taken) for picture in pictures))
+    ranges = activation_ranges(source, (padded(image, taken) for image in images))
     kept = _unsafe_nodes(source, ranges)
     proto = convert_to_half(source, kept)
     _require_typed(proto, kept)
@@ -113,14 +114,14 @@ def convert_to_half(model: onnx.ModelProto, kept: Sequence[str]) -> onnx.ModelPr
     return converted
 
 
-def activation_ranges(model: onnx.ModelProto, pictures: Iterable[np.ndarray]) -> dict[str, float]:
-    """Largest magnitude of every float tensor between nodes, over all pictures.
+def activation_ranges(model: onnx.ModelProto, images: Iterable[np.ndarray]) -> dict[str, float]:
+    """Largest magnitude of every float tensor between nodes, over all images.
 
     The maxima are computed inside the graph, so memory stays that of one forward pass.
 
     Args:
         model: An fp32 model with input ``input``.
-        pictures: [N, C, H, W] float32 in [0, 1].
+        images: [N, C, H, W] float32 in [0, 1].
     """
     import onnx
     import onnxruntime
@@ -147,8 +148,8 @@ def activation_ranges(model: onnx.ModelProto, pictures: Iterable[np.ndarray]) ->
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     ranges = dict.fromkeys(names, 0.0)
-    for picture in pictures:
-        for name, value in zip(names, session.run([_PROBE + name for name in names], {"input": picture}), strict=True):
+    for image in images:
+        for name, value in zip(names, session.run([_PROBE + name for name in names], {"input": image}), strict=True):
             ranges[name] = float(np.maximum(ranges[name], value))  # unlike max(), it keeps a NaN
     return ranges
 

@@ -16,17 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aethernet.errors import ExportError
-from aethernet.export.contract import OnnxDescription
 from aethernet.export.half import convert_to_half
-from aethernet.export.onnx import (
-    NATIVE_OPSET,
-    ExportConfig,
-    at_opset,
-    drop_unused_initializers,
-    replace_nodes,
-    trace_to_onnx,
-    write_model,
-)
+from aethernet.export.onnx import NATIVE_OPSET, ExportConfig, at_opset, trace_to_onnx, write_model
+from aethernet.graphs.contract import OnnxDescription
+from aethernet.graphs.editing import drop_unused_initializers, replace_nodes
 from aethernet.precision import Precision
 from aethernet.quantization.scheme import UNSIGNED_ZERO_POINT
 
@@ -34,9 +27,9 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from aethernet.architectures.foreign import Network
+    from aethernet.networks.network import Network
 
-__all__ = ["TRT_OPSET", "export_int8", "respell_unsigned", "trace_int8"]
+__all__ = ["TRT_OPSET", "export_int8", "rewrite_unsigned", "trace_int8"]
 
 TRT_OPSET = 21
 """fp16 scales need 19 or newer; 21 is what TensorRT's own tools write."""
@@ -71,7 +64,7 @@ def export_int8(
     if tensorrt:
         proto = convert_to_half(proto, ())
     else:
-        respell_unsigned(proto)
+        rewrite_unsigned(proto)
     return write_model(
         proto,
         destination,
@@ -97,15 +90,15 @@ def trace_int8(network: Network, config: ExportConfig) -> onnx.ModelProto:
     return proto
 
 
-def respell_unsigned(proto: onnx.ModelProto) -> None:
+def rewrite_unsigned(proto: onnx.ModelProto) -> None:
     """From :func:`trace_int8`'s graph to the unsigned one, in place: the same grid, as integer kernels want it."""
-    _spell_as_products(proto)
+    _as_products(proto)
     _make_unsigned(proto)
 
 
 def _exportable(network: Network) -> tuple[Network, dict[str, np.ndarray]]:
     """A copy whose convolutions hold plain weights on the grid, and the scales of those weights by parameter name."""
-    from aethernet.merging import merge_tail
+    from aethernet.networks.merging import merge_tail
     from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_mode
 
     traced = merge_tail(network).eval()
@@ -181,7 +174,7 @@ def _store_integers(proto: onnx.ModelProto, scales: Mapping[str, np.ndarray]) ->
     replace_nodes(proto, (*nodes, *proto.graph.node))
 
 
-def _spell_as_products(proto: onnx.ModelProto) -> None:
+def _as_products(proto: onnx.ModelProto) -> None:
     """Write 1x1 convolutions that leave floats as matrix products over the channels, in place.
 
     ONNX Runtime runs a convolution in integers only where its output is quantised too; a product it also runs with

@@ -21,27 +21,21 @@ from pathlib import Path
 from urllib.parse import quote
 
 from aethernet.artifact import file_digest, fsync_tree
-from aethernet.bundle import (
-    LARGEST_RECORD,
-    SIGNATURE,
-    Bundle,
-    foreign_files,
-    open_bundle,
-    record_problems,
-    replace_folder,
-    stated_digests,
-    verify_bundle,
-)
 from aethernet.errors import AethernetError, BundleError, HubError, StoreError, UnreachableError, UsageError
-from aethernet.hub import Address, Hub, Snapshot, connect, is_address, newest_version, printable
-from aethernet.hub.patience import Patience
-from aethernet.manifest import BUILD, CARD, MANIFEST, RENDERED, FileEntry, Manifest, is_safe_path
+from aethernet.hub.address import Address, is_address, printable
+from aethernet.hub.connecting import connect
+from aethernet.hub.protocol import Hub, Snapshot, newest_version
+from aethernet.hub.retrying import RetryPolicy
 from aethernet.precision import Precision
-from aethernet.signing import Trust, check_signature, look_at_signature, read_trust
+from aethernet.release.assembly import replace_folder, unexpected_files
+from aethernet.release.bundle import LARGEST_RECORD, SIGNATURE, Bundle, open_bundle, stated_digests
+from aethernet.release.manifest import BUILD, CARD, MANIFEST, RENDERED, FileEntry, Manifest, is_safe_path
+from aethernet.release.signing import Trust, check_signature, look_at_signature, read_trust
+from aethernet.release.verification import record_problems, verify_bundle
 
 __all__ = ["RUNTIMES", "Download", "download", "fetch_bundle", "select_files"]
 
-Tell = Callable[[str], None]
+OnMessage = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
 RUNTIMES = {
@@ -86,7 +80,7 @@ def fetch_bundle(
     runtime: str | None = None,
     trust: Trust | None = None,
     cache: Path | None = None,
-    tell: Tell = lambda _: None,
+    on_message: OnMessage = lambda _: None,
     progress: Progress | None = None,
 ) -> Path:
     """A release folder for whatever people name a release by.
@@ -100,11 +94,11 @@ def fetch_bundle(
         runtime: Fetch only what this runtime can use, one of :data:`RUNTIMES`.
         trust: Whose signature must be there; by default the user's settings say.
         cache: Folder to keep releases in.
-        tell: Told, in words, what is worth knowing.
+        on_message: Called with what is worth knowing, a sentence each.
         progress: Told bytes done and bytes in all.
 
     Returns:
-        A folder that :func:`aethernet.bundle.open_bundle` takes. With ``only`` or ``runtime`` it may be a part.
+        A folder that :func:`aethernet.release.bundle.open_bundle` takes. With ``only`` or ``runtime`` it may be a part.
 
     Raises:
         HubError: The hub cannot be reached or has no such release.
@@ -113,14 +107,14 @@ def fetch_bundle(
     if not is_address(place):
         return Path(place)
     address = Address.parse(place)
-    hub = connect(address.place, tell=tell)
+    hub = connect(address.place, on_message=on_message)
     if cache is None:
         import platformdirs
 
         cache = Path(platformdirs.user_cache_dir("aethernet")) / "releases"
     versions = cache / quote(hub.place, safe="") / address.name
     try:
-        version = address.version or _newest(hub, address.name, tell)
+        version = address.version or _newest(hub, address.name, on_message)
     except UnreachableError as error:
         if there := ", ".join(sorted(entry.name for entry in versions.glob("[!.]*"))):
             error.hint = f"which version is the newest only the hub knows; here already, to be named, are: {there}"
@@ -130,7 +124,9 @@ def fetch_bundle(
     trust = trust or read_trust(f"{address.place}/{address.name}")
     if folder.is_dir() and _holds(folder, only, runtime, trust):
         return folder
-    return download(exact, folder, only=only, runtime=runtime, trust=trust, tell=tell, progress=progress).path
+    return download(
+        exact, folder, only=only, runtime=runtime, trust=trust, on_message=on_message, progress=progress
+    ).path
 
 
 def _holds(folder: Path, only: Collection[str], runtime: str | None, trust: Trust | None) -> bool:
@@ -148,9 +144,9 @@ def download(
     only: Collection[str] = (),
     runtime: str | None = None,
     trust: Trust | None = None,
-    tell: Tell = lambda _: None,
+    on_message: OnMessage = lambda _: None,
     progress: Progress | None = None,
-    patience: Patience | None = None,
+    retry_policy: RetryPolicy | None = None,
 ) -> Download:
     """Make ``destination`` a release from a hub: whole, verified, in one step, or not at all.
 
@@ -162,9 +158,9 @@ def download(
         only: As in :func:`fetch_bundle`.
         runtime: As in :func:`fetch_bundle`.
         trust: Whose signature must be there; None accepts releases that are not signed.
-        tell: Told, in words, what is worth knowing.
+        on_message: Called with what is worth knowing, a sentence each.
         progress: Told bytes done and bytes in all.
-        patience: How often to try again.
+        retry_policy: How often to try again.
 
     Raises:
         HubError: The hub cannot be reached or has no such release. Finished files are kept for the next try.
@@ -175,18 +171,18 @@ def download(
     _require_known(only, runtime)
     if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
         raise UsageError(f"expected a folder, or nothing, at {destination}, found a file or a link")
-    hub = connect(address.place, tell=tell)
-    patience = patience or Patience()
+    hub = connect(address.place, on_message=on_message)
+    retry_policy = retry_policy or RetryPolicy()
     try:
-        version = address.version or _newest(hub, address.name, tell)
+        version = address.version or _newest(hub, address.name, on_message)
         snapshot = hub.snapshot(address.name, version)
         if address.version is not None:
-            _warn_of_yank(hub, address.name, version, tell)
+            _warn_of_yank(hub, address.name, version, on_message)
     except UnreachableError as error:
         there = _offline(address, destination, only, runtime, trust)
         if there is None:
             raise
-        tell(f"{error}; {destination} has this version already, unchanged")
+        on_message(f"{error}; {destination} has this version already, unchanged")
         return there
     _require_sane(snapshot)
     key = hashlib.sha256(f"{hub.place}/{address.name} {snapshot.revision}".encode()).hexdigest()[:16]
@@ -194,7 +190,7 @@ def download(
     try:
         with _alone(staging):
             try:
-                run = _Run(hub, snapshot, staging, destination, patience, tell, progress)
+                run = _Run(hub, snapshot, staging, destination, retry_policy, on_message, progress)
                 done = run.fetch(str(address), only, runtime, trust)
             except UnreachableError:
                 raise
@@ -209,20 +205,20 @@ def download(
         ) from error
 
 
-def _newest(hub: Hub, name: str, tell: Tell) -> str:
+def _newest(hub: Hub, name: str, on_message: OnMessage) -> str:
     version = newest_version(hub, name)
-    tell(f"newest version of {name}: {version}")
+    on_message(f"newest version of {name}: {version}")
     return version
 
 
-def _warn_of_yank(hub: Hub, name: str, version: str, tell: Tell) -> None:
+def _warn_of_yank(hub: Hub, name: str, version: str, on_message: OnMessage) -> None:
     try:
         reason = hub.yanked(name).get(version)
     except UnreachableError as error:
-        tell(f"whether {name} {version} was yanked is not known: {error}")
+        on_message(f"whether {name} {version} was yanked is not known: {error}")
         return
     if reason is not None:
-        tell(f"warning: {name} {version} was yanked: {printable(reason)}")
+        on_message(f"warning: {name} {version} was yanked: {printable(reason)}")
 
 
 def _offline(
@@ -285,7 +281,7 @@ def _wanted(entry: FileEntry, manifest: Manifest, only: Collection[str], runtime
     if entry == manifest.reference:
         return "reference" in only or not (only or runtime)
     if entry.precision is None and not entry.path.endswith(".engine"):
-        return True  # what every part needs: configuration, pictures, papers
+        return True  # what every part needs: configuration, images, papers
     if only and entry.precision is not None and entry.precision.value not in only:
         return False
     if runtime is None:
@@ -341,11 +337,11 @@ class _Run:
         snapshot: Snapshot,
         staging: Path,
         destination: Path,
-        patience: Patience,
-        tell: Tell,
+        retry_policy: RetryPolicy,
+        on_message: OnMessage,
         progress: Progress | None,
     ) -> None:
-        self.hub, self.snapshot, self.patience, self.tell = hub, snapshot, patience, tell
+        self.hub, self.snapshot, self.retry_policy, self.on_message = hub, snapshot, retry_policy, on_message
         self.root, self.partial, self.destination = staging / "release", staging / "partial", destination
         self.progress = progress or (lambda _done, _total: None)
         self.received = self.done = self.total = 0
@@ -353,13 +349,15 @@ class _Run:
     def fetch(self, address: str, only: Collection[str], runtime: str | None, trust: Trust | None) -> Download:
         bundle = self._records(trust)
         manifest = bundle.manifest
-        if foreign := foreign_files(self.destination, manifest):
+        if foreign := unexpected_files(self.destination, manifest):
             raise BundleError(
                 f"expected a release or nothing at {self.destination}, found other files: {_listed(foreign)}",
                 hint="move them away, or choose another folder; nothing was touched",
             )
         if manifest.name != self.snapshot.name:
-            self.tell(f"note: the release published as {self.snapshot.name} calls itself {printable(manifest.name)}")
+            self.on_message(
+                f"note: the release published as {self.snapshot.name} calls itself {printable(manifest.name)}"
+            )
         wanted = {entry.path: entry for entry in select_files(manifest, only, runtime)}
         kept = self._kept(bundle)
         if wanted.keys() <= kept.keys():
@@ -478,7 +476,7 @@ class _Run:
                 if have < size:
                     raise UnreachableError(f"{printable(path)} broke off after {have} of {size} bytes")
 
-            self.patience.run(attempt, self.tell, lambda: have)
+            self.retry_policy.run(attempt, self.on_message, lambda: have)
         return digest.hexdigest()
 
     def _advance(self, size: int, *, from_hub: bool = True) -> None:

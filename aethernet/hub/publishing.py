@@ -8,15 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from aethernet.bundle import Bundle, open_bundle, require_accepted, verify_bundle
 from aethernet.errors import AethernetError, BundleError, HubError
-from aethernet.hub import Address, Publication, connect
+from aethernet.hub.address import Address
+from aethernet.hub.connecting import connect
 from aethernet.hub.download import download
-from aethernet.signing import Trust
+from aethernet.hub.protocol import Publication
+from aethernet.release.bundle import Bundle, open_bundle
+from aethernet.release.signing import Trust
+from aethernet.release.verification import require_accepted, verify_bundle
 
 __all__ = ["Fetched", "Verified", "fetched", "publish_release", "take_back", "verify_release"]
 
-Tell = Callable[[str], None]
+OnMessage = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +28,8 @@ class Verified:
 
     identity: str
     files: int
-    picture: str | None
-    """How the network did on its check picture."""
+    image: str | None
+    """How the network did on its check image."""
     signature: str
     """Who signed it, as far as that was checked."""
 
@@ -40,7 +43,13 @@ class Fetched:
 
 
 def publish_release(
-    path: Path, place: str, name: str, *, private: bool = False, trust: Trust | None = None, tell: Tell = lambda _: None
+    path: Path,
+    place: str,
+    name: str,
+    *,
+    private: bool = False,
+    trust: Trust | None = None,
+    on_message: OnMessage = lambda _: None,
 ) -> Publication:
     """Publish a release folder in one atomic step.
 
@@ -50,7 +59,7 @@ def publish_release(
         name: Name on the hub.
         private: Whether a repository that has to be made is for invited readers only.
         trust: Whose signature must be on it; None publishes unsigned releases, too.
-        tell: Told, in words, what is worth knowing.
+        on_message: Called with what is worth knowing, a sentence each.
 
     Raises:
         GateError: The release failed its gate; nothing makes it publishable.
@@ -64,44 +73,44 @@ def publish_release(
     verification = verify_bundle(path, run=False, trust=trust)
     if not verification.ok:
         raise BundleError(f"refusing to publish a changed release: {'; '.join(verification.problems)}")
-    return connect(place, tell=tell).publish(bundle, name, private=private)
+    return connect(place, on_message=on_message).publish(bundle, name, private=private)
 
 
 @contextmanager
 def fetched(
-    address: Address, *, run: bool = True, trust: Trust | None = None, tell: Tell = lambda _: None
+    address: Address, *, run: bool = True, trust: Trust | None = None, on_message: OnMessage = lambda _: None
 ) -> Iterator[Fetched]:
-    """A release as a stranger gets it: downloaded into an empty folder; all bytes, who signed and one picture checked.
+    """A release as a stranger gets it: downloaded into an empty folder; all bytes, who signed and one image checked.
 
     Args:
         address: Which release; without a version, the newest.
-        run: Whether to run the network on its picture.
+        run: Whether to run the network on its image.
         trust: Whose signature must be there.
-        tell: Told, in words, what is worth knowing.
+        on_message: Called with what is worth knowing, a sentence each.
 
     Raises:
-        BundleError: It is not whole, not unchanged, not signed as it must be, or computes another picture.
+        BundleError: It is not whole, not unchanged, not signed as it must be, or computes another image.
         HubError: The hub cannot be reached or has no such release.
     """
     with tempfile.TemporaryDirectory() as folder:
-        copy = download(address, Path(folder) / address.name, trust=trust, tell=tell).path
+        copy = download(address, Path(folder) / address.name, trust=trust, on_message=on_message).path
         verification = verify_bundle(copy, run=run, trust=trust)
         if not verification.ok or verification.identity is None:
             raise BundleError(f"{address} is not what was released: {'; '.join(verification.problems)}")
         verified = Verified(
             identity=verification.identity,
             files=verification.files,
-            picture=verification.picture,
+            image=verification.image,
             signature=verification.signature,
         )
         yield Fetched(bundle=open_bundle(copy), verified=verified)
 
 
 def verify_release(
-    address: Address, *, run: bool = True, trust: Trust | None = None, tell: Tell = lambda _: None
+    address: Address, *, run: bool = True, trust: Trust | None = None, on_message: OnMessage = lambda _: None
 ) -> Verified:
     """What :func:`fetched` finds of a release; nothing of it is kept."""
-    with fetched(address, run=run, trust=trust, tell=tell) as found:
+    with fetched(address, run=run, trust=trust, on_message=on_message) as found:
         return found.verified
 
 

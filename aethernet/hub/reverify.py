@@ -1,7 +1,7 @@
 """Looking at published releases again: are they still there, still whole, and do they still do what they promise?
 
 A promise is what the manifest says: limits every form keeps, and the numbers measured at the release. Where the spec of
-a release is at hand, it is a promise, too: this version, made of this checkpoint. The numbers need the pictures they
+a release is at hand, it is a promise, too: this version, made of this checkpoint. The numbers need the images they
 were measured on, which a release does not contain; they are taken from the spec's folders and recognised by digest.
 """
 
@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aethernet.errors import AethernetError, GateError, HubError, SpecError, UsageError
-from aethernet.hub import Address, connect, printable
+from aethernet.hub.address import Address, printable
+from aethernet.hub.connecting import connect
 
 if TYPE_CHECKING:
-    from aethernet.comparison.again import Again
-    from aethernet.hub.publishing import Tell
-    from aethernet.manifest import Manifest
-    from aethernet.signing import Trust
-    from aethernet.spec import ReleaseSpec
+    from aethernet.hub.publishing import OnMessage
+    from aethernet.release.again import Remeasured
+    from aethernet.release.manifest import Manifest
+    from aethernet.release.signing import Trust
+    from aethernet.release.spec import ReleaseSpec
 
-__all__ = ["Finding", "Target", "issue_text", "released_at", "reverify", "specified_in"]
+__all__ = ["ReverifyFinding", "Target", "issue_text", "released_at", "reverify", "specified_in"]
 
 NOISE_FLOOR = 80.0
 """dB of PSNR to the reference above which differences are floating-point noise, another on every processor."""
@@ -44,7 +45,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class ReverifyFinding:
     """What a look at one release found."""
 
     address: str
@@ -52,8 +53,8 @@ class Finding:
     identity: str | None = None
     files: int = 0
     signature: str = ""
-    picture: str | None = None
-    """How the network did on its check picture."""
+    image: str | None = None
+    """How the network did on its check image."""
     forms: tuple[str, ...] = ()
     """Files that were run beside the reference."""
     numbers: int = 0
@@ -67,20 +68,20 @@ class Finding:
         return not self.problems
 
 
-def specified_in(folder: Path, place: str) -> tuple[list[Target], list[Finding]]:
+def specified_in(folder: Path, place: str) -> tuple[list[Target], list[ReverifyFinding]]:
     """The releases that specs in a folder (``NAME/release.toml``) name, and what is wrong with specs that say nothing.
 
     Raises:
         UsageError: There is no spec.
     """
-    from aethernet.spec import read_spec
+    from aethernet.release.spec import read_spec
 
     targets, unreadable = [], []
     for path in sorted(folder.glob("*/release.toml")):
         try:
             spec = read_spec(path)
         except SpecError as error:
-            unreadable.append(Finding(address=f"{place}/{path.parent.name}", problems=(f"{path}: {error}",)))
+            unreadable.append(ReverifyFinding(address=f"{place}/{path.parent.name}", problems=(f"{path}: {error}",)))
         else:
             targets.append(Target(address=f"{place}/{spec.name}@{spec.version}", spec=spec))
     if not targets and not unreadable:
@@ -106,8 +107,8 @@ def released_at(place: str) -> list[Target]:
 
 
 def reverify(
-    target: Target, *, trust: Trust | None = None, images: Sequence[Path] = (), tell: Tell = lambda _: None
-) -> Finding:
+    target: Target, *, trust: Trust | None = None, images: Sequence[Path] = (), on_message: OnMessage = lambda _: None
+) -> ReverifyFinding:
     """Download a release, check every byte and its signature, run every form, hold it against what it promises.
 
     Whatever goes wrong is a finding and never raised.
@@ -115,23 +116,23 @@ def reverify(
     Args:
         target: Which release.
         trust: Whose signature must be on it; None accepts releases that are not signed.
-        images: Folders that may hold the pictures its numbers were measured on, and their originals; the spec's and
+        images: Folders that may hold the images its numbers were measured on, and their originals; the spec's and
             the library's own are looked at anyway.
-        tell: Told, in words, what is worth knowing.
+        on_message: Called with what is worth knowing, a sentence each.
     """
     from aethernet.comparison import judge
-    from aethernet.comparison.again import compare_again
     from aethernet.hub.publishing import fetched
+    from aethernet.release.again import compare_again
 
     try:
-        with fetched(Address.parse(target.address), trust=trust, tell=tell) as found:
+        with fetched(Address.parse(target.address), trust=trust, on_message=on_message) as found:
             manifest, verified = found.bundle.manifest, found.verified
-            pictures, partners, note = _pictures(manifest, target.spec, images)
-            again = compare_again(found.bundle, pictures, partners)
+            named_images, partners, note = _images(manifest, target.spec, images)
+            again = compare_again(found.bundle, named_images, partners)
     except AethernetError as error:
-        return Finding(address=target.address, problems=(str(error),))
+        return ReverifyFinding(address=target.address, problems=(str(error),))
     except Exception as error:  # noqa: BLE001 (a stranger's file may make a library throw anything)
-        return Finding(address=target.address, problems=(f"could not be run: {type(error).__name__}: {error}",))
+        return ReverifyFinding(address=target.address, problems=(f"could not be run: {type(error).__name__}: {error}",))
     problems = _broken_word(manifest, target)
     released = [form.precision for form in manifest.forms if form.status == "released"]
     try:
@@ -142,13 +143,13 @@ def reverify(
     if not note:
         numbers, other = _other_numbers(manifest, again)
         problems += other
-    return Finding(
+    return ReverifyFinding(
         address=target.address,
         problems=tuple(problems),
         identity=verified.identity,
         files=verified.files,
         signature=verified.signature,
-        picture=verified.picture,
+        image=verified.image,
         forms=tuple(dict.fromkeys(item.form.file for item in again.measurements)),
         numbers=numbers,
         note=note,
@@ -173,29 +174,29 @@ def _broken_word(manifest: Manifest, target: Target) -> list[str]:
     return problems
 
 
-def _pictures(
+def _images(
     manifest: Manifest, spec: ReleaseSpec | None, images: Sequence[Path]
 ) -> tuple[dict[str, Path], dict[str, Path], str]:
-    """Pictures to run, their originals, and why they are not those its numbers were measured on; empty if they are."""
+    """Images to run, their originals, and why they are not those its numbers were measured on; empty if they are."""
     from aethernet.artifact import file_digest
-    from aethernet.pictures import list_pictures, sample_pictures
+    from aethernet.images.files import list_images, sample_images
 
     folders = [*images, *((spec.images, spec.hr) if spec is not None else ())]
-    here = [path for folder in folders if folder is not None and folder.is_dir() for path in list_pictures(folder)]
-    known = {file_digest(path): path for path in [*sample_pictures(), *here]}
-    stated = manifest.conditions.pictures
+    here = [path for folder in folders if folder is not None and folder.is_dir() for path in list_images(folder)]
+    known = {file_digest(path): path for path in [*sample_images(), *here]}
+    stated = manifest.conditions.images
     missing = [one.name for one in stated if one.sha256 not in known or one.hr_sha256 not in {None, *known}]
     if not stated or missing:
         note = (
-            "its numbers were not measured again, because the pictures they were measured on are not here: "
+            "its numbers were not measured again, because the images they were measured on are not here: "
             f"{printable(', '.join(missing)) or 'it names none'}"
         )
-        return {path.stem: path for path in sample_pictures()}, {}, note
+        return {path.stem: path for path in sample_images()}, {}, note
     partners = {one.name: known[one.hr_sha256] for one in stated if one.hr_sha256 is not None}
     return {one.name: known[one.sha256] for one in stated}, partners, ""
 
 
-def _other_numbers(manifest: Manifest, again: Again) -> tuple[int, list[str]]:
+def _other_numbers(manifest: Manifest, again: Remeasured) -> tuple[int, list[str]]:
     """How many stated numbers were measured again, and those that came out differently."""
     problems = []
     measured = {(item.form.file, item.case): item for item in again.measurements}
@@ -211,21 +212,21 @@ def _other_numbers(manifest: Manifest, again: Again) -> tuple[int, list[str]]:
             problems.append(
                 f"{stated.form.file} on {printable(stated.case)}: promised {told}, measured {found.psnr:.2f} dB"
             )
-    quality = {(item.form, item.picture): item.psnr_rgb for item in again.quality}
+    quality = {(item.form, item.image): item.psnr_rgb for item in again.quality}
     for promised in manifest.quality:
-        value = quality.get((promised.form, promised.picture))
+        value = quality.get((promised.form, promised.image))
         if value is None or promised.psnr_rgb is None:
             continue
         compared += 1
         if not abs(value - promised.psnr_rgb) <= ALLOWED_QUALITY:
             problems.append(
-                f"{printable(promised.form)} on {printable(promised.picture)}: promised {promised.psnr_rgb:.2f} dB "
+                f"{printable(promised.form)} on {printable(promised.image)}: promised {promised.psnr_rgb:.2f} dB "
                 f"against the original, measured {value:.2f} dB"
             )
     return compared, problems
 
 
-def issue_text(findings: Sequence[Finding]) -> str:
+def issue_text(findings: Sequence[ReverifyFinding]) -> str:
     """What to tell people about releases that are not as they were promised, in Markdown.
 
     Texts of releases are strangers' texts: they stand in code blocks, where they mention nobody and link nowhere.
@@ -248,7 +249,7 @@ def issue_text(findings: Sequence[Finding]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _facts(finding: Finding) -> list[str]:
+def _facts(finding: ReverifyFinding) -> list[str]:
     if finding.identity is None:
         return []
     told = [f"{finding.files} files, {len(finding.forms)} run, {finding.numbers} stated numbers measured again"]

@@ -1,7 +1,7 @@
-"""Where ranges come from when pictures decide: every tensor is watched, in constant memory, and gets the range that
+"""Where ranges come from when images decide: every tensor is watched, in constant memory, and gets the range that
 costs it least.
 
-Two passes over the pictures: the first finds each tensor's extremes, the second fills a histogram between them. From
+Two passes over the images: the first finds each tensor's extremes, the second fills a histogram between them. From
 the histogram follow three ranges per tensor (extremes, a percentile, the one with the least mean square error) and the
 error each causes; the smallest wins. Background: Krishnamoorthi 2018 (arXiv:1806.08342), Wu et al. 2020
 (arXiv:2004.09602).
@@ -23,12 +23,12 @@ from aethernet.errors import CalibrationError
 from aethernet.quantization.scheme import ACTIVATION_MAX, ACTIVATION_MIN, activation_scale
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = [
     "PERCENTILE",
-    "Choice",
     "Method",
+    "RangeChoice",
     "TensorHistogram",
     "as_input",
     "choose_range",
@@ -70,7 +70,7 @@ class TensorHistogram:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class RangeChoice:
     """A range and how it came about."""
 
     scale: float
@@ -82,20 +82,20 @@ class Choice:
 def watch(
     network: nn.Module,
     points: Mapping[str, nn.Module],
-    pictures: Iterable[Picture],
+    images: Iterable[ImageArray],
     gates: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, TensorHistogram]:
-    """Histograms of what goes into each of ``points`` while ``network`` runs over the pictures, twice.
+    """Histograms of what goes into each of ``points`` while ``network`` runs over the images, twice.
 
     Args:
         network: In evaluation mode.
         points: Name -> module whose input is watched.
-        pictures: [N, C, H, W] float32 in [0, 1]; iterated twice, one at a time.
+        images: [N, C, H, W] float32 in [0, 1]; iterated twice, one at a time.
         gates: Name of a point -> module, run before, by the sigmoid of whose output the watched values are multiplied
             later. Values count by the square of that sigmoid, as their rounding errors do.
 
     Raises:
-        CalibrationError: There are no pictures, or a value is not finite.
+        CalibrationError: There are no images, or a value is not finite.
     """
     extremes = dict.fromkeys(points, (np.inf, -np.inf))
 
@@ -104,9 +104,9 @@ def watch(
         # Unlike min() and max(), these keep a NaN.
         extremes[name] = (float(np.minimum(extremes[name][0], low)), float(np.maximum(extremes[name][1], high)))
 
-    ran = _run(network, points, pictures, extend)
+    ran = _run(network, points, images, extend)
     if not ran:
-        raise CalibrationError("expected pictures to calibrate on, found none")
+        raise CalibrationError("expected images to calibrate on, found none")
     broken = [name for name, (low, high) in extremes.items() if not np.isfinite([low, high]).all()]
     if broken:
         raise CalibrationError(f"expected finite activations, found NaN or infinity in {', '.join(broken[:3])}")
@@ -129,7 +129,7 @@ def watch(
 
     handles = [gate.register_forward_hook(weigh(name)) for name, gate in gates.items() if name in points]
     try:
-        _run(network, points, pictures, count)
+        _run(network, points, images, count)
     finally:
         for handle in handles:
             handle.remove()
@@ -139,21 +139,21 @@ def watch(
     }
 
 
-def as_input(picture: Picture) -> Tensor:
+def as_input(image: ImageArray) -> Tensor:
     """[N, C, H, W] as a tensor, channels last in memory, which is what PyTorch is fast for."""
-    return torch.from_numpy(picture).to(memory_format=torch.channels_last)
+    return torch.from_numpy(image).to(memory_format=torch.channels_last)
 
 
 def _run(
     network: nn.Module,
     points: Mapping[str, nn.Module],
-    pictures: Iterable[Picture],
+    images: Iterable[ImageArray],
     record: Callable[[str, Tensor], None],
 ) -> int:
     number = 0
     with _hooked(points, record), torch.inference_mode():
-        for picture in pictures:
-            network(as_input(picture))
+        for image in images:
+            network(as_input(image))
             number += 1
     return number
 
@@ -171,7 +171,7 @@ def _hooked(points: Mapping[str, nn.Module], record: Callable[[str, Tensor], Non
             handle.remove()
 
 
-def choose_range(seen: TensorHistogram, method: Method = Method.BEST) -> Choice:
+def choose_range(seen: TensorHistogram, method: Method = Method.BEST) -> RangeChoice:
     """The range for one tensor."""
     widest = activation_scale(seen.low, seen.high)
     scales = {
@@ -181,7 +181,7 @@ def choose_range(seen: TensorHistogram, method: Method = Method.BEST) -> Choice:
     }
     wanted = list(scales) if method is Method.BEST else [method]
     candidates = [
-        Choice(scale=scale, method=one, noise=rounding_noise(seen, scale))
+        RangeChoice(scale=scale, method=one, noise=rounding_noise(seen, scale))
         for one in wanted
         for scale in (activation_scale(0.0, wide * ACTIVATION_MAX) for wide in scales[one])
     ]
@@ -205,21 +205,21 @@ def rounding_noise(seen: TensorHistogram, scale: float) -> float:
     return float((seen.counts * ((x - rounded) ** 2 + min(spread, scale**2 / 12))).sum()) / power
 
 
-def crops_of(pictures: Iterable[Picture], side: int, each: int, seed: int = 0) -> list[Picture]:
-    """Up to ``each`` crops of at most ``side`` x ``side`` from every picture, the same for the same seed.
+def crops_of(images: Iterable[ImageArray], side: int, each: int, seed: int = 0) -> list[ImageArray]:
+    """Up to ``each`` crops of at most ``side`` x ``side`` from every image, the same for the same seed.
 
     Args:
-        pictures: [1, C, H, W] float32 in [0, 1].
+        images: [1, C, H, W] float32 in [0, 1].
         side: Pixels.
-        each: Crops per picture.
+        each: Crops per image.
         seed: Of the places.
     """
     places = np.random.default_rng(seed)
     crops = []
-    for picture in pictures:
-        height, width = picture.shape[2:]
+    for image in images:
+        height, width = image.shape[2:]
         number = 1 if max(height, width) <= side else each
         for _ in range(number):
             top, left = (int(places.integers(0, max(1, extent - side + 1))) for extent in (height, width))
-            crops.append(np.ascontiguousarray(picture[:, :, top : top + side, left : left + side]))
+            crops.append(np.ascontiguousarray(image[:, :, top : top + side, left : left + side]))
     return crops

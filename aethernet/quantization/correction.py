@@ -1,8 +1,8 @@
-"""Bias correction: rounding shifts the mean of what a layer gives, and such shifts add up to a tint in the picture.
+"""Bias correction: rounding shifts the mean of what a layer gives, and such shifts add up to a tint of the image.
 
 The expected shift is measured and taken off the bias, one layer after the other, so that each layer is corrected for
 what reaches it from layers corrected before (Nagel et al. 2019, Data-Free Quantization, arXiv:1906.04721, section 4.2,
-with pictures instead of statistics). It also takes off the mean of what replacing GELU changes.
+with images instead of statistics). It also takes off the mean of what replacing GELU changes.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aethernet.architectures.foreign import ForeignNetwork
+from aethernet.networks.third_party import ThirdPartyNetwork
 from aethernet.quantization.generic import last_layer
 from aethernet.quantization.modules import QuantizedConv
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
+    from aethernet.networks.network import Network
 
 __all__ = ["correct_biases", "source_name"]
 
@@ -44,9 +44,9 @@ def correct_biases(network: Network, fused: Network, crops: Tensor, slopes: dict
         slopes: Generation 1: unit -> slope folded into its gate.
 
     Returns:
-        The largest correction, in units of the picture's range, at the last layer: the tint that was removed.
+        The largest correction, in units of the image's range, at the last layer: the channel shift that was removed.
     """
-    last = last_layer(fused) if isinstance(fused, ForeignNetwork) else "conv_last"
+    last = last_layer(fused) if isinstance(fused, ThirdPartyNetwork) else "conv_last"
     generation = getattr(network.config, "generation", None)
     layers = {name: m for name, m in network.named_modules() if isinstance(m, QuantizedConv) or name == last}
     wanted: dict[str, Tensor] = {}
@@ -64,11 +64,11 @@ def correct_biases(network: Network, fused: Network, crops: Tensor, slopes: dict
         source = fused.get_submodule(source_name(name, generation))
         handles.append(source.register_forward_hook(remember(name, isinstance(source, nn.Linear))))
     _run(fused, crops, handles)
-    tint = 0.0
+    channel_shift = 0.0
 
     def correct(name: str) -> Callable[[Any, Any, Tensor], Tensor]:
         def hook(module: Any, inputs: Any, output: Tensor) -> Tensor:
-            nonlocal tint
+            nonlocal channel_shift
             if isinstance(module, QuantizedConv):
                 output = module.before_output(module.input(inputs[0]))
             shift = wanted[name] - output.mean(dim=(0, 2, 3))
@@ -77,14 +77,14 @@ def correct_biases(network: Network, fused: Network, crops: Tensor, slopes: dict
             module.bias += shift
             output = output + shift.view(1, -1, 1, 1)
             if name == last:
-                tint = float(shift.abs().max())
+                channel_shift = float(shift.abs().max())
             result: Tensor = module.output(output) if isinstance(module, QuantizedConv) else output
             return result
 
         return hook
 
     _run(network, crops, [module.register_forward_hook(correct(name)) for name, module in layers.items()])
-    return tint
+    return channel_shift
 
 
 def _run(network: nn.Module, crops: Tensor, handles: list[torch.utils.hooks.RemovableHandle]) -> None:

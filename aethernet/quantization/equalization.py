@@ -1,14 +1,14 @@
 """Equalising channels before quantising: one scale per tensor wastes most of its steps where channels differ in size.
 
 In a gate, a channel of what is multiplied with the gate can be made smaller before and larger after without changing
-the picture. Half of the difference is taken (in decibels): then the product gains more than what is multiplied loses
+the image. Half of the difference is taken (in decibels): then the product gains more than what is multiplied loses
 (measured on a real network: 1.3 dB of the whole; all of the difference: 0.2 dB).
 
 Between two convolutions with nothing but a positively homogeneous activation between them, a channel can be made
-smaller in the first and larger in the second without changing the picture (Nagel et al. 2019, arXiv:1906.04721, section
+smaller in the first and larger in the second without changing the image (Nagel et al. 2019, arXiv:1906.04721, section
 4.1). It is done from ``conv_before_upsample`` through the upsampler: a third of the rounding error there on a real
 network, 1 dB of the whole. It counts more where a quantiser follows the leaky activation, whose small negative values
-would otherwise all round to zero, a tint that depends on the picture. Dividing the difference between activations and
+would otherwise all round to zero, a tint that depends on the image. Dividing the difference between activations and
 weights was measured to be worse.
 """
 
@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aethernet.network.blocks import GatedFeedForward
-from aethernet.network.generation1 import GatedLinear
+from aethernet.networks.blocks import GatedFeedForward
+from aethernet.networks.generation1 import GatedLinear
 from aethernet.quantization.calibration import as_input
 
 if TYPE_CHECKING:
-    from aethernet.network import AetherNet
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
+    from aethernet.networks import AetherNet
 
 __all__ = ["equalize_gates", "equalize_tail"]
 
@@ -34,11 +34,11 @@ _SMALLEST, _LARGEST = 1 / 32, 32.0
 
 
 @torch.no_grad()
-def equalize_gates(fused: AetherNet, crops: Sequence[Picture]) -> None:
+def equalize_gates(fused: AetherNet, crops: Sequence[ImageArray]) -> None:
     """Bring the channels of every gate's product nearer to one size, in place.
 
     Args:
-        fused: In fused form; computes the same picture afterwards.
+        fused: In fused form; computes the same image afterwards.
         crops: At least one, each [N, C, H, W] float32 in [0, 1].
     """
     gates: list[tuple[Any, Any]] = []  # what is multiplied with the gate, and what reads the product
@@ -58,11 +58,11 @@ def equalize_gates(fused: AetherNet, crops: Sequence[Picture]) -> None:
 
 
 @torch.no_grad()
-def equalize_tail(fused: AetherNet, crops: Sequence[Picture]) -> bool:
+def equalize_tail(fused: AetherNet, crops: Sequence[ImageArray]) -> bool:
     """Bring the channels between the convolutions from ``conv_before_upsample`` to the last one to one size, in place.
 
     Args:
-        fused: In fused form; computes the same picture afterwards.
+        fused: In fused form; computes the same image afterwards.
         crops: Each [N, C, H, W] float32 in [0, 1].
 
     Returns:
@@ -89,7 +89,7 @@ def equalize_tail(fused: AetherNet, crops: Sequence[Picture]) -> bool:
 
 
 def _channel_maxima(
-    fused: AetherNet, layers: Sequence[nn.Module], crops: Sequence[Picture], *, of_input: bool = False
+    fused: AetherNet, layers: Sequence[nn.Module], crops: Sequence[ImageArray], *, of_input: bool = False
 ) -> list[Tensor]:
     """Largest magnitude of each channel a layer gives, or is given; of linear layers the last axis is the channels'."""
     found: dict[nn.Module, Tensor] = {}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from aethernet.architectures.foreign import ForeignNetwork
 from aethernet.errors import QuantizationError
+from aethernet.networks.third_party import ThirdPartyNetwork
 from aethernet.quantization.modules import QuantizedConv
 
 __all__ = ["last_layer", "quantize_convolutions", "units_of_generic"]
@@ -39,7 +39,7 @@ class _Layers:
     """Multiply-accumulates of the units, of those of all layers with weights."""
 
 
-def units_of_generic(network: ForeignNetwork) -> list[str]:
+def units_of_generic(network: ThirdPartyNetwork) -> list[str]:
     """Names of the convolutions that are quantised or kept float, in the order they run.
 
     Raises:
@@ -54,12 +54,12 @@ def units_of_generic(network: ForeignNetwork) -> list[str]:
     return list(layers.units)
 
 
-def last_layer(network: ForeignNetwork) -> str:
+def last_layer(network: ThirdPartyNetwork) -> str:
     """Name of the convolution that runs last."""
     return _look(network).order[-1]
 
 
-def quantize_convolutions(network: ForeignNetwork, fused: ForeignNetwork, quantized: Sequence[str]) -> None:
+def quantize_convolutions(network: ThirdPartyNetwork, fused: ThirdPartyNetwork, quantized: Sequence[str]) -> None:
     """Put quantisers, switched off, around the convolutions of ``network`` that ``quantized`` names, in place.
 
     Args:
@@ -79,7 +79,7 @@ def quantize_convolutions(network: ForeignNetwork, fused: ForeignNetwork, quanti
 
 
 @torch.no_grad()
-def _look(network: ForeignNetwork) -> _Layers:
+def _look(network: ThirdPartyNetwork) -> _Layers:
     """Run the network once and remember; a network never changes which layers it has."""
     known: _Layers | None = network.layers
     if known is not None:

@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from aethernet.architectures import padded
-from aethernet.architectures.foreign import ForeignNetwork, as_aethernet
 from aethernet.errors import CalibrationError
+from aethernet.networks.network import as_aethernet
+from aethernet.networks.sizes import padded
+from aethernet.networks.third_party import ThirdPartyNetwork
+from aethernet.quantization.calibrated import Calibrated, TensorRange
 from aethernet.quantization.calibration import (
     Method,
     TensorHistogram,
@@ -40,14 +42,14 @@ from aethernet.quantization.structure import (
 )
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
-    from aethernet.checkpoint.layout import QuantizationRecords
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
+    from aethernet.networks.network import Network
+    from aethernet.quantization.records import QuantizationRecords
 
-__all__ = ["CROPS_EACH", "CROP_SIDE", "Calibrated", "Quantized", "TensorRange", "calibrate", "quantize"]
+__all__ = ["CROPS_EACH", "CROP_SIDE", "Quantized", "calibrate", "quantize"]
 
 CROP_SIDE, CROPS_EACH = 96, 4
-"""Calibration looks at this many crops of this side per picture, one at a time."""
+"""Calibration looks at this many crops of this side per image, one at a time."""
 
 _CORRECTION_CROPS = 24
 """Biases are corrected on at most this many crops at once, so that memory stays bounded."""
@@ -57,16 +59,6 @@ _SLOPE_CROPS = 2
 _MOST_MEASURED = 100
 """Parts: measuring each takes as many runs of the network, hours for the hundreds of convolutions that some have."""
 _SLOPES = tuple(round(1.58 + 0.02 * step, 2) for step in range(8))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorRange:
-    """How one activation is quantised, and why so."""
-
-    name: str
-    scale: float
-    source: str
-    """``records: MODULE``, ``pictures: METHOD``, ``derived`` or ``learned``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,32 +72,16 @@ class Quantized:
     """Parts left in float by choice."""
     slope: float | None
     """Generation 1: slope of the sigmoid that stands for GELU."""
-    tint_removed: float | None
-    """Largest mean shift of the last layer that bias correction took off, in units of the picture's range."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibrated:
-    """A network with a grid for every tensor, before biases are corrected and weights are put on theirs for good."""
-
-    network: Network = field(repr=False)
-    """Quantisers in place and switched on, weights still exact."""
-    fused: Network = field(repr=False)
-    """The float network it was made from, channels equalised: the same picture."""
-    crops: tuple[Picture, ...] = field(repr=False)
-    """What was looked at, each [1, C, H, W]."""
-    slope: float | None
-    slopes: dict[str, float]
-    """Unit -> slope folded into its gate."""
-    tensors: tuple[TensorRange, ...]
+    channel_shift_removed: float | None
+    """Largest mean shift of the last layer that bias correction took off, in units of the image's range."""
 
 
 def quantize(
     fused: Network,
     *,
-    pictures: Sequence[Picture] = (),
+    images: Sequence[ImageArray] = (),
     records: QuantizationRecords | None = None,
-    fallback: Sequence[Picture] = (),
+    fallback: Sequence[ImageArray] = (),
     method: Method = Method.BEST,
     keep_float: Collection[str] | None = None,
     seed: int = 0,
@@ -113,32 +89,32 @@ def quantize(
 ) -> Quantized:
     """Make the int8 network of ``fused``.
 
-    Ranges come from ``records`` or ``pictures``; where both know a tensor, the one that rounds it with less error.
+    Ranges come from ``records`` or ``images``; where both know a tensor, the one that rounds it with less error.
 
     Args:
         fused: In fused form, float32. Not changed.
-        pictures: To calibrate on, each [1, C, H, W] float32 in [0, 1].
+        images: To calibrate on, each [1, C, H, W] float32 in [0, 1].
         records: Of quantisation-aware training.
-        fallback: Pictures for what records leave open, where no ``pictures`` are given.
-        method: How ranges follow from pictures.
+        fallback: Images for what records leave open, where no ``images`` are given.
+        method: How ranges follow from images.
         keep_float: Names from :func:`units_of` to leave in float; None: those :func:`out_of_proportion` names, or none
             where there are too many to measure each.
         seed: Of the places crops are taken from.
         freeze: Put the weights on their grid; what is to learn keeps them exact.
 
     Raises:
-        CalibrationError: Neither records nor pictures.
+        CalibrationError: Neither records nor images.
         QuantizationError: An impossible request.
     """
-    calibrated = partial(
-        calibrate, fused, pictures=pictures, records=records, fallback=fallback, method=method, seed=seed
-    )
+    calibrated = partial(calibrate, fused, images=images, records=records, fallback=fallback, method=method, seed=seed)
     ready = calibrated(keep_float=keep_float or ())
     if keep_float is None:
         few = len(units_of(fused)) <= _MOST_MEASURED
         keep_float = out_of_proportion(ready) if ready.crops and few else ()
         ready = _without(ready, keep_float) or calibrated(keep_float=keep_float)
-    tint = correct_biases(ready.network, ready.fused, _batch(ready.crops), ready.slopes) if ready.crops else None
+    channel_shift = (
+        correct_biases(ready.network, ready.fused, _batch(ready.crops), ready.slopes) if ready.crops else None
+    )
     if freeze:
         freeze_weights(ready.network)
     return Quantized(
@@ -146,44 +122,42 @@ def quantize(
         tensors=ready.tensors,
         keep_float=tuple(unit for unit in units_of(fused) if unit in keep_float),
         slope=ready.slope,
-        tint_removed=tint,
+        channel_shift_removed=channel_shift,
     )
 
 
 def calibrate(
     fused: Network,
     *,
-    pictures: Sequence[Picture] = (),
+    images: Sequence[ImageArray] = (),
     records: QuantizationRecords | None = None,
-    fallback: Sequence[Picture] = (),
+    fallback: Sequence[ImageArray] = (),
     method: Method = Method.BEST,
     keep_float: Collection[str] = (),
     seed: int = 0,
 ) -> Calibrated:
     """Find the grid of every tensor; arguments and errors are those of :func:`quantize`."""
-    if not pictures and records is None:
-        raise CalibrationError("expected calibration pictures or records of quantisation-aware training, found neither")
-    crops = [padded(crop, fused.config.size) for crop in crops_of(pictures or fallback, CROP_SIDE, CROPS_EACH, seed)]
+    if not images and records is None:
+        raise CalibrationError("expected calibration images or records of quantisation-aware training, found neither")
+    crops = [padded(crop, fused.config.size) for crop in crops_of(images or fallback, CROP_SIDE, CROPS_EACH, seed)]
     # PyTorch's large depthwise kernels are several times faster with channels last (measured with AVX2: 7.5 times).
     fused = copy.deepcopy(fused).to(memory_format=torch.channels_last)
     tail_changed = False
-    if not isinstance(fused, ForeignNetwork):
-        if pictures:  # the library's own are no reason to do without what training recorded
+    if not isinstance(fused, ThirdPartyNetwork):
+        if images:  # the library's own are no reason to do without what training recorded
             equalize_gates(fused, crops)
         tail_changed = equalize_tail(fused, crops)
     slope = _fit_slope(fused, crops)
     slopes = {unit: slope for unit in gated_units(fused) if slope is not None}
     network = restructure(fused, slopes=slopes, keep_float=keep_float)
     known = recorded_ranges(records, as_aethernet(network), slopes) if records is not None else {}
-    known = {name: one for name, one in known.items() if not _is_rescaled(name, bool(pictures), tail_changed)}
-    if records is not None and not usable_records(records) and not pictures:
-        raise CalibrationError("the checkpoint's quantisation records hold no usable range, and there are no pictures")
+    known = {name: one for name, one in known.items() if not _is_rescaled(name, bool(images), tail_changed)}
+    if records is not None and not usable_records(records) and not images:
+        raise CalibrationError("the checkpoint's quantisation records hold no usable range, and there are no images")
     quantizers = quantizers_of(network)
-    # Derived: what depends on another scale alone. Recorded ranges are looked at again only where pictures were given.
+    # Derived: what depends on another scale alone. Recorded ranges are looked at again only where images were given.
     watched = {
-        name: one
-        for name, one in quantizers.items()
-        if not name.endswith(".sigmoid") and (pictures or name not in known)
+        name: one for name, one in quantizers.items() if not name.endswith(".sigmoid") and (images or name not in known)
     }
     gates = {
         f"{name}.crossed": module.conv_gate
@@ -196,9 +170,7 @@ def calibrate(
         scale, source = _decide(known.get(name), seen.get(name), method)
         if scale is None:
             if not name.endswith(".sigmoid"):
-                raise CalibrationError(
-                    f"expected a record or a picture to take the range of {name} from, found neither"
-                )
+                raise CalibrationError(f"expected a record or an image to take the range of {name} from, found neither")
             # sigmoid of the largest gate there can be; gates come first in the dictionary
             gate = quantizers[f"{name.removesuffix('.sigmoid')}.conv_gate.output"]
             scale = activation_scale(0.0, 1 / (1 + math.exp(-ACTIVATION_MAX * float(gate.scale))))
@@ -231,9 +203,9 @@ def _without(ready: Calibrated, keep_float: Collection[str]) -> Calibrated | Non
 def _decide(
     recorded: tuple[Range, str] | None, seen: TensorHistogram | None, method: Method
 ) -> tuple[float | None, str]:
-    """Scale and source of one tensor: by the record, by pictures, or by whichever of the two rounds with less error.
+    """Scale and source of one tensor: by the record, by images, or by whichever of the two rounds with less error.
 
-    Observers keep the extremes of a whole training, often several times what any picture needs.
+    Observers keep the extremes of a whole training, often several times what any image needs.
     """
     choice = choose_range(seen, method) if seen is not None else None
     if recorded is None:
@@ -259,8 +231,8 @@ def freeze_weights(network: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def _fit_slope(fused: Network, crops: Sequence[Picture]) -> float | None:
-    """Generation 1: the slope for all gates with which the network's picture stays nearest to that with exact GELU.
+def _fit_slope(fused: Network, crops: Sequence[ImageArray]) -> float | None:
+    """Generation 1: the slope for all gates with which the network's image stays nearest to that with exact GELU.
 
     Fitting it to each layer's own values is worse: errors of several layers then point the same way (measured on a real
     network: 55 dB against 63).
@@ -280,8 +252,8 @@ def _fit_slope(fused: Network, crops: Sequence[Picture]) -> float | None:
     return min(_SLOPES, key=error)
 
 
-def _batch(crops: Sequence[Picture]) -> torch.Tensor:
-    """Crops of one size, [N, C, H, W]: as many as have the commonest, spread over the pictures."""
+def _batch(crops: Sequence[ImageArray]) -> torch.Tensor:
+    """Crops of one size, [N, C, H, W]: as many as have the commonest, spread over the images."""
     sizes = [crop.shape[2:] for crop in crops]
     common = max(sorted(set(sizes)), key=sizes.count)
     chosen = [crop for crop, size in zip(crops, sizes, strict=True) if size == common]

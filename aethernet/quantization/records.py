@@ -11,23 +11,33 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from aethernet.network.generation1 import AetherNet1
+from aethernet.networks.generation1 import AetherNet1
 from aethernet.quantization.structure import quantizers_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from aethernet.checkpoint.layout import QuantizationRecords
-    from aethernet.network import AetherNet
+    from aethernet.networks import AetherNet
 
-__all__ = ["Range", "recorded_ranges", "usable_records"]
+__all__ = ["QuantizationRecords", "Range", "recorded_ranges", "usable_records"]
 
 Range = tuple[float, float]
 """Smallest and largest value."""
 
 _OBSERVER = ".activation_post_process"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationRecords:
+    """What quantisation-aware training left beside the weights, by the checkpoint's own names; used by int8 alone."""
+
+    origin: str
+    """``qat`` (observers and fake quantisers) or ``converted`` (PyTorch's packed int8 modules)."""
+    tensors: dict[str, Tensor] = field(repr=False)
+    """Scales, zero-points, ranges and switches; an unused observer holds (+inf, -inf)."""
 
 
 def usable_records(records: QuantizationRecords) -> dict[str, Range]:
@@ -36,7 +46,7 @@ def usable_records(records: QuantizationRecords) -> dict[str, Range]:
     points = [
         _number(tensor) for name, tensor in tensors.items() if name.endswith(".zero_point") and "weight" not in name
     ]
-    # PyTorch's x86 default leaves one of eight bits unused; zero-points tell, as they lie near the middle of the grid.
+    # PyTorch's x86 default leaves one of eight bits unused; zero-points show it: they lie near the middle of the grid.
     highest = 127 if all(point is not None and point <= 127 for point in points) else 255
     found: dict[str, Range] = {}
     modules = sorted({name.split(_OBSERVER)[0] for name in tensors if _OBSERVER in name and "weight_fake" not in name})

@@ -11,7 +11,7 @@ Pairs of weights
     Processors with AVX2 but without VNNI multiply unsigned by signed bytes and add two neighbouring products in 16
     bits, which saturates: 255 * 127 + 255 * 127 does not fit. Two weights that are neighbours along the input channels
     therefore never add up to more than 128 in either sign; then no input whatever can overflow, and every machine
-    computes the same picture. It costs a fraction of a bit in the channels where it binds, where the usual remedy
+    computes the same image. It costs a fraction of a bit in the channels where it binds, where the usual remedy
     (7-bit weights everywhere) costs a whole one.
 
 Quantised
@@ -21,8 +21,8 @@ Quantised
 
 Float
     ``conv_first``: three input channels of full precision, little work.
-    ``conv_last``, and the upsampler's last convolution, which is merged with it (:mod:`aethernet.merging`): the result
-    is the picture, and an integer kernel would have to round that result to 8 bits twice.
+    ``conv_last``, and the upsampler's last convolution, which is merged with it (:mod:`aethernet.networks.merging`):
+    the result is the image, and an integer kernel would have to round that result to 8 bits twice.
     Large depthwise kernels: slower in integers than in float in ONNX Runtime (measured), and few multiplications.
     Norms, residual additions and the residual stream: errors there add up from block to block.
     Attention: few multiplications, and a gate that multiplies everything after it.
@@ -31,7 +31,7 @@ Float
 
 Rewritten
     Generation 1's exact GELU, x * Phi(x), is computed as x * sigmoid(a * x) (Hendrycks and Gimpel 2016,
-    arXiv:1606.08415, section 2) with the ``a`` for which the network's picture changes least; it folds into the layers
+    arXiv:1606.08415, section 2) with the ``a`` for which the network's image changes least; it folds into the layers
     around it and leaves SiLU, as generations 2 and 3 have it.
 """
 

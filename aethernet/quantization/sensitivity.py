@@ -1,14 +1,14 @@
 """What quantising each part of a network costs, and which parts to leave in float for a stated quality.
 
 All parts are calibrated once, in one network; then one part after the other is switched on while all others compute in
-float, and what that changes in the picture is measured. Costs of several parts nearly add up, because rounding errors
+float, and what that changes in the image is measured. Costs of several parts nearly add up, because rounding errors
 of different layers hardly correlate; wherever a decision depends on their sum, the sum itself is measured.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,7 @@ from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer
 from aethernet.quantization.structure import belongs, convs_of, restructure, units_of
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from aethernet.quantization.post_training import Calibrated
-    from aethernet.quantization.timing import UnitTimes
+    from aethernet.quantization.calibrated import Calibrated
 
 __all__ = [
     "CROPS",
@@ -32,9 +29,9 @@ __all__ = [
     "Cost",
     "Sensitivity",
     "UnitCost",
+    "UnitTimes",
     "measure_sensitivity",
     "out_of_proportion",
-    "sensitivity_chart",
 ]
 
 OUT_OF_PROPORTION = 5.0
@@ -43,24 +40,24 @@ OUT_OF_PROPORTION = 5.0
 _GLANCE = 2
 
 CROPS = 8
-"""Pictures are compared on at most this many crops, spread over all that were calibrated on."""
+"""Images are compared on at most this many crops, spread over all that were calibrated on."""
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """How far a network's picture is from another's, both clipped to [0, 1].
+    """How far a network's image is from another's, both clipped to [0, 1].
 
-    The mean shift of each channel over all pictures is not part of ``noise``: bias correction takes it off.
+    The mean shift of each channel over all images is not part of ``noise``: bias correction takes it off.
     """
 
     noise: float
     """Mean square error."""
     signal: float
-    """Mean square of the other picture."""
-    tint: float
-    """Largest mean shift of a channel before bias correction, in the picture's range."""
+    """Mean square of the other image."""
+    channel_shift: float
+    """Largest mean shift of a channel before bias correction, in the image's range."""
 
     @property
     def psnr(self) -> float | None:
@@ -109,6 +106,23 @@ class Sensitivity:
         return tuple(one.unit for one in self.units if one.kept_float)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitTimes:
+    """Milliseconds of kernels per run, medians; all runs interleaved."""
+
+    units: Mapping[str, tuple[float, float]]
+    """Unit -> fp32, int8."""
+    elsewhere: tuple[float, float]
+    """What belongs to no part: large kernels, norms, sums, first and last convolution."""
+    total: tuple[float, float]
+    """Of the whole run."""
+    shape: tuple[int, ...]
+    """N, C, H, W of the input."""
+    runs: int
+    threads: int
+    """0: as many as ONNX Runtime chose."""
+
+
 def measure_sensitivity(
     calibrated: Calibrated,
     *,
@@ -129,20 +143,20 @@ def measure_sensitivity(
         progress: Told the name of each part before it is measured.
 
     Raises:
-        CalibrationError: There are no pictures to compare on.
+        CalibrationError: There are no images to compare on.
         QuantizationError: The budget cannot be kept with any part quantised.
     """
     switches = _Switches(calibrated)
-    unquantized = switches.pictures(())
+    unquantized = switches.images(())
     costs = {}
     for unit in switches.units:
         progress(unit)
-        costs[unit] = _cost(switches.pictures({unit}), unquantized)
+        costs[unit] = _cost(switches.images({unit}), unquantized)
     progress("the whole network")
     rewriting = _cost(unquantized, switches.wanted)
     total = sum(switches.work.values())
     kept = set(keep_float)
-    expected = _cost(switches.pictures(switches.units.keys() - kept), switches.wanted)
+    expected = _cost(switches.images(switches.units.keys() - kept), switches.wanted)
     if budget_db is not None:
         waiting = [unit for unit in costs if unit not in kept]
         waiting.sort(key=lambda unit: costs[unit].noise / switches.work[unit])
@@ -166,7 +180,7 @@ def measure_sensitivity(
                     excess += costs[unit].noise
             kept.update(chosen)
             progress(f"{len(kept)} parts kept float")
-            expected = _cost(switches.pictures(switches.units.keys() - kept), switches.wanted)
+            expected = _cost(switches.images(switches.units.keys() - kept), switches.wanted)
     return Sensitivity(
         units=tuple(
             UnitCost(unit=unit, cost=cost, work=switches.work[unit] / total, kept_float=unit in kept)
@@ -185,34 +199,10 @@ def out_of_proportion(calibrated: Calibrated) -> tuple[str, ...]:
     Switches the network's quantisers; :func:`~aethernet.quantization.modules.set_mode` switches them back.
     """
     switches = _Switches(calibrated, _GLANCE)
-    unquantized = switches.pictures(())
-    noise = {unit: _cost(switches.pictures({unit}), unquantized).noise for unit in switches.units}
+    unquantized = switches.images(())
+    noise = {unit: _cost(switches.images({unit}), unquantized).noise for unit in switches.units}
     whole, work = sum(noise.values()), sum(switches.work.values())
     return tuple(unit for unit in noise if noise[unit] * work > OUT_OF_PROPORTION * whole * switches.work[unit])
-
-
-def sensitivity_chart(measured: Sensitivity, times: UnitTimes | None = None) -> Image:
-    """Share of the error, and of the work or (with ``times``) of the time saved, part by part."""
-    from aethernet.chart import Bars, bar_chart
-
-    noise = sum(one.cost.noise for one in measured.units) or 1.0
-    saved = {unit: before - after for unit, (before, after) in times.units.items()} if times is not None else {}
-    whole = sum(max(0.0, one) for one in saved.values()) or 1.0
-    rows = []
-    for one in measured.units:
-        psnr = f"{one.cost.psnr:.1f} dB" if one.cost.psnr is not None else "identical"
-        gain = f", {saved[one.unit]:+.1f} ms saved" if saved else f", {one.work:.1%} of the work"
-        gained = saved[one.unit] / whole if saved else one.work
-        rows.append(
-            Bars(
-                label=one.unit,
-                values=(one.cost.noise / noise, max(0.0, gained)),
-                note=psnr + gain + (" (float)" if one.kept_float else ""),
-                muted=one.kept_float,
-            )
-        )
-    series = ("share of the error", "share of the time saved" if saved else "share of the multiplications")
-    return bar_chart("What int8 costs and saves, part by part", series, rows)
 
 
 class _Switches:
@@ -220,7 +210,7 @@ class _Switches:
 
     def __init__(self, calibrated: Calibrated, crops: int = CROPS) -> None:
         if not calibrated.crops:
-            raise CalibrationError("expected pictures to compare on, found none")
+            raise CalibrationError("expected images to compare on, found none")
         self.network = calibrated.network
         step = -(-len(calibrated.crops) // crops)
         self.inputs = [as_input(crop) for crop in calibrated.crops[::step]]
@@ -230,7 +220,7 @@ class _Switches:
         self.work = _work(calibrated.network, self.inputs[0], list(self.units))
 
     @torch.inference_mode()
-    def pictures(self, quantized: Collection[str]) -> list[Tensor]:
+    def images(self, quantized: Collection[str]) -> list[Tensor]:
         """What the network makes of every crop with these parts quantised and no other; clipped to [0, 1]."""
         for module in self.network.modules():
             if isinstance(module, Quantizer | QuantizedConv):
@@ -250,7 +240,7 @@ def _cost(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Cost:
     return Cost(
         noise=max(0.0, noise),
         signal=sum(float(one.double().square().sum()) for one in wanted) / values,
-        tint=float(shift.abs().max()),
+        channel_shift=float(shift.abs().max()),
     )
 
 
@@ -267,8 +257,8 @@ def _modules(calibrated: Calibrated, unit: str) -> list[Quantizer | QuantizedCon
     return found
 
 
-def _work(network: nn.Module, picture: Tensor, units: list[str]) -> dict[str, int]:
-    """Multiply-accumulates of each part for one picture."""
+def _work(network: nn.Module, image: Tensor, units: list[str]) -> dict[str, int]:
+    """Multiply-accumulates of each part for one image."""
     counted = dict.fromkeys(units, 0)
 
     def hook(unit: str) -> Callable[[nn.Module, object, Tensor], None]:
@@ -284,7 +274,7 @@ def _work(network: nn.Module, picture: Tensor, units: list[str]) -> dict[str, in
     ]
     try:
         with torch.inference_mode():
-            network(picture)
+            network(image)
     finally:
         for handle in handles:
             handle.remove()

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from aethernet.architectures.foreign import ForeignNetwork
 from aethernet.errors import QuantizationError
-from aethernet.fusion import fold_affine_after, fold_gain_before
-from aethernet.network.blocks import ChannelAttention, ChannelLayerNorm, GatedFeedForward, SpatialAttention
-from aethernet.network.generation1 import AetherNet1, Block1, GatedLinear
+from aethernet.networks.blocks import ChannelAttention, ChannelLayerNorm, GatedFeedForward, SpatialAttention
+from aethernet.networks.fusion import fold_affine_after, fold_gain_before
+from aethernet.networks.generation1 import AetherNet1, Block1, GatedLinear
+from aethernet.networks.third_party import ThirdPartyNetwork
 from aethernet.quantization.generic import quantize_convolutions, units_of_generic
 from aethernet.quantization.modules import QuantizedConv, QuantizedGate, Quantizer, ResidualBlock
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
+    from aethernet.networks.network import Network
 
 SomeNetwork = TypeVar("SomeNetwork", bound="Network")
 
@@ -32,7 +32,7 @@ DEFAULT_SLOPE = 1.65
 
 def units_of(fused: Network) -> list[str]:
     """Names of the parts that are quantised or kept float as one, in the order they run."""
-    if isinstance(fused, ForeignNetwork):
+    if isinstance(fused, ThirdPartyNetwork):
         return units_of_generic(fused)
     units = [name for name, module in fused.named_modules() if isinstance(module, GatedLinear | GatedFeedForward)]
     if not isinstance(fused, AetherNet1):
@@ -85,7 +85,7 @@ def restructure(
     for tensor in (*network.parameters(), *network.buffers()):
         if tensor.is_floating_point():
             tensor.copy_(tensor.half().float())
-    if isinstance(fused, ForeignNetwork):
+    if isinstance(fused, ThirdPartyNetwork):
         quantize_convolutions(network, fused, quantized)
     else:
         _quantize_parts(network, fused, quantized, slopes or {}, keep_float)
@@ -172,7 +172,7 @@ def _stage_fusion(network: Any) -> None:
 
 
 def _tail(network: Any, quantized: Collection[str]) -> None:
-    """From the features to the picture: a chain in which bytes go from one convolution straight to the next."""
+    """From the features to the image: a chain in which bytes go from one convolution straight to the next."""
     is_first = isinstance(network, AetherNet1)
     layers = network.upsample if is_first else network.upsample.blocks
     prefix = "upsample" if is_first else "upsample.blocks"

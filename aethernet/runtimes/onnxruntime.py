@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from aethernet.architectures import SizeRequirements, fitted
-from aethernet.architectures.descriptor import recorded_size
 from aethernet.errors import ComparisonError
+from aethernet.networks.sizes import SizeRequirements, fitted, recorded_size
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["OnnxRuntime"]
 
@@ -50,7 +49,7 @@ class OnnxRuntime:
             options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         try:
             if _has_half_precision_grid(self.path):
-                # Optimised, such a file (made for TensorRT) does not load, or gives another picture: measured with
+                # Optimised, such a file (made for TensorRT) does not load, or gives another image: measured with
                 # ONNX Runtime 1.31 on generation 2, 36 dB to what the file says with basic optimisation, 56 dB without.
                 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
             self._session = self._open(options)
@@ -75,12 +74,12 @@ class OnnxRuntime:
             raise ComparisonError(f"expected {self.provider}, found that ONNX Runtime cannot start it here")
         return session
 
-    def infer(self, picture: Picture) -> Picture:
-        return fitted(picture, self._size, self._scale, self._run)
+    def infer(self, image: ImageArray) -> ImageArray:
+        return fitted(image, self._size, self._scale, self._run)
 
-    def _run(self, picture: Picture) -> Picture:
-        (output,) = self._session.run(None, {self._input: picture.astype(self._dtype, copy=False)})
-        result: Picture = output.astype(np.float32, copy=False)
+    def _run(self, image: ImageArray) -> ImageArray:
+        (output,) = self._session.run(None, {self._input: image.astype(self._dtype, copy=False)})
+        result: ImageArray = output.astype(np.float32, copy=False)
         return result
 
     def __exit__(

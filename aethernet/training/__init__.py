@@ -1,8 +1,8 @@
-"""Training a network on any folder of pictures, resumable, on a CPU or a GPU.
+"""Training a network on any folder of images, resumable, on a CPU or a GPU.
 
 A recipe says everything that decides the weights; the folders and the machine are arguments::
 
-    from aethernet.network import preset_config
+    from aethernet.networks import preset_config
     from aethernet.training import TrainingRecipe
     from aethernet.training.trainer import train
 

@@ -1,7 +1,7 @@
 """Depthwise convolutions whose weight gradient is fast in bfloat16 on a CPU.
 
 PyTorch's bfloat16 kernels take many times longer for the gradient of a large depthwise kernel than for the convolution
-itself. The gradient is a correlation of input and output gradient per picture and channel, so a grouped convolution
+itself. The gradient is a correlation of input and output gradient per image and channel, so a grouped convolution
 gives the same numbers; in bfloat16 a whole step of the tiny preset then takes about three quarters of the time. In
 float32, with channels last, PyTorch's own kernels are the faster ones: this would double the time of a step.
 """
@@ -31,9 +31,9 @@ class _DepthwiseFunction(torch.autograd.Function):
         count, channels, height, width = x.shape
         kernel = weight.shape[-1]
         to_x = F.conv2d(gradient, weight.flip(2, 3), padding=kernel - 1 - ctx.padding, groups=channels)
-        pictures = x.transpose(0, 1).reshape(1, channels * count, height, width)
+        images = x.transpose(0, 1).reshape(1, channels * count, height, width)
         kernels = gradient.transpose(0, 1).reshape(channels * count, 1, *gradient.shape[2:])
-        each = F.conv2d(pictures, kernels, padding=ctx.padding, groups=channels * count)  # [1, C*N, K, K]
+        each = F.conv2d(images, kernels, padding=ctx.padding, groups=channels * count)  # [1, C*N, K, K]
         to_weight = each.view(channels, count, kernel, kernel).sum(dim=1).unsqueeze(1)
         return to_x, to_weight, None
 

@@ -1,8 +1,8 @@
-"""Fine-tuning for int8: the float network teaches its own int8 form, on any folder of pictures, without originals.
+"""Fine-tuning for int8: the float network teaches its own int8 form, on any folder of images, without originals.
 
 The student starts where calibration ends and learns weights, biases and ranges with rounding on, its gradient passing
 straight through (Jacob et al. 2018, arXiv:1712.05877; ranges: Esser et al. 2020, arXiv:1902.08153). What it comes to
-resemble is the float network's output (Hinton et al. 2015, arXiv:1503.02531), so pictures need no partner in high
+resemble is the float network's output (Hinton et al. 2015, arXiv:1503.02531), so images need no partner in high
 resolution. Interrupted at any moment it goes on to the very result it would have had.
 """
 
@@ -23,34 +23,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aethernet.architectures.foreign import as_aethernet
 from aethernet.artifact import file_digest
-from aethernet.checkpoint import FinetunedInt8, LoadedNetwork, load, save_finetuned
+from aethernet.checkpoint import LoadedNetwork, load, save_finetuned
 from aethernet.errors import TrainingError, UsageError
-from aethernet.fusion import fuse
-from aethernet.manifest import FinetuningFacts
-from aethernet.network import AetherNet
+from aethernet.images.downscaling import Pixels
+from aethernet.networks import AetherNet
+from aethernet.networks.fusion import fuse
+from aethernet.networks.network import as_aethernet
 from aethernet.quantization.calibration import as_input, crops_of
+from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
 from aethernet.quantization.learning import finished, start_learning
 from aethernet.quantization.modules import Mode, set_mode
 from aethernet.quantization.post_training import quantize
 from aethernet.quantization.structure import gated_units, restructure
-from aethernet.training.pictures import PictureFolder
+from aethernet.training.dataset import ImageFolder
 from aethernet.training.progress import Alarm, ProgressReport, Standing, show_progress
 from aethernet.training.recipe import FinetuningRecipe
-from aethernet.training.shrinking import Pixels
 from aethernet.training.state import TrainingState
 from aethernet.training.trainer import as_tensor, best_device
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["Closeness", "FinetuningResult", "finetune"]
 
 logger = logging.getLogger(__name__)
 
 _CROP_SIDE, _CALIBRATION_CROPS, _HELD_OUT_CROPS = 96, 16, 16
-"""Calibration and every measurement look at so many crops of this side, spread over the pictures."""
+"""Calibration and every measurement look at so many crops of this side, spread over the images."""
 _MEASUREMENTS = 10
 """On the way; the best of them is kept."""
 _LOOK_EVERY = 20
@@ -62,11 +62,11 @@ _LEAST = 0.01
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closeness:
-    """How near an int8 network's pictures are to the float network's, both clipped to [0, 1], over held-out crops."""
+    """How near an int8 network's images are to the float network's, both clipped to [0, 1], over held-out crops."""
 
     psnr: float
     """dB, mean over the crops."""
-    tint: float
+    channel_shift: float
     """Largest mean error of a channel over one crop, in 8-bit levels."""
     error: float
     """What fine-tuning makes small, mean over the crops; see :func:`_errors`."""
@@ -91,7 +91,7 @@ class FinetuningResult:
 
 def finetune(
     checkpoint: Path,
-    pictures: Path,
+    images: Path,
     output: Path,
     recipe: FinetuningRecipe | None = None,
     *,
@@ -108,10 +108,10 @@ def finetune(
 
     Args:
         checkpoint: Any AetherNet checkpoint that is not int8 already.
-        pictures: Folder of pictures as the network gets them (low resolution), read recursively.
+        images: Folder of images as the network gets them (low resolution), read recursively.
         output: The safetensors file to write.
         recipe: What decides the result.
-        validation: Folder of held-out pictures to choose the best by; None: other crops of the same pictures.
+        validation: Folder of held-out images to choose the best by; None: other crops of the same images.
         residual_scale: Generation 3's residual scale, where the checkpoint does not record it.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU where there is one.
         state_minutes: Time between two states.
@@ -119,7 +119,7 @@ def finetune(
 
     Raises:
         UsageError: ``output`` is no safetensors file, or the checkpoint is an int8 network.
-        TrainingError: No usable pictures, a state of another run, or learning that diverged.
+        TrainingError: No usable images, a state of another run, or learning that diverged.
         CheckpointError: The checkpoint cannot be used.
     """
     recipe = recipe or FinetuningRecipe()
@@ -129,13 +129,15 @@ def finetune(
     if loaded.int8:
         raise UsageError(f"expected a float checkpoint to fine-tune, found an int8 network: {checkpoint}")
     channels = loaded.config.in_channels
-    folder = PictureFolder(pictures, scale=1, channels=channels, smallest=recipe.patch, octaves=recipe.octaves)
-    held_out = PictureFolder(validation, scale=1, channels=channels) if validation is not None else folder
+    folder = ImageFolder(
+        images, scale=1, channels=channels, smallest=recipe.patch, pyramid_levels=recipe.pyramid_levels
+    )
+    held_out = ImageFolder(validation, scale=1, channels=channels) if validation is not None else folder
     sources = {
         "checkpoint": file_digest(checkpoint),
         "residual scale": str(as_aethernet(loaded.model).config.residual_scale),
         "pictures": folder.digest,
-        "held-out pictures": held_out.digest,
+        "held-out images": held_out.digest,
     }
     tuner = _Finetuner(recipe, loaded, folder, held_out, sources, output, torch.device(device or best_device()))
     with nullcontext(progress) if progress else show_progress() as report:
@@ -147,8 +149,8 @@ class _Finetuner:
         self,
         recipe: FinetuningRecipe,
         loaded: LoadedNetwork,
-        folder: PictureFolder,
-        held_out: PictureFolder,
+        folder: ImageFolder,
+        held_out: ImageFolder,
         sources: dict[str, str],
         output: Path,
         device: torch.device,
@@ -185,7 +187,7 @@ class _Finetuner:
         recipe = self.recipe
         calibrated = quantize(
             self.fused,
-            pictures=_spread_crops(self.folder, _CALIBRATION_CROPS, recipe.seed),
+            images=_spread_crops(self.folder, _CALIBRATION_CROPS, recipe.seed),
             records=self.loaded.quantization,
             keep_float=recipe.keep_float,
             seed=recipe.seed,
@@ -262,10 +264,10 @@ class _Finetuner:
         return low
 
     def _learn(self, low: Pixels) -> Tensor:
-        pictures = as_tensor(low, self.device)
+        images = as_tensor(low, self.device)
         with torch.no_grad():
-            wanted = self.teacher(pictures)
-        loss = _errors(self.network(pictures), wanted, self.recipe.tint_weight).mean()
+            wanted = self.teacher(images)
+        loss = _errors(self.network(images), wanted, self.recipe.channel_shift_weight).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         rate = self.recipe.learning_rate_at(self.step)
@@ -292,12 +294,12 @@ class _Finetuner:
 
     def _closeness(self, network: AetherNet) -> Closeness:
         answers = [(_answer(network, crop), wanted) for crop, wanted in self.held_out]
-        errors = [float(_errors(answer, wanted, self.recipe.tint_weight)) for answer, wanted in answers]
+        errors = [float(_errors(answer, wanted, self.recipe.channel_shift_weight)) for answer, wanted in answers]
         differences = [answer.clamp(0, 1) - wanted.clamp(0, 1) for answer, wanted in answers]
         squares = [max(float(one.square().mean()), 1e-12) for one in differences]
         return Closeness(
             psnr=float(np.mean([-10 * math.log10(square) for square in squares])),
-            tint=255 * max(float(one.mean(dim=(2, 3)).abs().max()) for one in differences),
+            channel_shift=255 * max(float(one.mean(dim=(2, 3)).abs().max()) for one in differences),
             error=float(np.mean(errors)),
         )
 
@@ -318,12 +320,12 @@ class _Finetuner:
         before, after = Closeness(**self.facts["before"]), Closeness(**self.facts["after"])
         facts = FinetuningFacts(
             steps=self.facts["best_step"],
-            pictures=len({pair.name for pair in self.folder.pairs}),
-            pictures_sha256=self.folder.digest,
+            images=len({pair.name for pair in self.folder.pairs}),
+            images_sha256=self.folder.digest,
             psnr_before=before.psnr,
             psnr_after=after.psnr,
-            tint_before=before.tint,
-            tint_after=after.tint,
+            channel_shift_before=before.channel_shift,
+            channel_shift_after=after.channel_shift,
         )
         finetuned = FinetunedInt8(model=network, slope=self.facts["slope"], facts=facts)
         return FinetuningResult(
@@ -345,27 +347,27 @@ def _unit(tensor: Tensor) -> float:
     return float(tensor.abs().max()) / (16 if tensor.numel() == 1 else 127)
 
 
-def _errors(answer: Tensor, wanted: Tensor, tint_weight: float) -> Tensor:
-    """Per picture, [N]: mean square error plus weighted square of each channel's mean error, in dB (0: one level).
+def _errors(answer: Tensor, wanted: Tensor, channel_shift_weight: float) -> Tensor:
+    """Per image, [N]: mean square error plus weighted square of each channel's mean error, in dB (0: one level).
 
     Only what a viewer sees counts: where the wanted value lies beyond [0, 1], so may the answer. In decibels a crop on
     which the network is far off does not drown the others.
     """
     seen = torch.where(wanted >= 1, answer.clamp(max=1), torch.where(wanted <= 0, answer.clamp(min=0), answer))
     difference = 255 * (seen - wanted.clamp(0, 1))
-    tint = difference.mean(dim=(2, 3)).square().mean(dim=1)
-    return 10 * torch.log10(difference.square().mean(dim=(1, 2, 3)) + tint_weight * tint + _LEAST)
+    channel_shift = difference.mean(dim=(2, 3)).square().mean(dim=1)
+    return 10 * torch.log10(difference.square().mean(dim=(1, 2, 3)) + channel_shift_weight * channel_shift + _LEAST)
 
 
 @torch.no_grad()
-def _answer(network: AetherNet, picture: Tensor) -> Tensor:
-    answer: Tensor = network(picture)
+def _answer(network: AetherNet, image: Tensor) -> Tensor:
+    answer: Tensor = network(image)
     return answer
 
 
-def _spread_crops(folder: PictureFolder, number: int, seed: int) -> list[Picture]:
-    """At most ``number`` crops, from pictures spread evenly over the folder."""
+def _spread_crops(folder: ImageFolder, number: int, seed: int) -> list[ImageArray]:
+    """At most ``number`` crops, from images spread evenly over the folder."""
     pairs = folder.pairs
     chosen = [pairs[index] for index in np.linspace(0, len(pairs) - 1, min(number, len(pairs))).astype(int)]
-    pictures = (pair.low.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255) for pair in chosen)
-    return crops_of(pictures, _CROP_SIDE, -(-number // len(chosen)), seed)[:number]
+    images = (pair.low.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255) for pair in chosen)
+    return crops_of(images, _CROP_SIDE, -(-number // len(chosen)), seed)[:number]

@@ -1,6 +1,6 @@
 """First weights that make a network start as nearest-neighbour enlargement instead of noise.
 
-Only weights are set; the mathematics is the network's own. The first channels carry the picture from end to end, and
+Only weights are set; the mathematics is the network's own. The first channels carry the image from end to end, and
 every other path starts small, so that the first steps already train details.
 """
 
@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from aethernet.network import AetherNet, AetherNet2
-from aethernet.network.blocks import GatedFeedForward
+from aethernet.networks import AetherNet, AetherNet2
+from aethernet.networks.blocks import GatedFeedForward
 
 __all__ = ["start_as_nearest_neighbour_"]
 

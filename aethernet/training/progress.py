@@ -28,9 +28,9 @@ class Standing:
     remaining_seconds: float
     """Time left at the present speed."""
     loss: float
-    """Of recent steps: mean absolute error, pictures in [0, 1]; in fine-tuning what is stated there."""
+    """Of recent steps: mean absolute error, images in [0, 1]; in fine-tuning what is stated there."""
     psnr: float | None
-    """Latest mean PSNR on the held-out pictures in dB; None before the first measurement or without such pictures."""
+    """Latest mean PSNR on the held-out images in dB; None before the first measurement or without such images."""
     bicubic_psnr: float | None = None
     """The same for bicubic enlargement, where high resolution is what is aimed at."""
 

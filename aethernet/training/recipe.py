@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aethernet.errors import UsageError
+from aethernet.images.kernels import KERNELS
 
 if TYPE_CHECKING:
-    from aethernet.network.config import NetworkConfig
+    from aethernet.images.kernels import Kernel
+    from aethernet.networks.config import NetworkConfig
 
-__all__ = ["FinetuningRecipe", "Kernel", "Recipe", "TrainingRecipe"]
-
-Kernel = Literal["bicubic", "box", "dpid"]
-"""How a picture is shrunk; ``shrinking`` states the formulas."""
+__all__ = ["FinetuningRecipe", "Recipe", "TrainingRecipe"]
 
 
 class Recipe(Protocol):
@@ -29,7 +28,7 @@ class Recipe(Protocol):
 class TrainingRecipe:
     """Network, data sampling, optimiser and schedule. A run continues only under an equal recipe.
 
-    Ended by steps alone, equal recipes and pictures give equal weights on one machine; a time limit counts seconds and
+    Ended by steps alone, equal recipes and images give equal weights on one machine; a time limit counts seconds and
     therefore does not.
     """
 
@@ -48,14 +47,14 @@ class TrainingRecipe:
     batch: int = 8
     """Crops per step."""
     kernels: tuple[Kernel, ...] = ("bicubic", "dpid")
-    """What training pictures are shrunk with, in equal shares; held-out ones are shrunk with the first."""
-    octaves: int = 2
-    """Sizes each picture is used at, each half of the one before: photographs are sharper when halved."""
+    """What training images are shrunk with, in equal shares; held-out ones are shrunk with the first."""
+    pyramid_levels: int = 2
+    """Sizes each image is used at, each half of the one before: photographs are sharper when halved."""
     candidates: int = 3
     """Random crops drawn for each one kept: the one with the most detail is, so that skies do not crowd out leaves."""
-    extreme_share: float = 0.0
-    """Chance of each crop to become an extreme picture (``extremes``): they bound a network where photographs end."""
-    extreme_weight: float = 1.0
+    synthetic_share: float = 0.0
+    """Chance of each crop to become an extreme image (``extremes``): they bound a network where photographs end."""
+    synthetic_weight: float = 1.0
     """What an extreme crop's error counts beside a photograph's. Ten times as large, it decides every step it is in;
     a tenth bounds a network, too."""
     learning_rate: float = 1e-3
@@ -81,8 +80,8 @@ class TrainingRecipe:
         _require_positive(
             self, "steps", "hours", "patch", "batch", "octaves", "candidates", "learning_rate", "gradient_clip"
         )
-        if not self.kernels or any(kernel not in get_args(Kernel) for kernel in self.kernels):
-            raise UsageError(f"expected kernels from {', '.join(get_args(Kernel))}, found {self.kernels}")
+        if not self.kernels or any(kernel not in KERNELS for kernel in self.kernels):
+            raise UsageError(f"expected kernels from {', '.join(KERNELS)}, found {self.kernels}")
         for field in ("seed", "warmup_steps", "weight_decay"):
             if not getattr(self, field) >= 0:
                 raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
@@ -94,7 +93,7 @@ class TrainingRecipe:
         if self.network.scale < 2:
             raise UsageError(
                 f"expected a network that enlarges, found scale {self.network.scale}",
-                hint="training pairs are made by shrinking pictures; choose scale 2, 3 or 4",
+                hint="training pairs are made by shrinking images; choose scale 2, 3 or 4",
             )
         if not self.name or self.name.startswith(".") or any(separator in self.name for separator in "/\\"):
             raise UsageError(f"expected a plain file stem as name, found '{self.name}'")
@@ -116,7 +115,7 @@ class TrainingRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, equal for equal recipes."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {_stored_as(field.name): getattr(self, field.name) for field in dataclasses.fields(self)}
         return plain | {"network": self.network.to_json(), "kernels": list(self.kernels)}
 
 
@@ -124,7 +123,7 @@ class TrainingRecipe:
 class FinetuningRecipe:
     """How an int8 network is brought near its float network. A run continues only under an equal recipe.
 
-    Equal recipes, checkpoints and pictures give equal networks on one machine's CPU.
+    Equal recipes, checkpoints and images give equal networks on one machine's CPU.
     """
 
     steps: int = 500
@@ -135,8 +134,8 @@ class FinetuningRecipe:
     """Side of a crop in pixels of the network's input."""
     batch: int = 4
     """Crops per step."""
-    octaves: int = 1
-    """Sizes each picture is used at, each half of the one before: more than 1 for pictures in high resolution."""
+    pyramid_levels: int = 1
+    """Sizes each image is used at, each half of the one before: more than 1 for images in high resolution."""
     candidates: int = 2
     """Random crops drawn for each one kept, the one with the most detail."""
     learning_rate: float = 0.02
@@ -144,7 +143,7 @@ class FinetuningRecipe:
     grid), for scales in 16ths of themselves. A cosine brings it from there to 0 at the end."""
     warmup_steps: int = 20
     """Steps over which the step size rises from 0 to its peak."""
-    tint_weight: float = 10.0
+    channel_shift_weight: float = 10.0
     """How much the square of a crop's mean error per channel counts beside its mean square error."""
     keep_float: tuple[str, ...] | None = None
     """Parts of the network to leave in float; None: those that quantising leaves by itself."""
@@ -162,8 +161,19 @@ class FinetuningRecipe:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON object, equal for equal recipes."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain = {_stored_as(field.name): getattr(self, field.name) for field in dataclasses.fields(self)}
         return plain | {"keep_float": None if self.keep_float is None else list(self.keep_float)}
+
+
+def _stored_as(field: str) -> str:
+    """The name a field has in saved states, so that a run which an earlier version began goes on."""
+    earlier = {
+        "pyramid_levels": "octaves",
+        "synthetic_share": "extreme_share",
+        "synthetic_weight": "extreme_weight",
+        "channel_shift_weight": "tint_weight",
+    }
+    return earlier.get(field, field)
 
 
 def _require_positive(recipe: TrainingRecipe | FinetuningRecipe, *fields: str) -> None:

@@ -30,7 +30,7 @@ class TrainingState:
     seconds: float = 0.0
     """Time spent, over all runs."""
     loss: float = float("nan")
-    """Mean absolute error of recent steps, pictures in [0, 1]."""
+    """Mean absolute error of recent steps, images in [0, 1]."""
     network: dict[str, Tensor]
     """The weights under training."""
     result: dict[str, Tensor]
@@ -38,7 +38,7 @@ class TrainingState:
     optimizer: dict[str, Any]
     """Adam's moments."""
     validations: list[tuple[int, float]] = field(default_factory=list)
-    """(step, mean PSNR in dB on the held-out pictures)."""
+    """(step, mean PSNR in dB on the held-out images)."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What was found out at the start, as plain values."""
 

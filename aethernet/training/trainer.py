@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from aethernet.artifact import file_digest
 from aethernet.checkpoint import load, save_safetensors
 from aethernet.errors import TrainingError
-from aethernet.network import AetherNet, Form, build_network
-from aethernet.network.blocks import DeploymentNorm
+from aethernet.images.downscaling import Pixels, upsample_bicubic
+from aethernet.networks import AetherNet, FoldState, build_network
+from aethernet.networks.blocks import DeploymentNorm
+from aethernet.training.dataset import Batch, ImageFolder, psnr
 from aethernet.training.depthwise import speed_up_depthwise_
 from aethernet.training.initialisation import start_as_nearest_neighbour_
-from aethernet.training.pictures import Batch, PictureFolder, psnr
 from aethernet.training.progress import Alarm, ProgressReport, Standing, show_progress
 from aethernet.training.recipe import TrainingRecipe
-from aethernet.training.shrinking import Pixels, upsample_bicubic
 from aethernet.training.state import TrainingState
 
 __all__ = ["TrainingResult", "as_tensor", "best_device", "train"]
@@ -50,9 +50,9 @@ class TrainingResult:
     seconds: float
     """Time spent, over all runs."""
     loss: float
-    """Mean absolute error of the last steps, pictures in [0, 1]."""
+    """Mean absolute error of the last steps, images in [0, 1]."""
     psnr: float | None
-    """Mean PSNR of the checkpoint on the held-out pictures in dB (RGB, whole picture, 8-bit); None without them."""
+    """Mean PSNR of the checkpoint on the held-out images in dB (RGB, whole image, 8-bit); None without them."""
     bicubic_psnr: float | None
     """The same for bicubic enlargement."""
     validations: tuple[tuple[int, float], ...]
@@ -61,7 +61,7 @@ class TrainingResult:
 
 def train(
     recipe: TrainingRecipe,
-    pictures: Path,
+    images: Path,
     output: Path,
     *,
     validation: Path | None = None,
@@ -71,40 +71,40 @@ def train(
     validation_minutes: float = 5.0,
     progress: ProgressReport | None = None,
 ) -> TrainingResult:
-    """Train a network, or continue where an earlier call with the same recipe, pictures and output was interrupted.
+    """Train a network, or continue where an earlier call with the same recipe, images and output was interrupted.
 
     ``output`` receives ``NAME.safetensors`` (the averaged weights, renewed with every state) and ``NAME.state.pt``. A
     kill at any moment loses at most ``state_minutes``. A finished training returns at once when called again.
 
     Args:
         recipe: What decides the weights.
-        pictures: Folder of training pictures, read recursively.
+        images: Folder of training images, read recursively.
         output: Folder to write to; made if missing.
-        validation: Folder of held-out pictures; used whole, so keep them small on a CPU.
+        validation: Folder of held-out images; used whole, so keep them small on a CPU.
         initial: Checkpoint of the same network, training form, whose weights to start from instead of fresh ones.
         device: ``cpu``, ``cuda`` or ``cuda:N``; None takes a GPU where there is one.
         state_minutes: Time between two states.
-        validation_minutes: Time between two measurements on the held-out pictures.
+        validation_minutes: Time between two measurements on the held-out images.
         progress: Told where training stands; None shows a bar or log lines on standard error.
 
     Raises:
-        TrainingError: No usable pictures, a state of another recipe, an initial checkpoint of another network, or
+        TrainingError: No usable images, a state of another recipe, an initial checkpoint of another network, or
             training that diverged.
     """
     config = recipe.network
-    folder = PictureFolder(
-        pictures,
+    folder = ImageFolder(
+        images,
         scale=config.scale,
         channels=config.in_channels,
         kernels=recipe.kernels,
         smallest=recipe.patch,
-        octaves=recipe.octaves,
+        pyramid_levels=recipe.pyramid_levels,
     )
     held_out = None
     if validation is not None:
         shrunk_with = recipe.kernels[:1]
         held_out = _HeldOut(
-            PictureFolder(validation, scale=config.scale, channels=config.in_channels, kernels=shrunk_with)
+            ImageFolder(validation, scale=config.scale, channels=config.in_channels, kernels=shrunk_with)
         )
     trainer = _Trainer(recipe, folder, held_out, initial, output, torch.device(device or best_device()))
     with nullcontext(progress) if progress else show_progress() as report:
@@ -121,7 +121,7 @@ def _fresh_network(recipe: TrainingRecipe) -> AetherNet:
 
 def _initial_weights(checkpoint: Path, recipe: TrainingRecipe) -> dict[str, Tensor]:
     loaded = load(checkpoint)
-    if loaded.config != recipe.network or loaded.form is not Form.TRAINING:
+    if loaded.config != recipe.network or loaded.form is not FoldState.TRAINING:
         raise TrainingError(
             f"expected the recipe's network in training form as initial checkpoint, found another one in {checkpoint}",
             hint="start from a checkpoint of the same network that was not merged or fused, or from fresh weights",
@@ -135,22 +135,22 @@ def best_device() -> str:
 
 
 class _HeldOut:
-    """Pictures the training never sees."""
+    """Images the training never sees."""
 
-    def __init__(self, folder: PictureFolder) -> None:
+    def __init__(self, folder: ImageFolder) -> None:
         self._pairs = folder.pairs
         self.bicubic_psnr = float(
             np.mean([psnr(upsample_bicubic(pair.low, folder.scale), pair.high) for pair in folder.pairs])
         )
-        """Mean over the pictures, dB."""
+        """Mean over the images, dB."""
 
     def psnr(self, network: AetherNet) -> float:
-        """Mean over the pictures in dB: RGB, nothing cut off, output rounded to 8 bits."""
+        """Mean over the images in dB: RGB, nothing cut off, output rounded to 8 bits."""
         return float(np.mean([psnr(_enlarge(network, pair.low), pair.high) for pair in self._pairs]))
 
 
 def _loss(enlarged: Tensor, high: Tensor, weights: Tensor) -> Tensor:
-    """Mean absolute error, a crop's by its weight; beyond 1, which no picture reaches, it counts by its logarithm.
+    """Mean absolute error, a crop's by its weight; beyond 1, which no image reaches, it counts by its logarithm.
 
     A network that leaves the range by orders of magnitude would otherwise lose its gradient to overflow.
     """
@@ -175,7 +175,7 @@ class _Trainer:
     def __init__(
         self,
         recipe: TrainingRecipe,
-        folder: PictureFolder,
+        folder: ImageFolder,
         held_out: _HeldOut | None,
         initial: Path | None,
         output: Path,
@@ -187,7 +187,7 @@ class _Trainer:
         self.device = device
         self.checkpoint = output / f"{recipe.name}.safetensors"
         self.state_path = output / f"{recipe.name}.state.pt"
-        self.sources = {"training pictures": folder.digest}
+        self.sources = {"training images": folder.digest}
         network = _fresh_network(recipe)
         if initial is not None:
             network.load_state_dict(_initial_weights(initial, recipe))
@@ -291,13 +291,15 @@ class _Trainer:
             size=recipe.batch,
             patch=recipe.patch,
             candidates=recipe.candidates,
-            extreme_share=recipe.extreme_share,
+            synthetic_share=recipe.synthetic_share,
         )
 
     def _train_step(self, forward: Callable[[Tensor], Tensor], batch: Batch) -> Tensor:
         recipe, progress = self.recipe, self._progress
         low, high, extreme = batch
-        weights = torch.from_numpy(np.where(extreme, np.float32(recipe.extreme_weight), np.float32(1))).to(self.device)
+        weights = torch.from_numpy(np.where(extreme, np.float32(recipe.synthetic_weight), np.float32(1))).to(
+            self.device
+        )
         for norm in self.norms:
             norm.train(progress < recipe.batch_statistics_share)
         for group in self.optimizer.param_groups:

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aethernet.engine import PRESETS, Backend, Gpu, Profile, check_engine, find_gpu
+from aethernet.engines.backends import Backend, Gpu, find_gpu
+from aethernet.engines.identity import check_engine
+from aethernet.engines.profiles import PROFILE_PRESETS, Profile
 from aethernet.errors import AethernetError, EngineError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.bundle import Bundle
-    from aethernet.manifest import FileEntry
+    from aethernet.release.bundle import Bundle
+    from aethernet.release.manifest import FileEntry
 
 __all__ = ["engine_for", "engine_source", "profile_for", "released_engines"]
 
@@ -36,16 +38,16 @@ def released_engines(bundle: Bundle, backend: Backend, precision: Precision) -> 
 
 
 def profile_for(floor: int, frame: tuple[int, int] | None) -> Profile:
-    """Input sizes of an engine: exactly the frames of a film, or tiles a network with this smallest tile can use.
+    """Input sizes of an engine: exactly the frames of a video, or tiles a network with this smallest tile can use.
 
     Args:
         floor: Smallest side of a tile that makes headway.
-        frame: Height and width of every picture, if they are all the same.
+        frame: Height and width of every image, if they are all the same.
     """
     if frame is not None:
         shape = (1, *frame)
         return Profile(name="x".join(map(str, shape)), minimum=shape, optimum=shape, maximum=shape)
-    tile = PRESETS["tile"]
+    tile = PROFILE_PRESETS["tile"]
     if tile.maximum[1] >= 2 * floor:
         return tile
     side = -(-2 * floor // 64) * 64
@@ -64,7 +66,7 @@ def engine_for(
     frame: tuple[int, int] | None = None,
     gpu: Gpu | None = None,
     cache: Path | None = None,
-    tell: Callable[[str], None] = lambda _: None,
+    on_message: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """An engine that fits this machine: a released one, one built earlier, or a new one.
 
@@ -76,7 +78,7 @@ def engine_for(
         frame: See :func:`profile_for`; where a whole frame needs more memory than the card has, tiles are taken.
         gpu: The card; by default the first one here.
         cache: Where built engines are kept; by default in the user's cache folder.
-        tell: Told what is built, which may take minutes.
+        on_message: Called with a sentence that says what is built, which may take minutes.
 
     Raises:
         UsageError: The release has no ONNX file of that precision.
@@ -100,7 +102,7 @@ def engine_for(
     wanted = [profile_for(floor, frame), *([profile_for(floor, None)] if frame else [])]
     for index, profile in enumerate(wanted):
         try:
-            return _kept_or_built(bundle.path(entry), folder, backend, gpu, profile, tell)
+            return _kept_or_built(bundle.path(entry), folder, backend, gpu, profile, on_message)
         except UsageError:  # more memory than the card has
             if index + 1 == len(wanted):
                 raise
@@ -116,11 +118,11 @@ def _fits(engine: Path, floor: int) -> bool:
 
 
 def _kept_or_built(
-    onnx: Path, folder: Path, backend: Backend, gpu: Gpu, profile: Profile, tell: Callable[[str], None]
+    onnx: Path, folder: Path, backend: Backend, gpu: Gpu, profile: Profile, on_message: Callable[[str], None]
 ) -> Path:
-    from aethernet.engine.backends import DEFAULT_CAPABILITIES
-    from aethernet.engine.builder import build_engine, plan_builds
-    from aethernet.engine.identity import engine_name
+    from aethernet.engines.backends import DEFAULT_CAPABILITIES
+    from aethernet.engines.builder import build_engine, plan_builds
+    from aethernet.engines.identity import engine_name
 
     rtx = backend is Backend.TENSORRT_RTX
     if rtx and gpu.capability not in DEFAULT_CAPABILITIES:
@@ -138,8 +140,8 @@ def _kept_or_built(
     (config,) = plan_builds(
         backend, (profile,), capabilities=(gpu.capability,) if rtx else None, memory=gpu.memory or None
     )
-    tell(f"building a {backend.label} engine of {onnx.name} for {gpu.name}, inputs of {profile.name} pixels …")
+    on_message(f"building a {backend.label} engine of {onnx.name} for {gpu.name}, inputs of {profile.name} pixels …")
     folder.mkdir(parents=True, exist_ok=True)
     build_engine(onnx, made, config)
-    tell(f"built; kept as {made}")
+    on_message(f"built; kept as {made}")
     return made

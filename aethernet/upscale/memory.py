@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aethernet.architectures import Descriptor
-from aethernet.network.config import NetworkConfig
+from aethernet.networks.config import NetworkConfig
+from aethernet.networks.descriptor import Descriptor
 
 __all__ = ["bytes_per_pixel", "free_gpu_memory", "free_memory", "return_freed_memory"]
 
@@ -37,7 +37,7 @@ def return_freed_memory() -> None:
     """Give back to the system what was freed.
 
     glibc keeps blocks of up to 32 MB once it has seen such a one freed, and Pillow decodes into blocks of 16: after a
-    picture of 12,000x8,000 there were 350 MB of them.
+    image of 12,000x8,000 there were 350 MB of them.
     """
     import ctypes
     import sys

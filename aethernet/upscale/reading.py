@@ -1,4 +1,4 @@
-"""Picture files of every kind into arrays, with all that has to survive beside the pixels.
+"""Image files of every kind into arrays, with all that has to survive beside the pixels.
 
 Pillow reads nearly everything, but colours of 16 bits only as 8; those are read by imagecodecs and tifffile.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from aethernet.errors import MissingDependencyError, PictureError, UsageError
+from aethernet.errors import ImageError, MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["LARGEST", "Metadata", "Still", "read_still"]
 
 LARGEST = 20_000 * 20_000
-"""Pixels of the largest picture that is read."""
+"""Pixels of the largest image that is read."""
 
 _ORIENTATION, _EXIF_IFD, _GPS_IFD = 0x0112, 0x8769, 0x8825
 _PIXEL_X, _PIXEL_Y = 0xA002, 0xA003
-# What a TIFF's directory says about the picture; the rest of it describes how that file was laid out.
+# What a TIFF's directory says about the image; the rest of it describes how that file was laid out.
 _DESCRIPTIVE = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, *range(0x9C9B, 0x9CA0)}
 
 # Transposition for each EXIF orientation, on [H, W, C].
@@ -56,7 +56,7 @@ class Metadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Still:
-    """One picture, upright, decoded."""
+    """One image, upright, decoded."""
 
     colour: NDArray[Any]
     """[H, W, 1 or 3], uint8, uint16 or float32 in [0, 1]. For CMYK, 255 - CMY."""
@@ -78,14 +78,14 @@ class Still:
         """
         if array.dtype.kind == "f":
             if not np.isfinite(array).all():
-                raise UsageError("expected finite values, found NaN or infinity in the picture")
+                raise UsageError("expected finite values, found NaN or infinity in the image")
             array = array.astype(np.float32, copy=False)
         elif array.dtype not in (np.uint8, np.uint16):
             raise UsageError(f"expected uint8, uint16 or floats in [0, 1], found {array.dtype}")
         if array.ndim == 2:
             array = array[..., None]
         if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or not array.size:
-            raise UsageError(f"expected a picture of shape [H, W] or [H, W, 1 to 4], found {list(array.shape)}")
+            raise UsageError(f"expected an image of shape [H, W] or [H, W, 1 to 4], found {list(array.shape)}")
         colours = 1 if array.shape[2] < 3 else 3
         plane = array[..., colours] if array.shape[2] in (2, 4) else None
         return cls(colour=array[..., :colours], plane=plane, kind="grey" if colours == 1 else "rgb")
@@ -141,10 +141,10 @@ class Still:
 
 
 def read_still(path: Path | str) -> Still:
-    """Read one picture file; the first picture of a file that holds several.
+    """Read one image file; the first image of a file that holds several.
 
     Raises:
-        PictureError: It is missing, damaged, no picture, too large, or of a kind with no known range of values.
+        ImageError: It is missing, damaged, no image, too large, or of a kind with no known range of values.
     """
     from PIL import UnidentifiedImageError
 
@@ -153,12 +153,12 @@ def read_still(path: Path | str) -> Still:
         with _open(path) as image:
             width, height = image.size
             if width * height > LARGEST:
-                raise PictureError(f"expected at most {LARGEST // 10**6} megapixels, found {width}x{height}: {path}")
+                raise ImageError(f"expected at most {LARGEST // 10**6} megapixels, found {width}x{height}: {path}")
             return _read(path, image)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, RuntimeError) as error:
         missing = not path.is_file()
-        raise PictureError(
-            f"expected a picture at {path}, found {'no file' if missing else f'something that cannot be read: {error}'}"
+        raise ImageError(
+            f"expected an image at {path}, found {'no file' if missing else f'something that cannot be read: {error}'}"
         ) from error
 
 
@@ -180,7 +180,7 @@ def _open(path: Path) -> Image:
 def _read(path: Path, image: Image) -> Still:
     notes = []
     if (count := getattr(image, "n_frames", 1)) > 1:
-        notes.append(f"only the first of {count} pictures in the file was upscaled")
+        notes.append(f"only the first of {count} images in the file was upscaled")
     information, form = dict(image.info), image.format or ""
     exif = image.getexif()
     orientation = exif.get(_ORIENTATION, 1)
@@ -237,7 +237,7 @@ _ROWS_AT_A_TIME = 256
 
 
 def _as_array(image: Image, mode: str, channels: int) -> NDArray[np.uint8]:
-    """[H, W, C] of the image in ``mode``, some rows at a time: Pillow's copies of huge pictures are huge too."""
+    """[H, W, C] of the image in ``mode``, some rows at a time: Pillow's copies of huge images are huge too."""
     image.load()  # may turn it, and so change its size
     width, height = image.size
     through = "RGBA" if mode == "LA" and image.mode != "LA" else mode  # Pillow has no straight way
@@ -304,7 +304,7 @@ def _require(module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise MissingDependencyError(module, extra="pictures") from error
+        raise MissingDependencyError(module, extra="images") from error
 
 
 def _upright(exif: Exif, from_tiff: bool) -> Exif | None:
@@ -327,7 +327,7 @@ def _upright(exif: Exif, from_tiff: bool) -> Exif | None:
 
 
 def resized_exif(exif: Exif, width: int, height: int) -> Exif:
-    """The same facts for a picture of another size, where they state one."""
+    """The same facts for an image of another size, where they state one."""
     details = exif.get(_EXIF_IFD, {})
     for tag, value in ((_PIXEL_X, width), (_PIXEL_Y, height)):
         if tag in details:
@@ -356,7 +356,7 @@ def _fill(colour: NDArray[Any], visible: NDArray[np.bool_]) -> NDArray[Any]:
     The pull-push scheme: halve until everything is visible, then hand colours back down (Gortler et al. 1996,
     "The Lumigraph", section 3.4).
     """
-    # The finest level is gone through some rows at a time: as floats it would be four times the picture.
+    # The finest level is gone through some rows at a time: as floats it would be four times the image.
     blocks = [slice(top, top + _ROWS_AT_A_TIME) for top in range(0, len(colour), _ROWS_AT_A_TIME)]
     weights = (visible[rows][..., None].astype(np.float32) for rows in blocks)
     halves = [(_halved(colour[rows] * part), _halved(part)) for rows, part in zip(blocks, weights, strict=True)]

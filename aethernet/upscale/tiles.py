@@ -1,11 +1,11 @@
-"""Cutting a picture so that it fits into memory, without the cuts changing it.
+"""Cutting an image so that it fits into memory, without the cuts changing it.
 
-A network without global pooling sees :attr:`~aethernet.network.config.NetworkConfig.receptive_radius` pixels in every
-direction. A tile that reads so much more than it keeps computes what the whole picture would have given there; only
+A network without global pooling sees :attr:`~aethernet.networks.config.NetworkConfig.receptive_radius` pixels in every
+direction. A tile that reads so much more than it keeps computes what the whole image would have given there; only
 rounding differs. A network that pools globally has no such radius: its tiles overlap all the same and are faded into
 each other, which hides the seams but does not make the result equal.
 
-Rows come out in order, a band at a time, so that a picture never has to be whole in memory.
+Rows come out in order, a band at a time, so that an image never has to be whole in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aethernet.errors import UpscaleError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["Cut", "Span", "TileSize", "out_of_memory", "rows", "size_tiles", "spans"]
 
@@ -33,7 +33,7 @@ _LEAST_WINDOW = 256**2
 """Pixels of a window below which starting the network costs more than overlapping saves."""
 
 
-UNKNOWN_REACH = 32
+UNKNOWN_RADIUS = 32
 """Input pixels that tiles overlap by where nobody knows how far a network looks; they are faded into each other too."""
 
 
@@ -113,11 +113,11 @@ def _shared_out(length: int, size: int, margin: int) -> tuple[int, int]:
 
 
 def size_tiles(height: int, width: int, pixels: int, cut: Cut, overlap_cost: float = math.inf) -> TileSize:
-    """The window for a picture: whole if it fits, else the one with which the fewest pixels are computed.
+    """The window for an image: whole if it fits, else the one with which the fewest pixels are computed.
 
     Args:
-        height: Of the picture.
-        width: Of the picture.
+        height: Of the image.
+        width: Of the image.
         pixels: Most input pixels that fit into memory.
         cut: How tiles meet.
         overlap_cost: A window need not be larger than a square one that computes so many times the pixels it keeps.
@@ -163,19 +163,19 @@ def out_of_memory(error: BaseException) -> bool:
 
 def rows(
     shape: tuple[int, int],
-    read: Callable[[slice, slice], Picture],
-    infer: Callable[[Picture], Picture],
-    store: Callable[[Picture], NDArray[Any]],
+    read: Callable[[slice, slice], ImageArray],
+    infer: Callable[[ImageArray], ImageArray],
+    store: Callable[[ImageArray], NDArray[Any]],
     *,
     scale: int,
     cut: Cut,
     size: TileSize,
     on_halved: Callable[[TileSize], None] = lambda _: None,
 ) -> Iterator[NDArray[Any]]:
-    """Upscale a picture band by band.
+    """Upscale an image band by band.
 
     Args:
-        shape: Height and width of the picture.
+        shape: Height and width of the image.
         read: Rows, columns -> [1, C, h, w] float32 in [0, 1].
         infer: Runs the network, [1, C, h, w] -> [1, C, s*h, s*w].
         store: Turns [C, h, w] floats into what is to be kept of them, same shape.
@@ -224,9 +224,9 @@ def _band(
     reads: slice,
     keeps: slice,
     width: int,
-    read: Callable[[slice, slice], Picture],
-    infer: Callable[[Picture], Picture],
-    store: Callable[[Picture], NDArray[Any]],
+    read: Callable[[slice, slice], ImageArray],
+    infer: Callable[[ImageArray], ImageArray],
+    store: Callable[[ImageArray], NDArray[Any]],
     scale: int,
     cut: Cut,
     size: TileSize,
@@ -254,7 +254,7 @@ def _band(
         else:
             band[..., left * scale : right * scale] = part
     if band is None:
-        raise UpscaleError(f"expected a picture with pixels, found {width} columns")
+        raise UpscaleError(f"expected an image with pixels, found {width} columns")
     return band
 
 

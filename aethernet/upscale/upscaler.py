@@ -1,33 +1,36 @@
-"""A release, ready to enlarge pictures."""
+"""A release, ready to enlarge images."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from aethernet.architectures import Descriptor, describe, fitted
-from aethernet.bundle import Bundle, open_bundle
 from aethernet.errors import UpscaleError, UsageError
+from aethernet.networks.config import describe
+from aethernet.networks.descriptor import Descriptor
+from aethernet.networks.sizes import fitted
 from aethernet.precision import Precision
-from aethernet.runtimes import ShapeLimits, open_runtime
+from aethernet.release.bundle import Bundle, open_bundle
+from aethernet.runtimes.opening import open_runtime
+from aethernet.runtimes.protocol import ShapeLimits
 from aethernet.upscale.choice import candidates, choose
 from aethernet.upscale.memory import bytes_per_pixel, free_gpu_memory, free_memory
-from aethernet.upscale.tiles import FEATHER, UNKNOWN_REACH, Cut, TileSize, rows, size_tiles
+from aethernet.upscale.statistics import UpscaleStatistics
+from aethernet.upscale.tiles import FEATHER, UNKNOWN_RADIUS, Cut, TileSize, rows, size_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from aethernet.pictures import Picture
-    from aethernet.runtimes import Runtime
+    from aethernet.images.files import ImageArray
+    from aethernet.runtimes.protocol import Runtime
 
-__all__ = ["Tally", "Upscaler"]
+__all__ = ["Upscaler"]
 
 _OVERLAP_COST, _OVERLAP_COST_OF_HUGE = 1.4, 1.8
 """On a CPU tiles are no larger than where they compute so many times what they keep. Larger ones save little, because
@@ -40,20 +43,8 @@ _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32).reshape(1, 3, 1, 1)
 """BT.601, as Pillow turns colours to grey."""
 
 
-@dataclass(slots=True)
-class Tally:
-    """What upscaling one picture took."""
-
-    network_seconds: float = 0.0
-    tiles: int = 0
-    redone_in_fp32: int = 0
-    """Tiles whose first output had NaN or infinity in it."""
-    halved: list[tuple[int, int]] = field(default_factory=list)
-    """Tile sizes (height, width) taken after memory ran out."""
-
-
 class Upscaler:
-    """Enlarges pictures with one form of a release.
+    """Enlarges images with one form of a release.
 
     Can be shared by threads: the network runs for one of them at a time. Use it as a context manager, or call
     :meth:`close`, to give its memory back at once::
@@ -65,15 +56,15 @@ class Upscaler:
     Args:
         bundle: Release folder, or an opened release.
         precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the fastest that is worth it.
-        runtime: One of :data:`aethernet.runtimes.RUNTIMES`, or its part before the dash; ``auto`` measures.
+        runtime: One of :data:`aethernet.runtimes.opening.RUNTIMES`, or its part before the dash; ``auto`` measures.
         tile: Largest side of a tile in input pixels; None sizes tiles by memory.
         overlap: Input pixels that a tile reads beyond what it keeps, on each side; None takes as many as the network
-            sees, so that cuts leave no trace. Fewer are faster and change the picture at the cuts.
+            sees, so that cuts leave no trace. Fewer are faster and change the image at the cuts.
         memory: Bytes the network may take; None takes up to half of what is free, and at most 3 GiB on a CPU.
         threads: CPU threads; 0 lets the runtime choose.
-        frame: Height and width that all pictures have, if they are known; a TensorRT engine is built for exactly these.
-        tell: Told when an engine is built, which happens where TensorRT is asked for by name, the release has none for
-            the card in this machine, and none was built before. It may take minutes.
+        frame: Height and width that all images have, if they are known; a TensorRT engine is built for exactly these.
+        on_message: Called with a sentence when an engine is built, which may take minutes. It is where TensorRT is
+            asked for by name, the release has no engine for this card, and none was built before.
 
     Raises:
         BundleError: Not a release.
@@ -91,7 +82,7 @@ class Upscaler:
         memory: int | None = None,
         threads: int = 0,
         frame: tuple[int, int] | None = None,
-        tell: Callable[[str], None] = lambda _: None,
+        on_message: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.bundle = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
         self.config = describe(self.bundle.manifest.network.config)
@@ -110,7 +101,7 @@ class Upscaler:
         self._lock = threading.Lock()
         self._spare: Runtime | None = None
         self._choice = choose(
-            self.bundle, runtime, precision, threads=threads, floor=self.cut.floor, frame=frame, tell=tell
+            self.bundle, runtime, precision, threads=threads, floor=self.cut.floor, frame=frame, on_message=on_message
         )
         self._runtime: Runtime | None = self._choice.runtime
 
@@ -133,7 +124,7 @@ class Upscaler:
 
     @property
     def exact_tiles(self) -> bool:
-        """Whether cutting a picture leaves the result as it is, rounding aside."""
+        """Whether cutting an image leaves the result as it is, rounding aside."""
         reach = self.config.receptive_radius
         return not self.config.pools_globally and reach is not None and self.cut.margin >= reach
 
@@ -159,12 +150,12 @@ class Upscaler:
 
     # --- arrays and files --------------------------------------------------------------------------------------------
 
-    def upscale(self, picture: NDArray[Any] | Path | str) -> NDArray[Any]:
-        """Enlarge one picture.
+    def upscale(self, image: NDArray[Any] | Path | str) -> NDArray[Any]:
+        """Enlarge one image.
 
         Args:
-            picture: [H, W] grey, [H, W, 1], [H, W, 2] grey and alpha, [H, W, 3] RGB or [H, W, 4] RGB and alpha; uint8,
-                uint16, or floats in [0, 1]. Or the path of a picture file, whose orientation is applied.
+            image: [H, W] grey, [H, W, 1], [H, W, 2] grey and alpha, [H, W, 3] RGB or [H, W, 4] RGB and alpha; uint8,
+                uint16, or floats in [0, 1]. Or the path of an image file, whose orientation is applied.
 
         Returns:
             [s*H, s*W, ...] with as many channels and the same element type (float32 for any float), rounded, not cut
@@ -172,64 +163,64 @@ class Upscaler:
 
         Raises:
             UsageError: Another shape or type, or values that are not finite.
-            PictureError: The file cannot be read.
+            ImageError: The file cannot be read.
         """
         from aethernet.upscale.reading import Still, read_still
 
-        if isinstance(picture, str | Path):
-            still = read_still(picture).as_rgb()
+        if isinstance(image, str | Path):
+            still = read_still(image).as_rgb()
         else:
-            still = Still.of_array(picture)
+            still = Still.of_array(image)
         bands = list(self.bands(still))
         result = np.concatenate(bands) if len(bands) > 1 else bands[0]
-        return result[..., 0] if not isinstance(picture, str | Path) and picture.ndim == 2 else result
+        return result[..., 0] if not isinstance(image, str | Path) and image.ndim == 2 else result
 
     def upscale_file(self, source: Path | str, destination: Path | str, **options: Any) -> dict[str, Any]:
-        """Enlarge a picture file; see :func:`aethernet.upscale.files.upscale_file`."""
-        from aethernet.upscale.files import upscale_file
+        """Enlarge an image file; see :func:`aethernet.upscale.image_file.upscale_file`."""
+        from aethernet.upscale.image_file import upscale_file
 
         return upscale_file(self, Path(source), Path(destination), **options)
 
-    def bands(self, still: Any, tally: Tally | None = None) -> Iterator[NDArray[Any]]:
+    def bands(self, still: Any, statistics: UpscaleStatistics | None = None) -> Iterator[NDArray[Any]]:
         """Enlarge a :class:`~aethernet.upscale.reading.Still`, [rows, s*W, channels] at a time, top to bottom.
 
-        A second plane (alpha, or black of CMYK) is upscaled as a grey picture; a constant one is kept.
+        A second plane (alpha, or black of CMYK) is upscaled as a grey image; a constant one is kept.
         """
-        tally = tally if tally is not None else Tally()
-        planes = [self._rows(still.filled_colour(), tally)]
+        statistics = statistics if statistics is not None else UpscaleStatistics()
+        planes = [self._rows(still.filled_colour(), statistics)]
         if still.plane is not None:
             value = still.plane.flat[0]
             if (still.plane == value).all():
                 return (_with_constant(band.transpose(1, 2, 0), value) for band in planes[0])
-            planes.append(self._rows(still.plane[..., None], tally))
+            planes.append(self._rows(still.plane[..., None], statistics))
         return (band.transpose(1, 2, 0) for band in _aligned(planes))
 
-    def _rows(self, pixels: NDArray[Any], tally: Tally) -> Iterator[NDArray[Any]]:
+    def _rows(self, pixels: NDArray[Any], statistics: UpscaleStatistics) -> Iterator[NDArray[Any]]:
         """[H, W, c] -> bands [c, rows, s*W] of the same element type."""
         height, width, _ = pixels.shape
         top = _top(pixels.dtype)
 
-        def read(rows: slice, columns: slice) -> Picture:
+        def read(rows: slice, columns: slice) -> ImageArray:
             part = pixels[rows, columns].transpose(2, 0, 1)[None].astype(np.float32)
             return part / np.float32(top) if top != 1 else part
 
-        def store(values: Picture) -> NDArray[Any]:
+        def store(values: ImageArray) -> NDArray[Any]:
             limited = np.clip(values, 0, 1)
             return limited if top == 1 else np.rint(limited * np.float32(top)).astype(pixels.dtype)
 
         return rows(
             (height, width),
             read,
-            lambda part: self._infer(part, tally),
+            lambda part: self._infer(part, statistics),
             store,
             scale=self.scale,
             cut=self.cut,
             size=self.tile_size(height, width),
-            on_halved=lambda size: tally.halved.append((size.height, size.width)),
+            on_halved=lambda size: statistics.halved.append((size.height, size.width)),
         )
 
     def tile_size(self, height: int, width: int) -> TileSize:
-        """The window that pictures of this size are cut into."""
+        """The window that images of this size are cut into."""
         if self._limits is not None:
             return self._tile_of_engine(height, width, self._limits)
         if self._tile is not None:
@@ -240,7 +231,7 @@ class Upscaler:
         cost = float("inf")
         if budget is None:
             budget = max(_LEAST_MEMORY, (free_memory() if on_cpu else free_gpu_memory() or 2**32) // 2)
-            # A network that pools is given the whole picture if at all possible.
+            # A network that pools is given the whole image if at all possible.
             if on_cpu and self.exact_tiles:
                 budget = min(budget, _MOST_MEMORY)
                 cost = _OVERLAP_COST if height * width <= _HUGE else _OVERLAP_COST_OF_HUGE
@@ -268,11 +259,11 @@ class Upscaler:
 
     # --- the network -------------------------------------------------------------------------------------------------
 
-    def _infer(self, part: Picture, tally: Tally) -> Picture:
+    def _infer(self, part: ImageArray, statistics: UpscaleStatistics) -> ImageArray:
         """[1, 1 or 3, h, w] -> [1, 1 or 3, s*h, s*w], whatever the network's own channels are."""
         channels, network = part.shape[1], self.config.in_channels
         if network == 1:
-            given = part.transpose(1, 0, 2, 3)  # every channel as a picture
+            given = part.transpose(1, 0, 2, 3)  # every channel as an image
         else:
             given = np.repeat(part, 3, axis=1) if channels == 1 else part
         limits = self._limits
@@ -280,35 +271,35 @@ class Upscaler:
         if limits is not None:  # an engine has a smallest input: repeat the border, cut it off afterwards
             missing = [max(0, least - side) for least, side in zip(limits.smallest, part.shape[2:], strict=True)]
             given = np.pad(given, ((0, 0), (0, 0), (0, missing[0]), (0, missing[1])), mode="edge")
-        output = self._run(np.ascontiguousarray(given), tally)
+        output = self._run(np.ascontiguousarray(given), statistics)
         if any(missing):
             output = output[..., : part.shape[2] * self.scale, : part.shape[3] * self.scale]
         if network == 1:
             return output.transpose(1, 0, 2, 3)
-        grey: Picture = (output * _LUMA).sum(axis=1, keepdims=True) if channels == 1 else output
+        grey: ImageArray = (output * _LUMA).sum(axis=1, keepdims=True) if channels == 1 else output
         return grey
 
-    def _run(self, given: Picture, tally: Tally) -> Picture:
+    def _run(self, given: ImageArray, statistics: UpscaleStatistics) -> ImageArray:
         with self._lock:
             if self._runtime is None:
                 raise UpscaleError("expected an open upscaler, found a closed one")
             start = time.perf_counter()
             try:
-                # Some runtimes are not safe to share, or batch only as they were built: one picture at a time.
+                # Some runtimes are not safe to share, or batch only as they were built: one image at a time.
                 output = np.concatenate([self._fitted(self._runtime, one[None]) for one in given])
                 if not np.isfinite(output).all():
-                    tally.redone_in_fp32 += 1
+                    statistics.redone_in_fp32 += 1
                     output = np.concatenate([self._fitted(self._fp32(), one[None]) for one in given])
                     if not np.isfinite(output).all():
                         raise UpscaleError("the network's output is not finite, not even in fp32")
             finally:
-                tally.network_seconds += time.perf_counter() - start
-            tally.tiles += 1
+                statistics.network_seconds += time.perf_counter() - start
+            statistics.tiles += 1
         return output
 
-    def _fitted(self, runtime: Runtime, picture: Picture) -> Picture:
-        """The network on a picture continued to a size it takes; most take any."""
-        return fitted(picture, self.config.size, self.scale, runtime.infer)
+    def _fitted(self, runtime: Runtime, image: ImageArray) -> ImageArray:
+        """The network on an image continued to a size it takes; most take any."""
+        return fitted(image, self.config.size, self.scale, runtime.infer)
 
     def _fp32(self) -> Runtime:
         """The same network in fp32, opened when first needed: on the same device, else on the CPU."""
@@ -338,13 +329,13 @@ class Upscaler:
 
 
 def _cut(config: Descriptor, overlap: int | None) -> Cut:
-    """How tiles meet: hard cuts where tiles give the same picture or somebody sets the overlap, else faded ones."""
+    """How tiles meet: hard cuts where tiles give the same image or somebody sets the overlap, else faded ones."""
     if overlap is not None:
         if overlap < 0:
             raise UsageError(f"expected an overlap of no or more pixels, found {overlap}")
         return Cut(margin=overlap)
     feather = FEATHER if config.pools_globally else 0
-    reach = UNKNOWN_REACH if config.receptive_radius is None else config.receptive_radius
+    reach = UNKNOWN_RADIUS if config.receptive_radius is None else config.receptive_radius
     return Cut(margin=reach + feather, feather=feather)
 
 

@@ -1,4 +1,4 @@
-"""Arrays into picture files, band by band where the format allows it (PNG, TIFF)."""
+"""Arrays into image files, band by band where the format allows it (PNG, TIFF)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from aethernet.errors import MissingDependencyError, PictureError, UsageError
+from aethernet.errors import ImageError, MissingDependencyError, UsageError
 from aethernet.upscale.reading import Metadata, resized_exif
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from aethernet.upscale.reading import Still
 
-__all__ = ["FORMATS", "FileFormat", "format_of", "write_picture"]
+__all__ = ["FORMATS", "FileFormat", "format_of", "write_image"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,20 +70,20 @@ def format_of(path: Path) -> FileFormat:
 
 
 def require_fit(target: FileFormat, width: int, height: int) -> None:
-    """Refuse a picture that the format cannot hold, before any work is done.
+    """Refuse an image that the format cannot hold, before any work is done.
 
     Raises:
-        PictureError: It is too large.
+        ImageError: It is too large.
     """
     if max(width, height) > target.longest:
-        raise PictureError(
+        raise ImageError(
             f"expected a result of at most {target.longest:,} pixels a side, which is what {target.name} holds, found "
             f"{width}x{height}",
             hint="write png or tif",
         )
 
 
-def write_picture(
+def write_image(
     path: Path,
     target: FileFormat,
     still: Still,
@@ -96,7 +96,7 @@ def write_picture(
     Args:
         path: Where to; the caller makes this atomic.
         target: Format; must take ``still``'s kind (:meth:`Still.as_rgb` for those that have no CMYK).
-        still: The picture that was enlarged: its kind and metadata are used, not its pixels.
+        still: The image that was enlarged: its kind and metadata are used, not its pixels.
         bands: [rows, W, channels] of 8 or 16 bits, top to bottom.
         size: Width and height of the result.
         quality: 1 to 100; None takes the format's own.
@@ -112,7 +112,7 @@ def write_picture(
     if still.has_alpha and not target.alpha:
         bands = (_on_white(band) for band in bands)
         if still.plane is not None and (still.plane != np.iinfo(still.plane.dtype).max).any():
-            notes.append(f"{target.name} has no transparency: the picture was put on white")
+            notes.append(f"{target.name} has no transparency: the image was put on white")
     if target.name == "png":
         _write_png(path, bands, size, metadata)
     elif target.name == "tif":
@@ -210,7 +210,7 @@ def _write_tiff(
     try:
         import tifffile
     except ImportError as error:
-        raise MissingDependencyError("tifffile", extra="pictures") from error
+        raise MissingDependencyError("tifffile", extra="images") from error
     width, height = size
     cmyk = still.kind == "cmyk"
     if cmyk:
@@ -282,7 +282,7 @@ def _strips(bands: Iterator[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:
 
 
 def _append_directory(path: Path, details: dict[int, Any]) -> None:
-    """Put the Exif directory behind the picture and point its tag there; tifffile writes no directories of others."""
+    """Put the Exif directory behind the image and point its tag there; tifffile writes no directories of others."""
     import tifffile
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -302,7 +302,7 @@ def _append_directory(path: Path, details: dict[int, Any]) -> None:
         file.write(struct.pack("<H", _EXIF_IFD))
 
 
-# --- formats that want the whole picture at once ---------------------------------------------------------------------
+# --- formats that want the whole image at once ---------------------------------------------------------------------
 
 
 def _write_whole(

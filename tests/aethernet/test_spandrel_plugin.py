@@ -1,4 +1,4 @@
-"""Through spandrel every AetherNet file gives the picture our own loader gives, and other networks stay themselves."""
+"""Through spandrel every AetherNet file gives the image our own loader gives, and other networks stay themselves."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import pytest
 import torch
 
 from aethernet import spandrel_plugin
-from aethernet.checkpoint import FinetunedInt8, load, save_finetuned, save_pth, save_safetensors
+from aethernet.checkpoint import load, save_finetuned, save_pth, save_safetensors
 from aethernet.errors import MissingDependencyError
-from aethernet.fusion import fuse, merge_kernels
-from aethernet.manifest import FinetuningFacts
-from aethernet.network import PRESETS, AetherNet, NetworkConfig, build_network, preset_config
-from aethernet.quantization import quantize
+from aethernet.networks import NETWORK_PRESETS, AetherNet, NetworkConfig, build_network, preset_config
+from aethernet.networks.fusion import fuse, merge_kernels
+from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
+from aethernet.quantization.post_training import quantize
+from tests.support.images import natural_image
 from tests.support.networks import (
     ONE_OF_EACH_GENERATION,
     SELECTED_CONFIGS,
@@ -28,17 +29,16 @@ from tests.support.networks import (
     tiny_config,
     tiny_network,
 )
-from tests.support.pictures import natural_picture
 
 spandrel = pytest.importorskip(
-    "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet[spandrel]'", exc_type=ImportError
+    "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet-sr[spandrel]'", exc_type=ImportError
 )
 
 QUICK = {(1, "small"), (2, "tiny"), (3, "mobile"), (3, "tiny")}
 SLOW = {(1, "medium"), (2, "small"), (3, "medium")}
 PRESETS_AT_SOME_SCALE = [
     pytest.param(generation, name, scale, marks=[] if (generation, name) in QUICK else [pytest.mark.slow])
-    for generation, presets in PRESETS.items()
+    for generation, presets in NETWORK_PRESETS.items()
     for name, scale in zip(presets, itertools.cycle((2, 4, 1, 3)), strict=False)
     if (generation, name) in QUICK | SLOW
 ]
@@ -60,13 +60,13 @@ def as_trained(network: AetherNet) -> AetherNet:
     return network
 
 
-def assert_same_picture(path: Path, picture: torch.Tensor) -> Any:
+def assert_same_image(path: Path, image: torch.Tensor) -> Any:
     """spandrel and our own loader answer alike (spandrel clips); returns spandrel's descriptor."""
     descriptor = spandrel.ModelLoader().load_from_file(path)
     with torch.inference_mode():
-        expected = load(path).model(picture).clamp(0, 1)
+        expected = load(path).model(image).clamp(0, 1)
     assert descriptor.architecture.id == "AetherNet"
-    torch.testing.assert_close(descriptor(picture), expected, rtol=0, atol=0)
+    torch.testing.assert_close(descriptor(image), expected, rtol=0, atol=0)
     return descriptor
 
 
@@ -80,7 +80,7 @@ def test_presets_load_as_in_our_own_loader(tmp_path: Path, generation: int, name
         save_pth(network, tmp_path / "training.pth"),
     ]
 
-    descriptors = [assert_same_picture(path, natural_picture(9, 8)) for path in files]
+    descriptors = [assert_same_image(path, natural_image(9, 8)) for path in files]
 
     assert {descriptor.scale for descriptor in descriptors} == {scale}
     assert [descriptor.tags[:2] for descriptor in descriptors] == [[name, f"v{generation}"]] * 3
@@ -90,18 +90,24 @@ def test_presets_load_as_in_our_own_loader(tmp_path: Path, generation: int, name
 def test_every_kind_of_fused_network_loads_as_in_our_own_loader(tmp_path: Path, config: NetworkConfig) -> None:
     path = save_pth(fuse(randomised(build_network(config))), tmp_path / "net.pth")
 
-    assert_same_picture(path, natural_picture(channels=config.in_channels))
+    assert_same_image(path, natural_image(channels=config.in_channels))
 
 
 def test_a_fine_tuned_checkpoint_loads_as_its_float_network(tmp_path: Path) -> None:
     network = tiny_network(2)
-    made = quantize(fuse(network), pictures=[natural_picture(16, 16).numpy()])
+    made = quantize(fuse(network), images=[natural_image(16, 16).numpy()])
     facts = FinetuningFacts(
-        steps=1, pictures=1, pictures_sha256="0" * 64, psnr_before=40, psnr_after=41, tint_before=0, tint_after=0
+        steps=1,
+        images=1,
+        images_sha256="0" * 64,
+        psnr_before=40,
+        psnr_after=41,
+        channel_shift_before=0,
+        channel_shift_after=0,
     )
     int8 = FinetunedInt8(model=made.model, slope=None, facts=facts)
 
-    assert_same_picture(save_finetuned(network, int8, tmp_path / "qat.safetensors"), natural_picture())
+    assert_same_image(save_finetuned(network, int8, tmp_path / "qat.safetensors"), natural_image())
 
 
 @pytest.mark.parametrize("fold", [as_trained, merge_kernels])
@@ -111,7 +117,7 @@ def test_other_forms_load_as_in_our_own_loader(
 ) -> None:
     path = save_pth(fold(randomised(build_network(config))), tmp_path / "net.pth")
 
-    assert_same_picture(path, natural_picture())
+    assert_same_image(path, natural_image())
 
 
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS.keys())
@@ -119,21 +125,21 @@ def test_what_trainers_wrap_loads(tmp_path: Path, wrap: Callable[..., dict[str, 
     path = tmp_path / "net_g.pth"
     torch.save(wrap(tiny_network(2).state_dict()), path)
 
-    assert_same_picture(path, natural_picture())
+    assert_same_image(path, natural_image())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_half_precision_files_load(tmp_path: Path, dtype: torch.dtype) -> None:
     path = save_safetensors(fuse(tiny_network(3)), tmp_path / "net.safetensors", dtype=dtype)
 
-    assert_same_picture(path, natural_picture())
+    assert_same_image(path, natural_image())
 
 
 @pytest.mark.parametrize(
     "name", ["v1_unfused_x2", "v1_fused_x4", "v2_fused_attn_x4", "v3_fused_x3", "v3_module_prefix_ema_and_params_x2"]
 )
 def test_published_networks_load(shared_data: Path, name: str) -> None:
-    assert_same_picture(shared_data / "parity" / f"{name}.pth", natural_picture())
+    assert_same_image(shared_data / "parity" / f"{name}.pth", natural_image())
 
 
 @pytest.mark.parametrize("name", ["v1_qat_x2", "v2_qat_x2", "v3_qat_x2"])
@@ -142,9 +148,9 @@ def test_published_quantised_networks_load_as_floats(shared_data: Path, name: st
     path = shared_data / "parity" / f"{name}.pth"
     descriptor = spandrel.ModelLoader().load_from_state_dict(torch.load(path, weights_only=True))
 
-    answer = descriptor(natural_picture())
+    answer = descriptor(natural_image())
 
-    torch.testing.assert_close(answer, load(path).model(natural_picture()).clamp(0, 1), rtol=0, atol=0)
+    torch.testing.assert_close(answer, load(path).model(natural_image()).clamp(0, 1), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("config", SELECTED_CONFIGS.values(), ids=SELECTED_CONFIGS.keys())
@@ -214,16 +220,16 @@ def test_a_network_that_does_not_enlarge_restores() -> None:
     [({}, "SUPPORTED"), ({"spatial_attention": True}, "SUPPORTED"), ({"channel_attention": True}, "DISCOURAGED")],
     ids=str,
 )
-def test_tiling_is_discouraged_where_the_whole_picture_is_pooled(attention: dict[str, bool], tiling: str) -> None:
+def test_tiling_is_discouraged_where_the_whole_image_is_pooled(attention: dict[str, bool], tiling: str) -> None:
     assert described(tiny_config(3, **attention)).tiling is spandrel.ModelTiling[tiling]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_the_precisions_it_promises_work(dtype: torch.dtype) -> None:
     descriptor = spandrel.ModelLoader().load_from_state_dict(fuse(tiny_network(2)).state_dict())
-    expected = descriptor(natural_picture())
+    expected = descriptor(natural_image())
 
-    answer = descriptor.to(dtype)(natural_picture().to(dtype))
+    answer = descriptor.to(dtype)(natural_image().to(dtype))
 
     assert answer.dtype == dtype
     torch.testing.assert_close(answer.float(), expected, rtol=0, atol=0.1)
@@ -268,7 +274,7 @@ def test_a_missing_spandrel_is_named_with_the_extra(monkeypatch: pytest.MonkeyPa
     with pytest.raises(MissingDependencyError, match="spandrel") as caught:
         spandrel_plugin.install()
 
-    assert "aethernet[spandrel]" in caught.value.hint
+    assert "aethernet-sr[spandrel]" in caught.value.hint
 
 
 def test_importing_the_module_loads_neither_torch_nor_spandrel() -> None:

@@ -7,13 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from aethernet.bundle import open_bundle
 from aethernet.precision import Precision
-from aethernet.signing import Signer, sign_bundle
-from aethernet.spec import ReleaseSpec
+from aethernet.release.bundle import open_bundle
+from aethernet.release.signing import Signer, sign_bundle
+from aethernet.release.spec import ReleaseSpec
 from tests.support.keys import key_pair
 from tests.support.networks import calm_network
-from tests.support.releases import make_release, small_pictures, tiny_checkpoint
+from tests.support.releases import make_release, small_images, tiny_checkpoint
 
 FOLDER = Path(__file__).parent
 
@@ -30,8 +30,8 @@ def make(name: str) -> Path:
             checkpoint=tiny_checkpoint(folder, calm_network(2)),
             description="A network that enlarges like nearest neighbour, kept to be read for good.",
             license="CC0-1.0",
-            images=small_pictures(folder / "low"),
-            hr=small_pictures(folder / "high", scale=2),
+            images=small_images(folder / "low"),
+            hr=small_images(folder / "high", scale=2),
             precisions=tuple(Precision),
             # Of interest are the files; an untrained network's int8 is not good.
             limits={

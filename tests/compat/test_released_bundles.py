@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 import aethernet
-from aethernet.bundle import open_bundle, verify_bundle
 from aethernet.precision import Precision
-from aethernet.runtimes import open_runtime
-from aethernet.signing import Trust
-from tests.support.pictures import natural_picture
+from aethernet.release.bundle import open_bundle
+from aethernet.release.signing import Trust
+from aethernet.release.verification import verify_bundle
+from aethernet.runtimes.opening import open_runtime
+from tests.support.images import natural_image
 from tests.support.releases import flip_byte
 
 KEPT = sorted(path.parent for path in Path(__file__).parent.glob("*/release.json"))
@@ -31,12 +32,12 @@ def test_something_is_kept() -> None:
 
 
 @every_kept
-def test_a_kept_release_verifies_with_its_signature_and_its_picture(kept: Path) -> None:
+def test_a_kept_release_verifies_with_its_signature_and_its_image(kept: Path) -> None:
     found = verify_bundle(kept, trust=_trust(kept))
 
     assert found.problems == ()
     assert found.signature.startswith("signed by the key")
-    assert found.picture is not None
+    assert found.image is not None
 
 
 @every_kept
@@ -48,13 +49,13 @@ def test_a_kept_release_that_was_changed_does_not_verify(kept: Path, tmp_path: P
 
 
 @every_kept
-def test_every_file_of_a_kept_release_computes_its_picture(kept: Path) -> None:
+def test_every_file_of_a_kept_release_computes_its_image(kept: Path) -> None:
     manifest = open_bundle(kept).manifest
-    picture = natural_picture(24, 20).numpy()
+    image = natural_image(24, 20).numpy()
     reference = manifest.file("onnx", Precision.FP32, ".onnx")
     assert reference is not None
     with open_runtime(kept / reference.path) as runtime:
-        wanted = runtime.infer(picture)
+        wanted = runtime.infer(image)
 
     ran = set()
     for entry in manifest.files:
@@ -62,7 +63,7 @@ def test_every_file_of_a_kept_release_computes_its_picture(kept: Path) -> None:
             continue
         assert entry.precision is not None
         with open_runtime(kept / entry.path) as runtime:
-            found = runtime.infer(picture)
+            found = runtime.infer(image)
         assert np.abs(found - wanted).max() < LARGEST_DIFFERENCE[entry.precision], entry.path
         ran.add((entry.precision, entry.role))
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aethernet.bundle import verify_bundle
+from aethernet.release.verification import verify_bundle
 from tests.support.browser import chromium
 from tests.support.cluster import POOL, Cluster, Command, started_cluster, wait_for
 from tests.support.networks import tiny_network
@@ -138,7 +138,7 @@ def test_prefect_knows_which_run_lost_its_worker(cluster: Cluster, released: obj
     assert len(states) >= 7
 
 
-def test_prefects_ui_shows_the_card_with_its_picture(
+def test_prefects_ui_shows_the_card_with_its_image(
     cluster: Cluster, released: object, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     key = f"card-{NAMES[0].replace('_', '-')}"
@@ -148,15 +148,15 @@ def test_prefects_ui_shows_the_card_with_its_picture(
 
     with chromium(tmp_path_factory.mktemp("chromium")) as browser:
         browser.get(page)
-        wait_for(lambda: _picture_widths(browser), 30, "a picture on the page")
+        wait_for(lambda: _image_widths(browser), 30, "an image on the page")
 
-        assert _picture_widths(browser)[0] > 200
+        assert _image_widths(browser)[0] > 200
         assert NAMES[0] in browser.find_element("tag name", "body").text
 
 
-def _picture_widths(browser: Any) -> list[int]:
-    """In pixels of the pictures themselves; 0 for those that did not load."""
-    return [picture.get_property("naturalWidth") for picture in browser.find_elements("css selector", "img")]
+def _image_widths(browser: Any) -> list[int]:
+    """In pixels of the images themselves; 0 for those that did not load."""
+    return [image.get_property("naturalWidth") for image in browser.find_elements("css selector", "img")]
 
 
 def test_dask_workers_use_the_same_store(

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.bundle import SIGNATURE, verify_bundle
-from aethernet.hub import Address
+from aethernet.hub.address import Address
 from aethernet.hub.download import download
-from aethernet.signing import Trust
+from aethernet.release.bundle import SIGNATURE
+from aethernet.release.signing import Trust
+from aethernet.release.verification import verify_bundle
 from tests.support.hub_server import Fault, HubServer
 from tests.support.keys import KeyPair, key_pair
 from tests.support.releases import NAME, snapshot
@@ -134,22 +135,22 @@ def test_search_for_secrets_would_find_one(tmp_path: Path) -> None:
     assert _leaks([], [tmp_path]) == [str(tmp_path / "log")]
 
 
-def test_real_checkpoint_goes_over_http_and_computes_its_picture_afterwards(
+def test_real_checkpoint_goes_over_http_and_computes_its_image_afterwards(
     shared_data: Path, tmp_path: Path, hub_server: HubServer, key: KeyPair
 ) -> None:
-    from aethernet.bundle import open_bundle
     from aethernet.hub.publishing import publish_release, verify_release
     from aethernet.precision import Precision
-    from aethernet.signing import Signer, sign_bundle
-    from aethernet.spec import ReleaseSpec
-    from tests.support.releases import make_release, small_pictures
+    from aethernet.release.bundle import open_bundle
+    from aethernet.release.signing import Signer, sign_bundle
+    from aethernet.release.spec import ReleaseSpec
+    from tests.support.releases import make_release, small_images
 
     spec = ReleaseSpec(
         name="aether_small_2x",
         checkpoint=next((shared_data / "aether_small_2x").glob("*.pth")),
         license="CC-BY-4.0",
         origin="the author's training run",
-        images=small_pictures(tmp_path / "low"),
+        images=small_images(tmp_path / "low"),
         precisions=(Precision.FP32,),
         engines={"backends": ()},
     )
@@ -160,6 +161,6 @@ def test_real_checkpoint_goes_over_http_and_computes_its_picture_afterwards(
     publication = publish_release(bundle, hub_server.place, spec.name, trust=trust)
     verified = verify_release(Address.parse(publication.address), trust=trust)
 
-    assert verified.picture is not None
-    assert "of 255 levels" in verified.picture
+    assert verified.image is not None
+    assert "of 255 levels" in verified.image
     assert open_bundle(bundle).manifest.checkpoint.origin == "the author's training run"

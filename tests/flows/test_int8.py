@@ -9,17 +9,18 @@ from pathlib import Path
 import pytest
 
 from aethernet import load
-from aethernet.bundle import open_bundle, verify_bundle
-from aethernet.lint import lint_onnx
+from aethernet.export.lint import lint_onnx
 from aethernet.precision import Precision
-from aethernet.spec import make_spec
-from tests.support.releases import NAME, make_release, small_pictures, tiny_checkpoint
+from aethernet.release.bundle import open_bundle
+from aethernet.release.spec import make_spec
+from aethernet.release.verification import verify_bundle
+from tests.support.releases import NAME, make_release, small_images, tiny_checkpoint
 from tests.support.workplace import CommandLine, Workplace
 
 pytestmark = pytest.mark.slow
 
 # Random weights are so noisy in int8 that every change of the rounding, such as the half precision of the TensorRT
-# file, gives the picture another noise: files agree with one another hardly more than with the float network.
+# file, gives the image another noise: files agree with one another hardly more than with the float network.
 LIMITS = """
 [limits.int8]
 min_psnr = 15
@@ -69,7 +70,7 @@ def test_int8_is_released_in_all_its_forms_and_what_gains_too_little_is_left_out
     assert not [one.path for one in open_bundle(workplace.bundle).manifest.files if one.precision is Precision.INT8]
 
 
-def test_without_pictures_or_records_int8_is_skipped_with_that_reason(
+def test_without_images_or_records_int8_is_skipped_with_that_reason(
     workplace: Workplace, command_line: CommandLine
 ) -> None:
     kept = [line for line in workplace.spec.read_text().splitlines() if not line.startswith(("images", "hr", "leave"))]
@@ -80,14 +81,14 @@ def test_without_pictures_or_records_int8_is_skipped_with_that_reason(
     assert finished.code == 0, finished.err
     forms = {form["precision"]: form for form in finished.summary["forms"]}
     assert forms["int8"]["status"] == "skipped"
-    assert "expected calibration pictures or records" in forms["int8"]["reason"]
+    assert "expected calibration images or records" in forms["int8"]["reason"]
 
 
 def test_a_budget_keeps_parts_float_and_the_release_says_which(tmp_path: Path) -> None:
     spec = {
         "name": NAME,
         "checkpoint": tiny_checkpoint(tmp_path),
-        "images": small_pictures(tmp_path / "low"),
+        "images": small_images(tmp_path / "low"),
         "precisions": ["fp32", "int8"],
         "quantization": {"budget_db": 37},
         **tomllib.loads(LIMITS.replace("min_agreement = 0.5", "min_agreement = 0.001")),

@@ -1,4 +1,4 @@
-"""Networks of other architectures through the whole release flow, and pictures through what comes out."""
+"""Networks of other architectures through the whole release flow, and images through what comes out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import aethernet
-from aethernet.bundle import open_bundle, verify_bundle
-from aethernet.lint import lint_onnx
+from aethernet.export.lint import lint_onnx
+from aethernet.release.bundle import open_bundle
+from aethernet.release.verification import verify_bundle
 from tests.flows.test_int8 import LIMITS
-from tests.support.foreign import compact, spandrel
-from tests.support.pictures import natural_picture
+from tests.support.images import natural_image
 from tests.support.releases import NAME
+from tests.support.third_party import compact, spandrel
 from tests.support.workplace import CommandLine, Workplace
 
 pytestmark = pytest.mark.slow
@@ -43,21 +44,21 @@ def test_a_convolutional_network_is_released_in_every_form(
     assert json.loads((workplace.bundle / "config.json").read_text())["network"]["scale"] == 2
     assert "Compact 8nf 3nc" in (workplace.bundle / "README.md").read_text()
     assert lint_onnx(workplace.bundle / f"{NAME}_int8.onnx").ok
-    picture = (natural_picture(40, 50).numpy()[0].transpose(1, 2, 0) * 255).astype(np.uint8)
-    given = torch.from_numpy(picture.transpose(2, 0, 1)[None]).float() / 255
+    image = (natural_image(40, 50).numpy()[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    given = torch.from_numpy(image.transpose(2, 0, 1)[None]).float() / 255
     # What anybody's loader makes of the file for PyTorch is what the release gives, in tiles too.
     network = spandrel.ModelLoader().load_from_file(workplace.bundle / f"{NAME}_fp32.safetensors")
     wanted = np.rint(network(given).numpy()[0].transpose(1, 2, 0) * 255)
     for tile in (None, 30):
         with aethernet.Upscaler(workplace.bundle, "fp32", "onnxruntime-cpu", tile=tile) as upscaler:
             assert upscaler.exact_tiles
-            assert np.abs(upscaler.upscale(picture).astype(int) - wanted).max() <= 1
+            assert np.abs(upscaler.upscale(image).astype(int) - wanted).max() <= 1
     with aethernet.Upscaler(workplace.bundle, "fp32", "onnxruntime-cpu", tile=24, overlap=2) as upscaler:
         assert not upscaler.exact_tiles
-        assert upscaler.upscale(picture).shape == wanted.shape
+        assert upscaler.upscale(image).shape == wanted.shape
 
 
-def test_a_network_of_one_size_gets_it_into_its_names_and_takes_any_picture(
+def test_a_network_of_one_size_gets_it_into_its_names_and_takes_any_image(
     workplace: Workplace, command_line: CommandLine, tmp_path: Path
 ) -> None:
     checkpoint = compact(tmp_path / "net.pth")
@@ -70,9 +71,9 @@ def test_a_network_of_one_size_gets_it_into_its_names_and_takes_any_picture(
     assert (workplace.bundle / f"{NAME}_48x64_fp32.onnx").is_file()
     assert manifest.network.config["size"]["fixed"] == [48, 64]
     assert {item.shape for item in manifest.measurements} == {(1, 48, 64)}
-    picture = (natural_picture(70, 91).numpy()[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+    image = (natural_image(70, 91).numpy()[0].transpose(1, 2, 0) * 255).astype(np.uint8)
     with aethernet.Upscaler(workplace.bundle, "fp32", "onnxruntime-cpu") as upscaler:
-        found = upscaler.upscale(picture)
-    given = torch.from_numpy(picture.transpose(2, 0, 1)[None]).float() / 255
+        found = upscaler.upscale(image)
+    given = torch.from_numpy(image.transpose(2, 0, 1)[None]).float() / 255
     wanted = np.rint(spandrel.ModelLoader().load_from_file(checkpoint)(given).numpy()[0].transpose(1, 2, 0) * 255)
     assert np.abs(found.astype(int) - wanted).max() <= 1

@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from aethernet.bundle import open_bundle, verify_bundle
-from aethernet.signing import Trust
+from aethernet.release.bundle import open_bundle
+from aethernet.release.signing import Trust
+from aethernet.release.verification import verify_bundle
 from tests.support.keys import key_pair
 from tests.support.releases import NAME, flip_byte, snapshot, tiny_checkpoint
 from tests.support.workplace import REPOSITORY, CommandLine, Finished, Workplace
@@ -108,7 +109,7 @@ SPOILT: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "onnx deleted": (f"{NAME}_fp32.onnx", Path.unlink, "export"),
     "half onnx flipped": (f"{NAME}_fp16.onnx", flip_byte, "export_half"),
     "weights truncated": (f"{NAME}_fp16.pth", functools.partial(os.truncate, length=99), "fuse fp16"),
-    "picture is a folder": ("images/comparison.png", _replace_by_folder, "draw"),
+    "image is a folder": ("images/comparison.png", _replace_by_folder, "draw"),
     "config emptied": ("config.json", functools.partial(os.truncate, length=0), "write_config"),
     "card deleted": ("README.md", Path.unlink, "card"),
     "report flipped": ("report.html", flip_byte, "report"),
@@ -168,7 +169,7 @@ def test_changed_template_renders_the_card_and_runs_nothing_else(
 ) -> None:
     for package in ("aethernet", "tasks", "flows"):
         shutil.copytree(REPOSITORY / package, tmp_path / "tree" / package)
-    template = tmp_path / "tree/aethernet/card/template.md.jinja"
+    template = tmp_path / "tree/aethernet/release/card/template.md.jinja"
     template.write_text(template.read_text() + "\nA new last line.\n")
     before, published = snapshot(assembled.bundle), snapshot(first_release[0].hub)
     arguments = [*assembled.release[:-3], "--hub", first_release[0].hub.as_uri(), "--json"]
@@ -231,7 +232,7 @@ def test_form_asked_for_that_cannot_be_made_fails_the_release(workplace: Workpla
 
     finished = command_line([*workplace.release, "--precisions", "fp32,int8"])
 
-    _require_refused(workplace, finished, "int8 must pass and did not", "expected calibration pictures")
+    _require_refused(workplace, finished, "int8 must pass and did not", "expected calibration images")
 
 
 def test_form_asked_for_that_misses_its_limits_fails_the_release(
@@ -293,7 +294,7 @@ STAGES = (
 )
 INT8_STAGES = ("sensitivity", "quantize", "export_quantized", "race")
 """These do not run here, see tests/flows/test_int8.py."""
-PLAIN = ("fetch_checkpoint", "fetch_pictures")
+PLAIN = ("fetch_checkpoint", "fetch_images")
 LATE = ("assemble_bundle", "publish_release")
 
 
@@ -303,7 +304,7 @@ def _fail(*_: Any, **__: Any) -> Any:
 
 def test_every_stage_of_the_flow_is_listed_here() -> None:
     import flows.release as module
-    from tasks._caching import Stage
+    from tasks.caching import Stage
 
     assert {name for name, value in vars(module).items() if isinstance(value, Stage)} == {*STAGES, *INT8_STAGES}
 

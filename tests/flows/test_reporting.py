@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from prefect.exceptions import PrefectException
 
-from flows import _reporting
-from flows._reporting import ProgressArtifact
-from tasks._caching import StageEvent
+from flows import reporting as _reporting
+from flows.reporting import ProgressArtifact
+from tasks.caching import StageEvent
 from tests.support.releases import NAME
 from tests.support.workplace import CommandLine, Workplace
 
@@ -73,18 +73,18 @@ def test_progress_that_cannot_be_shown_stops_nothing(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-def test_prefect_shows_table_picture_card_and_progress(workplace: Workplace, command_line: CommandLine) -> None:
+def test_prefect_shows_table_image_card_and_progress(workplace: Workplace, command_line: CommandLine) -> None:
     from prefect.artifacts import Artifact
 
     finished = command_line(workplace.release)
 
     assert finished.code == 0, finished.err
     key = NAME.replace("_", "-")
-    kinds = ("comparison", "comparison-picture", "card", "progress")
+    kinds = ("comparison", "comparison-image", "card", "progress")
     found = {kind: Artifact.get(f"{kind}-{key}") for kind in kinds}
     assert {kind: one and one.type for kind, one in found.items()} == {
         "comparison": "markdown",
-        "comparison-picture": "image",
+        "comparison-image": "image",
         "card": "markdown",
         "progress": "progress",
     }
@@ -92,17 +92,17 @@ def test_prefect_shows_table_picture_card_and_progress(workplace: Workplace, com
     assert data["progress"] == 100
     assert "| fp32" in str(data["comparison"])
     assert str(data["card"]).lstrip().startswith(f"# {NAME}")
-    assert str(data["comparison-picture"]) in str(data["card"])
-    assert _size(str(data["comparison-picture"])) == _size_of(workplace.bundle / "images" / "comparison.png")
+    assert str(data["comparison-image"]) in str(data["card"])
+    assert _size(str(data["comparison-image"])) == _size_of(workplace.bundle / "images" / "comparison.png")
 
 
 def _size(address: str) -> tuple[int, int]:
     found = re.fullmatch(r"data:image/jpeg;base64,(.+)", address)
     assert found is not None
-    with Image.open(io.BytesIO(base64.b64decode(found[1]))) as picture:
-        return picture.size
+    with Image.open(io.BytesIO(base64.b64decode(found[1]))) as image:
+        return image.size
 
 
 def _size_of(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.size
+    with Image.open(path) as image:
+        return image.size

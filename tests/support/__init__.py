@@ -1,1 +1,1 @@
-"""What tests share: tiny networks, pictures, simulators."""
+"""What tests share: tiny networks, images, simulators."""

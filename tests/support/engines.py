@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from aethernet.engine import PRESETS, Backend, EngineIdentity, EngineRecord
-from aethernet.engine.counts import TypedCounts
-from aethernet.engine.identity import Message, this_system, write_record
+from aethernet.engines.backends import Backend
+from aethernet.engines.counts import TypedCounts
+from aethernet.engines.identity import EngineFingerprint, EngineRecord, Message, this_system, write_record
+from aethernet.engines.profiles import PROFILE_PRESETS
 from aethernet.precision import Precision
 
 __all__ = [
@@ -81,7 +82,7 @@ def small_model(
 
 
 def linear_model(path: Path, weight: np.ndarray | None = None) -> Path:
-    """A linear layer over the channels of a picture, as generation 1 has them, and a shuffle."""
+    """A linear layer over the channels of an image, as generation 1 has them, and a shuffle."""
     weight = np.random.default_rng(0).standard_normal((3, 12), np.float32) if weight is None else weight
     nodes = [
         helper.make_node("Transpose", ["input"], ["last"], perm=[0, 2, 3, 1]),
@@ -105,14 +106,14 @@ def paper_engine(folder: Path, **changes: object) -> Path:
     folder.mkdir(exist_ok=True)
     content, source = b"ftrt" + bytes(range(256)), folder / "net_fp16.onnx"
     source.write_bytes(b"not really ONNX")
-    identity = EngineIdentity(
+    identity = EngineFingerprint(
         backend=Backend.TENSORRT_RTX,
         version=RTX_VERSION,
         system=this_system(),
         capabilities=("8.6", "8.9"),
         precision=Precision.FP16,
         channels=3,
-        profiles=(PRESETS["tile"],),
+        profiles=(PROFILE_PRESETS["tile"],),
         flags={"strongly_typed": True, "tf32": False},
         onnx=source.name,
         onnx_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),

@@ -581,7 +581,7 @@ def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubS
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf-cache"))
     server = HubServer(root)
     quick = SimpleNamespace(**{**vars(time), "sleep": server.waits.append})
-    monkeypatch.setattr("aethernet.hub.patience.time", quick)
+    monkeypatch.setattr("aethernet.hub.retrying.time", quick)
     monkeypatch.setattr("huggingface_hub.utils._http.time", quick)
     # Whom the client sends its token.
     monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aethernet.network import AetherNet, NetworkConfig, Norm, build_network
-from aethernet.network.blocks import AffineMap, ChannelAttention, DeploymentNorm
+from aethernet.networks import AetherNet, NetworkConfig, Norm, build_network
+from aethernet.networks.blocks import AffineMap, ChannelAttention, DeploymentNorm
 from aethernet.training.initialisation import start_as_nearest_neighbour_
 
 __all__ = [
@@ -130,9 +130,9 @@ def calm_network(generation: int = 2) -> AetherNet:
 
 
 @torch.no_grad()
-def largest_difference(first: nn.Module, second: nn.Module, picture: Tensor) -> float:
-    """Largest absolute difference of two networks' answers to one picture."""
-    return float((first(picture) - second(picture)).abs().max())
+def largest_difference(first: nn.Module, second: nn.Module, image: Tensor) -> float:
+    """Largest absolute difference of two networks' answers to one image."""
+    return float((first(image) - second(image)).abs().max())
 
 
 def ema_beside_decoy(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from aethernet.bundle import Bundle, assemble_bundle, open_bundle
 from aethernet.checkpoint import save_safetensors
-from aethernet.manifest import RENDERED, BuildRecord, Manifest, identity_of
-from aethernet.network import AetherNet
+from aethernet.networks import AetherNet
 from aethernet.precision import Precision
-from aethernet.spec import ReleaseSpec
-from aethernet.store import Store
+from aethernet.release.assembly import assemble_bundle
+from aethernet.release.bundle import Bundle, open_bundle
+from aethernet.release.manifest import RENDERED, BuildRecord, Manifest, identity_of
+from aethernet.release.spec import ReleaseSpec
+from aethernet.store.store import Store
 from tests.support.networks import tiny_network
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
     "rendered_files",
     "rewrite",
     "slim_release",
-    "small_pictures",
+    "small_images",
     "small_spec",
     "snapshot",
     "tiny_checkpoint",
@@ -48,11 +49,11 @@ def tiny_checkpoint(folder: Path, network: AetherNet | None = None) -> Path:
 def small_spec(
     folder: Path, name: str = NAME, network: AetherNet | None = None, leave_out: Sequence[str] = ("int8",)
 ) -> Path:
-    """A spec with its checkpoint and pictures, quick to release: int8 takes longer than all else, engines come next."""
+    """A spec with its checkpoint and images, quick to release: int8 takes longer than all else, engines come next."""
     folder.mkdir(parents=True)
     tiny_checkpoint(folder, network)
-    small_pictures(folder / "low")
-    small_pictures(folder / "high", scale=2)
+    small_images(folder / "low")
+    small_images(folder / "high", scale=2)
     (folder / "release.toml").write_text(
         f'name = "{name}"\ncheckpoint = "tiny.safetensors"\nlicense = "CC0-1.0"\nimages = "low"\nhr = "high"\n'
         f"leave_out = {json.dumps(list(leave_out))}\nengines.backends = []\n"
@@ -63,7 +64,7 @@ def small_spec(
 def make_release(spec: ReleaseSpec, folder: Path) -> Path:
     """Run the release flow's own lines without Prefect's engine and without its cache."""
     import flows.release as module
-    from tasks._caching import RunContext, Stage, current_context, running
+    from tasks.caching import RunContext, Stage, current_context, running
 
     def call(self: Stage, *args: object, **kwargs: object) -> object:
         return self.fn(current_context().store, *args, **kwargs)
@@ -97,13 +98,14 @@ def flip_byte(path: Path, position: float = 0.5) -> None:
 
 def rewrite(bundle: Path, manifest: Manifest | None = None, build: BuildRecord | None = None) -> Bundle:
     """Change a release's records and make their digests and seals fit, as a forger without a signing key would."""
-    from aethernet.bundle import sealed
-    from aethernet.manifest import BUILD, MANIFEST, canonical_json
+    from aethernet.records import canonical_json
+    from aethernet.release.assembly import with_checksum
+    from aethernet.release.manifest import BUILD, MANIFEST
 
     opened = open_bundle(bundle)
     small = {MANIFEST: canonical_json(manifest or opened.manifest), **rendered_files(bundle)}
     (bundle / MANIFEST).write_bytes(small[MANIFEST])
-    (bundle / BUILD).write_bytes(canonical_json(sealed(build or opened.build, small)))
+    (bundle / BUILD).write_bytes(canonical_json(with_checksum(build or opened.build, small)))
     return open_bundle(bundle)
 
 
@@ -128,8 +130,8 @@ def first_release(folder: Path) -> Path:
         authors=("A. Tester", "B | C"),
         license="CC0-1.0",
         trained_on="Nothing at all.",
-        images=small_pictures(folder / "low"),
-        hr=small_pictures(folder / "high", scale=2),
+        images=small_images(folder / "low"),
+        hr=small_images(folder / "high", scale=2),
         limits={Precision.FP16: {"max_level": 3}},
         leave_out=(Precision.INT8,),  # it takes longer than all else; tests/flows/test_int8.py has it
         engines={"backends": ()},  # seconds for each; tests/tasks/test_build.py has them
@@ -151,14 +153,14 @@ def made_once(tmp_path_factory: pytest.TempPathFactory, name: str) -> Iterator[t
         done.touch()
 
 
-def small_pictures(folder: Path, scale: int = 1) -> Path:
-    """The library's sample pictures, 64 pixels times ``scale`` wide."""
+def small_images(folder: Path, scale: int = 1) -> Path:
+    """The library's sample images, 64 pixels times ``scale`` wide."""
     from PIL import Image
 
-    from aethernet.pictures import sample_pictures
+    from aethernet.images.files import sample_images
 
     folder.mkdir()
-    for path in sample_pictures():
+    for path in sample_images():
         with Image.open(path) as image:
             image.resize((64 * scale, 64 * scale), Image.Resampling.BICUBIC).save(folder / f"{path.stem}.png")
     return folder

@@ -12,21 +12,21 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from aethernet.artifact import Artifact
-from aethernet.bundle import assemble_bundle
 from aethernet.comparison.gate import Limits
-from aethernet.manifest import (
+from aethernet.networks import NetworkConfig
+from aethernet.precision import Precision
+from aethernet.release.assembly import assemble_bundle
+from aethernet.release.manifest import (
     BuildRecord,
     CheckpointFacts,
     Conditions,
     FileEntry,
-    FormStatus,
     Manifest,
     NetworkFacts,
+    PrecisionStatus,
     SpeedRun,
     identity_of,
 )
-from aethernet.network import NetworkConfig
-from aethernet.precision import Precision
 from tests.support.networks import tiny_config
 
 __all__ = ["doubled", "smoothing_bundle"]
@@ -47,10 +47,10 @@ def _kernels() -> np.ndarray:
     return np.stack(kernels)
 
 
-def doubled(picture: np.ndarray) -> np.ndarray:
+def doubled(image: np.ndarray) -> np.ndarray:
     """[H, W] floats -> [2H, 2W]: the network's own sum, written out; the border is repeated outwards."""
-    padded = np.pad(picture, 1, mode="edge")
-    height, width = picture.shape
+    padded = np.pad(image, 1, mode="edge")
+    height, width = image.shape
     result = np.zeros((2 * height, 2 * width))
     for index, kernel in enumerate(_kernels()):
         part = sum(
@@ -103,7 +103,7 @@ def smoothing_bundle(
     Args:
         folder: Where ``smoothing_2x`` is put.
         channels: 3 or 1.
-        pools: Say that the network pools over the whole picture.
+        pools: Say that the network pools over the whole image.
         broken_above: Also release an fp16 form (stored as fp32) that answers with infinity for brighter inputs.
     """
     config: NetworkConfig = tiny_config(
@@ -150,10 +150,10 @@ def smoothing_bundle(
         ),
         toolchain={},
         files=tuple(entries),
-        forms=tuple(FormStatus(precision=precision, status="released") for _, precision in files.values()),
+        forms=tuple(PrecisionStatus(precision=precision, status="released") for _, precision in files.values()),
         required=(Precision.FP32,),
         limits={precision: Limits() for _, precision in files.values()},
-        conditions=Conditions(pictures=(), host={}),
+        conditions=Conditions(images=(), host={}),
         measurements=(),
         quality=(),
     )

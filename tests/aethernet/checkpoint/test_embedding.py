@@ -13,26 +13,33 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aethernet.checkpoint import FinetunedInt8, load, save_finetuned, save_pth, save_safetensors
+from aethernet.checkpoint import load, save_finetuned, save_pth, save_safetensors
 from aethernet.checkpoint.embedding import PREFIX, weights_digest
 from aethernet.cli.inspection import inspect_path
 from aethernet.errors import CheckpointError, KeyMismatchError, NonFiniteWeightsError, QuantizationError
-from aethernet.fusion import fuse
-from aethernet.manifest import FinetuningFacts
-from aethernet.quantization import from_finetuning, quantize
+from aethernet.networks.fusion import fuse
+from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
+from aethernet.quantization.learning import from_finetuning
+from aethernet.quantization.post_training import quantize
 from aethernet.quantization.structure import quantizers_of
+from tests.support.images import natural_image
 from tests.support.networks import ONE_OF_EACH_GENERATION, tiny_config, tiny_network
-from tests.support.pictures import natural_picture
 
 FACTS = FinetuningFacts(
-    steps=3, pictures=2, pictures_sha256="0" * 64, psnr_before=40, psnr_after=41, tint_before=0.5, tint_after=0.25
+    steps=3,
+    images=2,
+    images_sha256="0" * 64,
+    psnr_before=40,
+    psnr_after=41,
+    channel_shift_before=0.5,
+    channel_shift_after=0.25,
 )
-PICTURES = [natural_picture(20, 20, seed=seed).numpy() for seed in range(2)]
+IMAGES = [natural_image(20, 20, seed=seed).numpy() for seed in range(2)]
 
 
 def finetuned(network: Any) -> FinetunedInt8:
     """What fine-tuning of no steps would give."""
-    made = quantize(fuse(network), pictures=PICTURES)
+    made = quantize(fuse(network), images=IMAGES)
     return FinetunedInt8(model=made.model, slope=made.slope, facts=FACTS)
 
 
@@ -61,16 +68,16 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @torch.no_grad()
 def test_both_networks_come_back_bit_for_bit(of_each: tuple[Any, FinetunedInt8, Path]) -> None:
     network, int8, path = of_each
-    picture = natural_picture(14, 11, seed=5)
+    image = natural_image(14, 11, seed=5)
 
     loaded = load(path)
 
     assert not loaded.int8
     assert loaded.config == network.config
-    assert torch.equal(loaded.model(picture), network(picture))
+    assert torch.equal(loaded.model(image), network(image))
     assert loaded.finetuned is not None
     # One layout in memory: another one sums in another order, and int8 rounds what is near a half the other way.
-    answers = [one.model.to(memory_format=torch.channels_last)(picture) for one in (loaded.finetuned, int8)]
+    answers = [one.model.to(memory_format=torch.channels_last)(image) for one in (loaded.finetuned, int8)]
     assert torch.equal(*answers)
     assert (loaded.finetuned.slope, loaded.finetuned.facts) == (int8.slope, FACTS)
 
@@ -80,7 +87,7 @@ def test_it_becomes_what_quantising_gives(of_each: tuple[Any, FinetunedInt8, Pat
     loaded = load(path).finetuned
     assert loaded is not None
 
-    made, calibrated = from_finetuning(loaded, fuse(network)), quantize(fuse(network), pictures=PICTURES)
+    made, calibrated = from_finetuning(loaded, fuse(network)), quantize(fuse(network), images=IMAGES)
 
     assert made.keep_float == calibrated.keep_float
     assert made.slope == calibrated.slope
@@ -91,7 +98,7 @@ def test_it_becomes_what_quantising_gives(of_each: tuple[Any, FinetunedInt8, Pat
 
 def test_parts_the_spec_keeps_in_float_must_be_those_fine_tuning_kept() -> None:
     fused, kept = fuse(tiny_network(2)), ("conv_after_body",)
-    made = quantize(fused, pictures=PICTURES, keep_float=kept)
+    made = quantize(fused, images=IMAGES, keep_float=kept)
     int8 = FinetunedInt8(model=made.model, slope=None, facts=FACTS)
 
     assert from_finetuning(int8, fused).keep_float == kept

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aethernet.checkpoint import load, save_pth, save_safetensors
+from aethernet.checkpoint.format import METADATA_KEY
 from aethernet.checkpoint.loading import hold_same_tensors
-from aethernet.checkpoint.saving import METADATA_KEY, config_metadata
+from aethernet.checkpoint.saving import config_metadata
 from aethernet.errors import (
     CheckpointError,
     KeyMismatchError,
@@ -24,8 +25,9 @@ from aethernet.errors import (
     SpecMismatchError,
     UsageError,
 )
-from aethernet.fusion import fuse, merge_kernels
-from aethernet.network import Form, Norm, build_network
+from aethernet.networks import FoldState, Norm, build_network
+from aethernet.networks.fusion import fuse, merge_kernels
+from tests.support.images import natural_image
 from tests.support.networks import (
     FILES,
     ONE_OF_EACH_GENERATION,
@@ -36,7 +38,6 @@ from tests.support.networks import (
     tiny_config,
     tiny_network,
 )
-from tests.support.pictures import natural_picture
 
 each_generation = pytest.mark.parametrize("config", ONE_OF_EACH_GENERATION.values(), ids=ONE_OF_EACH_GENERATION.keys())
 RESIDUAL_SCALE = {1: None, 2: None, 3: 0.2}  # what has to be stated for the tiny networks
@@ -60,7 +61,7 @@ def test_every_wrapper_in_every_torch_file_loads(tmp_path: Path, wrap: Any, kind
 
     loaded = load(written(tmp_path, wrap(network.state_dict()), kind))
 
-    assert largest_difference(network, loaded.model, natural_picture()) == 0
+    assert largest_difference(network, loaded.model, natural_image()) == 0
 
 
 @pytest.mark.parametrize("config", SELECTED_CONFIGS.values(), ids=SELECTED_CONFIGS.keys())
@@ -70,7 +71,7 @@ def test_every_network_is_recognised_from_its_tensors_alone(tmp_path: Path, conf
 
     loaded = load(path, residual_scale=RESIDUAL_SCALE[config.generation])
 
-    assert (loaded.config, loaded.form) == (config, Form.TRAINING)
+    assert (loaded.config, loaded.form) == (config, FoldState.TRAINING)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -84,7 +85,7 @@ def test_other_precisions_load_as_float32(tmp_path: Path, config: Any, kind: str
     assert loaded.stored_dtype == str(dtype).removeprefix("torch.")
     assert {tensor.dtype for tensor in loaded.model.parameters()} == {torch.float32}
     expected = copy.deepcopy(network).float()
-    assert largest_difference(expected, loaded.model, natural_picture()) <= 1e-6
+    assert largest_difference(expected, loaded.model, natural_image()) <= 1e-6
 
 
 def test_mixed_precisions_are_named(tmp_path: Path) -> None:
@@ -102,9 +103,9 @@ def test_folded_files_without_metadata_are_recognised(tmp_path: Path, config: An
 
     loaded = load(path, residual_scale=0.2 if (config.generation, form) == (3, merge_kernels) else None)
 
-    assert loaded.form is (Form.FUSED if form is fuse else Form.MERGED)
+    assert loaded.form is (FoldState.FUSED if form is fuse else FoldState.MERGED)
     assert loaded.config.small_kernel is None
-    assert largest_difference(network, loaded.model, natural_picture()) == 0
+    assert largest_difference(network, loaded.model, natural_image()) == 0
 
 
 def test_generation_2_may_come_without_its_scale_and_mean(tmp_path: Path) -> None:
@@ -114,7 +115,7 @@ def test_generation_2_may_come_without_its_scale_and_mean(tmp_path: Path) -> Non
     loaded = load(written(tmp_path, tensors))
 
     assert loaded.config.scale == 2
-    assert largest_difference(network, loaded.model, natural_picture()) == 0
+    assert largest_difference(network, loaded.model, natural_image()) == 0
 
 
 def test_unused_running_statistics_beside_merged_kernels_are_set_aside(tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_unused_running_statistics_beside_merged_kernels_are_set_aside(tmp_path:
     loaded = load(written(tmp_path, merged.state_dict() | leftover))
 
     assert set(loaded.set_aside) == set(leftover)
-    assert largest_difference(merged, loaded.model, natural_picture()) == 0
+    assert largest_difference(merged, loaded.model, natural_image()) == 0
 
 
 def test_running_statistics_beside_merged_kernels_of_generation_3_are_still_used(tmp_path: Path) -> None:
@@ -135,8 +136,8 @@ def test_running_statistics_beside_merged_kernels_of_generation_3_are_still_used
 
     loaded = load(written(tmp_path, kernels | others), residual_scale=0.2)
 
-    assert loaded.form is Form.MERGED
-    assert largest_difference(network, loaded.model, natural_picture()) <= 1e-5
+    assert loaded.form is FoldState.MERGED
+    assert largest_difference(network, loaded.model, natural_image()) <= 1e-5
 
 
 def test_what_is_loaded_is_ready_for_use(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_a_stated_residual_scale_is_taken_without_a_note(tmp_path: Path) -> None
     loaded = load(written(tmp_path, network.state_dict()), residual_scale=0.35)
 
     assert loaded.notes == ()
-    assert largest_difference(network, loaded.model, natural_picture()) == 0
+    assert largest_difference(network, loaded.model, natural_image()) == 0
 
 
 def test_a_recorded_residual_scale_is_taken_without_a_note(tmp_path: Path) -> None:
@@ -236,7 +237,7 @@ def test_a_recorded_residual_scale_is_taken_without_a_note(tmp_path: Path) -> No
     loaded = load(written(tmp_path, content))
 
     assert loaded.notes == ()
-    assert largest_difference(network, loaded.model, natural_picture()) == 0
+    assert largest_difference(network, loaded.model, natural_image()) == 0
 
 
 def test_the_statement_may_not_contradict_the_record(tmp_path: Path) -> None:
@@ -300,7 +301,7 @@ def test_an_arch_config_with_an_impossible_number_is_refused(tmp_path: Path, nam
 def test_metadata_of_another_kind_is_passed_over(tmp_path: Path, metadata: Any) -> None:
     content = {"state_dict": tiny_network(2).state_dict(), "metadata": metadata}
 
-    assert load(written(tmp_path, content)).form is Form.TRAINING
+    assert load(written(tmp_path, content)).form is FoldState.TRAINING
 
 
 def test_an_image_range_in_the_arch_config_is_used(tmp_path: Path) -> None:
@@ -309,7 +310,7 @@ def test_an_image_range_in_the_arch_config_is_used(tmp_path: Path) -> None:
 
     loaded = load(written(tmp_path, content))
 
-    assert largest_difference(network, loaded.model, natural_picture()) == 0
+    assert largest_difference(network, loaded.model, natural_image()) == 0
 
 
 def test_our_own_record_is_taken_where_tensors_cannot_tell(tmp_path: Path) -> None:
@@ -318,7 +319,7 @@ def test_our_own_record_is_taken_where_tensors_cannot_tell(tmp_path: Path) -> No
     loaded = load(save_safetensors(network, tmp_path / "net.safetensors"))
 
     assert loaded.config == network.config
-    assert largest_difference(network, loaded.model, natural_picture()) == 0
+    assert largest_difference(network, loaded.model, natural_image()) == 0
 
 
 def with_record(folder: Path, description: str) -> Path:
@@ -420,7 +421,7 @@ def test_error_comp_of_quantised_generation_3_is_left_out_and_kept_aside(tmp_pat
 
     without = tiny_network(3)
     without.quant_fusion_layer.error_comp.data.zero_()
-    assert largest_difference(without, loaded.model, natural_picture()) == 0
+    assert largest_difference(without, loaded.model, natural_image()) == 0
     torch.testing.assert_close(
         loaded.set_aside, {"quant_fusion_layer.error_comp": tensors["quant_fusion_layer.error_comp"]}
     )

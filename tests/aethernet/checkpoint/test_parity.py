@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from aethernet.checkpoint import LoadedNetwork, load
-from aethernet.fusion import fuse
-from aethernet.network import Form, Norm
+from aethernet.networks import FoldState, Norm
+from aethernet.networks.fusion import fuse
 
 TOLERANCE = 1e-5
 
 # case, the recorded output to meet, generation, form, scale, (channel, spatial) attention, residual scale
 FLOAT_CASES = [
-    ("v1_fused_x4", "output", 1, Form.MERGED, 4, (False, False), 1.0),
-    ("v1_unfused_x2", "output", 1, Form.TRAINING, 2, (False, False), 1.0),
-    ("v1_qat_x2", "output_float", 1, Form.TRAINING, 2, (False, False), 1.0),
-    ("v2_fused_attn_x4", "output", 2, Form.MERGED, 4, (True, True), 1.0),
-    ("v2_unfused_x2", "output", 2, Form.TRAINING, 2, (True, True), 1.0),
-    ("v2_qat_x2", "output_float", 2, Form.MERGED, 2, (False, False), 1.0),
-    ("v3_fused_x3", "output", 3, Form.MERGED, 3, (False, False), 0.1),
-    ("v3_unfused_attn_x2", "output", 3, Form.TRAINING, 2, (True, True), 0.1),
-    ("v3_qat_x2", "output_float", 3, Form.MERGED, 2, (False, False), 0.1),
-    ("v3_metadata_res02_x2", "output", 3, Form.TRAINING, 2, (False, False), 0.2),
-    ("v3_module_prefix_ema_and_params_x2", "output", 3, Form.TRAINING, 2, (True, False), 0.1),
+    ("v1_fused_x4", "output", 1, FoldState.MERGED, 4, (False, False), 1.0),
+    ("v1_unfused_x2", "output", 1, FoldState.TRAINING, 2, (False, False), 1.0),
+    ("v1_qat_x2", "output_float", 1, FoldState.TRAINING, 2, (False, False), 1.0),
+    ("v2_fused_attn_x4", "output", 2, FoldState.MERGED, 4, (True, True), 1.0),
+    ("v2_unfused_x2", "output", 2, FoldState.TRAINING, 2, (True, True), 1.0),
+    ("v2_qat_x2", "output_float", 2, FoldState.MERGED, 2, (False, False), 1.0),
+    ("v3_fused_x3", "output", 3, FoldState.MERGED, 3, (False, False), 0.1),
+    ("v3_unfused_attn_x2", "output", 3, FoldState.TRAINING, 2, (True, True), 0.1),
+    ("v3_qat_x2", "output_float", 3, FoldState.MERGED, 2, (False, False), 0.1),
+    ("v3_metadata_res02_x2", "output", 3, FoldState.TRAINING, 2, (False, False), 0.2),
+    ("v3_module_prefix_ema_and_params_x2", "output", 3, FoldState.TRAINING, 2, (True, False), 0.1),
 ]
 float_case = pytest.mark.parametrize("case", FLOAT_CASES, ids=lambda case: case[0])
 
@@ -44,19 +44,19 @@ def loaded(folder: Path, name: str) -> LoadedNetwork:
 
 
 @float_case
-def test_a_published_network_computes_the_same_picture(shared_data: Path, case: tuple) -> None:
-    picture, expected = recorded(shared_data, case[0], case[1])
+def test_a_published_network_computes_the_same_image(shared_data: Path, case: tuple) -> None:
+    image, expected = recorded(shared_data, case[0], case[1])
 
-    answer = loaded(shared_data, case[0]).model(picture)
+    answer = loaded(shared_data, case[0]).model(image)
 
     torch.testing.assert_close(answer, expected, rtol=0, atol=TOLERANCE)
 
 
 @float_case
-def test_a_published_network_computes_the_same_picture_when_fused(shared_data: Path, case: tuple) -> None:
-    picture, expected = recorded(shared_data, case[0], case[1])
+def test_a_published_network_computes_the_same_image_when_fused(shared_data: Path, case: tuple) -> None:
+    image, expected = recorded(shared_data, case[0], case[1])
 
-    answer = fuse(loaded(shared_data, case[0]).model)(picture)
+    answer = fuse(loaded(shared_data, case[0]).model)(image)
 
     torch.testing.assert_close(answer, expected, rtol=0, atol=TOLERANCE)
 
@@ -84,19 +84,19 @@ def test_every_case_there_is_has_been_named_here(shared_data: Path) -> None:
 
 def test_a_wrong_residual_scale_would_show(shared_data: Path) -> None:
     """The control: the tolerance is tight enough to notice the one thing that tensors do not tell."""
-    picture, expected = recorded(shared_data, "v3_unfused_attn_x2", "output")
+    image, expected = recorded(shared_data, "v3_unfused_attn_x2", "output")
 
-    wrong = load(shared_data / "parity" / "v3_unfused_attn_x2.pth", residual_scale=0.2).model(picture)
+    wrong = load(shared_data / "parity" / "v3_unfused_attn_x2.pth", residual_scale=0.2).model(image)
 
     assert float((wrong - expected).abs().max()) > 100 * TOLERANCE
 
 
 def test_a_packed_int8_network_comes_close_to_its_float_original(shared_data: Path) -> None:
-    picture, expected = recorded(shared_data, "v1_packed_int8_x2", "output_float_before_conversion")
+    image, expected = recorded(shared_data, "v1_packed_int8_x2", "output_float_before_conversion")
 
     network = loaded(shared_data, "v1_packed_int8_x2")
 
-    error = float((network.model(picture) - expected).square().mean())
+    error = float((network.model(image) - expected).square().mean())
     assert -10 * np.log10(error) >= 30  # dB at peak 1; 33.5 measured
     assert network.quantization is not None
     assert network.quantization.origin == "converted"
@@ -136,7 +136,7 @@ def test_the_real_network_is_the_published_small_one(shared_data: Path) -> None:
         expect={"generation": 1, "scale": 2, "embed_dim": 96, "depths": (4, 4, 4, 4), "preset": "small"},
     )
 
-    assert network.form is Form.TRAINING
+    assert network.form is FoldState.TRAINING
     assert sum(parameter.numel() for parameter in network.model.parameters()) == 1_388_963
     assert network.quantization is not None
     assert network.quantization.origin == "qat"
@@ -146,7 +146,7 @@ def test_the_real_network_is_the_published_small_one(shared_data: Path) -> None:
 @pytest.mark.parametrize(("name", "expected"), [("7.png", 29.10), ("8.png", 30.36)])
 def test_the_real_network_reaches_its_measured_quality(shared_data: Path, name: str, expected: float) -> None:
     network = load(shared_data / "aether_small_2x" / "net_g_qat.pth").model
-    small, large = (picture_file(shared_data / "images" / kind / name) for kind in ("lr", "hr"))
+    small, large = (image_file(shared_data / "images" / kind / name) for kind in ("lr", "hr"))
 
     answer = network(small).clamp(0, 1)
 
@@ -154,7 +154,7 @@ def test_the_real_network_reaches_its_measured_quality(shared_data: Path, name: 
     assert psnr == pytest.approx(expected, abs=0.01)
 
 
-def picture_file(path: Path) -> Tensor:
+def image_file(path: Path) -> Tensor:
     """[1, 3, H, W] in [0, 1]."""
     from PIL import Image
 

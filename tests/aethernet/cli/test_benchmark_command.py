@@ -15,7 +15,7 @@ from rich.console import Console
 
 from aethernet.cli import main as cli
 from aethernet.cli.benchmark import benchmark_tables, benchmark_words
-from tests.aethernet.benchmark.test_contest import foreign_file
+from tests.aethernet.benchmark.test_run import third_party_file
 from tests.support.releases import flip_byte
 
 
@@ -36,7 +36,7 @@ def called(*arguments: object) -> tuple[int, str, str]:
 def finished(finished_release: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, dict[str, Any], str, Path]:
     """One run with everything: two floors of which one cannot hold, a foreign file, a chart."""
     folder = tmp_path_factory.mktemp("benchmark")
-    other, chart = foreign_file(folder / "other.onnx"), folder / "chart.png"
+    other, chart = third_party_file(folder / "other.onnx"), folder / "chart.png"
     options = ("--sizes", "16x12", "--runs", 1, "--threads", 1, "--against", other, "--chart", chart, "--json")
     floors = ("--floor", "fp32/torch-unfused=0.000001", "--floor", "other/fp32=1000000")
     code, out, err = called("benchmark", finished_release, *options, *floors)

@@ -13,31 +13,31 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from aethernet.bundle import open_bundle
 from aethernet.cli.evaluate import evaluation_tables
+from aethernet.release.bundle import open_bundle
 from tests.aethernet.cli.test_benchmark_command import called
-from tests.support.releases import flip_byte, small_pictures
+from tests.support.releases import flip_byte, small_images
 
 FORMS = ["bicubic", "torch-unfused", "torch-fused", "fp32", "fp16"]
 FORMS += ["openvino-fp32"] if importlib.util.find_spec("openvino") else []
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures") / "Little2"
     folder.mkdir()
-    small_pictures(folder / "HR", scale=2)
+    small_images(folder / "HR", scale=2)
     (folder / "LR").mkdir()
-    small_pictures(folder / "LR" / "x2")
+    small_images(folder / "LR" / "x2")
     return folder
 
 
 @pytest.fixture(scope="module")
 def finished(
-    finished_release: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory
+    finished_release: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], Path]:
     chart = tmp_path_factory.mktemp("evaluate") / "chart.png"
-    code, out, err = called("evaluate", finished_release, "--hr", pictures, "--chart", chart, "--json")
+    code, out, err = called("evaluate", finished_release, "--hr", images, "--chart", chart, "--json")
     assert (code, "failed" in err) == (0, False)
     return json.loads(out), chart
 
@@ -45,22 +45,22 @@ def finished(
 def test_numbers_are_those_the_release_was_judged_by(
     finished: tuple[dict[str, Any], Path], finished_release: Path
 ) -> None:
-    """The same pictures, the same files, measured by the flow: one definition in two places would drift."""
+    """The same images, the same files, measured by the flow: one definition in two places would drift."""
     manifest = open_bundle(finished_release).manifest
     compared = 0
     for result in finished[0]["results"]:
-        for picture in result["pictures"]:
+        for image in result["pictures"]:
             stated = [
                 one
                 for one in manifest.quality
                 if one.form == ("reference" if result["form"] == "torch-unfused" else result["file"] or "bicubic")
-                and one.picture == picture["picture"]
+                and one.image == image["picture"]
             ]
             if result["runtime"] == "openvino-cpu":
                 continue  # another runtime
             compared += len(stated)
             for one in stated:  # a value on the border between two levels may fall either way
-                measured = [picture[name] for name in ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y")]
+                measured = [image[name] for name in ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y")]
                 assert measured == pytest.approx([one.psnr_rgb, one.ssim_rgb, one.psnr_y, one.ssim_y], abs=1e-4)
     assert compared == 2 * 5
 
@@ -95,7 +95,7 @@ def test_tables_fit_80_columns_and_say_what_they_hold_for(finished: tuple[dict[s
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
     assert "…" not in text
     for words in (
-        "Little2, 2 pictures",
+        "Little2, 2 images",
         "kernel: not stated",
         "2 pixels cropped",
         finished[0]["results"][0]["digest"][:16],
@@ -108,11 +108,11 @@ def test_chart_is_written(finished: tuple[dict[str, Any], Path]) -> None:
         assert image.format == "PNG"
 
 
-def test_without_partners_they_are_made_by_the_kernel_that_is_stated(finished_release: Path, pictures: Path) -> None:
+def test_without_partners_they_are_made_by_the_kernel_that_is_stated(finished_release: Path, images: Path) -> None:
     found = {}
     for kernel in ("matlab-bicubic", "box"):
         options = ("--kernel", kernel, "--only", "bicubic", "--crop", 0, "--json")
-        code, out, _ = called("evaluate", finished_release, "--hr", pictures / "HR", *options)
+        code, out, _ = called("evaluate", finished_release, "--hr", images / "HR", *options)
         assert code == 0
         (found[kernel],) = json.loads(out)["results"]
 
@@ -122,8 +122,8 @@ def test_without_partners_they_are_made_by_the_kernel_that_is_stated(finished_re
 
 
 def test_originals_of_odd_sizes_are_cut_to_the_scale(finished_release: Path, tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 255, (41, 33, 3), dtype=np.uint8)
-    Image.fromarray(picture).save(tmp_path / "odd.png")
+    image = np.random.default_rng(0).integers(0, 255, (41, 33, 3), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "odd.png")
 
     code, out, _ = called("evaluate", finished_release, "--hr", tmp_path, "--only", "fp32", "--json")
 
@@ -131,8 +131,8 @@ def test_originals_of_odd_sizes_are_cut_to_the_scale(finished_release: Path, tmp
     assert json.loads(out)["results"][0]["psnr_rgb"] is not None
 
 
-def test_originals_of_another_scale_are_refused(finished_release: Path, pictures: Path) -> None:
-    code, out, err = called("evaluate", finished_release, "--hr", pictures / "HR", "--lr", pictures / "HR")
+def test_originals_of_another_scale_are_refused(finished_release: Path, images: Path) -> None:
+    code, out, err = called("evaluate", finished_release, "--hr", images / "HR", "--lr", images / "HR")
 
     assert (code, out) == (1, "")
     assert "to be 2 times" in err
@@ -147,18 +147,18 @@ def test_originals_of_another_scale_are_refused(finished_release: Path, pictures
         (("--kernel", "lanczos"), "lanczos"),
     ],
 )
-def test_misuse_is_said(finished_release: Path, pictures: Path, arguments: tuple[str, str], word: str) -> None:
-    given = ("--hr", pictures / "HR") if arguments[0] != "--hr" else ()
+def test_misuse_is_said(finished_release: Path, images: Path, arguments: tuple[str, str], word: str) -> None:
+    given = ("--hr", images / "HR") if arguments[0] != "--hr" else ()
     code, out, err = called("evaluate", finished_release, *given, *arguments)
 
     assert (code, out) == (2, "")
     assert word in err
 
 
-def test_a_release_that_was_changed_is_not_measured(release: Path, pictures: Path) -> None:
+def test_a_release_that_was_changed_is_not_measured(release: Path, images: Path) -> None:
     flip_byte(release / "tiny_2x_fp32.onnx")
 
-    code, out, err = called("evaluate", release, "--hr", pictures)
+    code, out, err = called("evaluate", release, "--hr", images)
 
     assert (code, out) == (1, "")
     assert "tiny_2x_fp32.onnx" in err

@@ -101,7 +101,7 @@ def test_a_tolerance_nothing_can_keep_fails_the_export(call, checkpoint: Path, t
 
 
 @pytest.mark.slow
-def test_compare_measures_again_and_writes_pictures(call, finished_release: Path, tmp_path: Path) -> None:
+def test_compare_measures_again_and_writes_images(call, finished_release: Path, tmp_path: Path) -> None:
     found = call("compare", finished_release, "--write", tmp_path / "made", "--json")
 
     assert found.code == 0
@@ -138,7 +138,7 @@ def test_verify_names_a_changed_file_and_exits_with_1(call, release: Path) -> No
         (["export", "CHECKPOINT", "out.onnx", "--min", "2x8x8", "--max", "1x9x9"], 2, "expected min <= opt <= max"),
         (["fuse", "CHECKPOINT", "out.zip"], 2, "expected an output called .safetensors or .pth"),
         (["compare", "nowhere"], 1, "expected a release folder"),
-        (["compare", "RELEASE", "--images", "nowhere"], 2, "expected a folder of pictures"),
+        (["compare", "RELEASE", "--images", "nowhere"], 2, "expected a folder of images"),
         (["frobnicate"], 2, "No such command"),
     ],
 )

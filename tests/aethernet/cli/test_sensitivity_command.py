@@ -9,16 +9,16 @@ import pytest
 from PIL import Image
 
 from aethernet.checkpoint import load
-from aethernet.fusion import fuse
-from aethernet.quantization import units_of
-from tests.support.releases import small_pictures, tiny_checkpoint
+from aethernet.networks.fusion import fuse
+from aethernet.quantization.structure import units_of
+from tests.support.releases import small_images, tiny_checkpoint
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     tiny_checkpoint(folder)
-    small_pictures(folder / "low")
+    small_images(folder / "low")
     return folder
 
 

@@ -18,8 +18,8 @@ from aethernet.cli.progress import Bar
 from aethernet.cli.upscaling import parse_bytes
 from aethernet.errors import UsageError
 from tests.support.commands import Call, Called
-from tests.support.films import contents, make_film
 from tests.support.upscaling import smoothing_bundle
+from tests.support.videos import contents, make_video
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def call(call: Call, bundle: Path) -> Call:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     folder.mkdir()
     for index, name in enumerate(("a", "b")):
@@ -47,8 +47,8 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_folder_of_pictures(call: Call, pictures: Path, tmp_path: Path) -> None:
-    called = call(pictures, "-o", tmp_path / "out")
+def test_a_folder_of_images(call: Call, images: Path, tmp_path: Path) -> None:
+    called = call(images, "-o", tmp_path / "out")
 
     assert called.code == 0
     assert called.out.split() == [str(tmp_path / "out" / name) for name in ("a.png", "b.png")]
@@ -57,8 +57,8 @@ def test_a_folder_of_pictures(call: Call, pictures: Path, tmp_path: Path) -> Non
         assert image.size == (60, 40)
 
 
-def test_json_tells_what_was_chosen_and_how_long_each_stage_took(call: Call, pictures: Path, tmp_path: Path) -> None:
-    called = call(pictures, "-o", tmp_path / "out", "--json")
+def test_json_tells_what_was_chosen_and_how_long_each_stage_took(call: Call, images: Path, tmp_path: Path) -> None:
+    called = call(images, "-o", tmp_path / "out", "--json")
 
     told = json.loads(called.out)
     assert told["upscaler"]["precision"] == "fp32"
@@ -68,39 +68,39 @@ def test_json_tells_what_was_chosen_and_how_long_each_stage_took(call: Call, pic
         assert max(seconds["network"], seconds["write"]) < seconds["total"]
 
 
-def test_one_bad_file_does_not_stop_the_others(call: Call, pictures: Path, tmp_path: Path) -> None:
-    (pictures / "aa.png").write_text("words")
+def test_one_bad_file_does_not_stop_the_others(call: Call, images: Path, tmp_path: Path) -> None:
+    (images / "aa.png").write_text("words")
 
-    called = call(pictures, "-o", tmp_path / "out")
+    called = call(images, "-o", tmp_path / "out")
 
     assert called.code == 1
     assert "aa.png" in called.err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.png"]
 
 
-def test_existing_results_are_skipped_when_asked(call: Call, pictures: Path, tmp_path: Path) -> None:
-    call(pictures, "-o", tmp_path / "out")
+def test_existing_results_are_skipped_when_asked(call: Call, images: Path, tmp_path: Path) -> None:
+    call(images, "-o", tmp_path / "out")
 
-    called = call(pictures, "-o", tmp_path / "out", "--skip-existing", "--json")
+    called = call(images, "-o", tmp_path / "out", "--skip-existing", "--json")
 
     assert all("skipped" in one for one in json.loads(called.out)["results"])
 
 
-def test_format_and_quality_are_kept_to(call: Call, pictures: Path, tmp_path: Path) -> None:
+def test_format_and_quality_are_kept_to(call: Call, images: Path, tmp_path: Path) -> None:
     sizes = {}
     for quality in (20, 95):
-        call(pictures / "a.png", "-o", tmp_path / str(quality), "--format", "webp", "--quality", quality)
+        call(images / "a.png", "-o", tmp_path / str(quality), "--format", "webp", "--quality", quality)
         sizes[quality] = (tmp_path / str(quality) / "a.webp").stat().st_size
 
     assert sizes[20] < sizes[95]
 
 
-def test_the_sheet_shows_four_versions_with_an_original(call: Call, pictures: Path, tmp_path: Path) -> None:
+def test_the_sheet_shows_four_versions_with_an_original(call: Call, images: Path, tmp_path: Path) -> None:
     high = tmp_path / "high"
     high.mkdir()
     Image.new("RGB", (60, 40), "red").save(high / "a.png")
 
-    called = call(pictures / "a.png", "-o", tmp_path / "a2.png", "--compare", tmp_path / "sheet.png", "--hr", high)
+    called = call(images / "a.png", "-o", tmp_path / "a2.png", "--compare", tmp_path / "sheet.png", "--hr", high)
 
     assert called.code == 0, called.err
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -108,22 +108,22 @@ def test_the_sheet_shows_four_versions_with_an_original(call: Call, pictures: Pa
         assert sheet.getpixel((sheet.width - 20, sheet.height - 20)) == (255, 0, 0)
 
 
-def test_a_film(call: Call, tmp_path: Path) -> None:
-    film = make_film(tmp_path / "film.mkv")
+def test_a_video(call: Call, tmp_path: Path) -> None:
+    video = make_video(tmp_path / "video.mkv")
 
-    called = call(film, "-o", tmp_path / "larger.mkv", "--preset", "x264", "--encoder-option", "preset=ultrafast")
+    called = call(video, "-o", tmp_path / "larger.mkv", "--preset", "x264", "--encoder-option", "preset=ultrafast")
 
     assert called.code == 0, called.err
     assert contents(tmp_path / "larger.mkv").size == (48, 64)
     assert "14 frames" in called.err
 
 
-def test_a_film_that_cannot_be_made_does_not_stop_the_others(call: Call, tmp_path: Path) -> None:
-    (tmp_path / "films").mkdir()
-    make_film(tmp_path / "films" / "a.mov")
-    make_film(tmp_path / "films" / "b.mkv")
+def test_a_video_that_cannot_be_made_does_not_stop_the_others(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    make_video(tmp_path / "videos" / "a.mov")
+    make_video(tmp_path / "videos" / "b.mkv")
 
-    called = call(tmp_path / "films", "-o", tmp_path / "out", "--preset", "ffv1")
+    called = call(tmp_path / "videos", "-o", tmp_path / "out", "--preset", "ffv1")
 
     assert called.code == 1
     assert "a.mov" in called.err
@@ -138,14 +138,14 @@ def test_a_film_that_cannot_be_made_does_not_stop_the_others(call: Call, tmp_pat
         (["a.png", "-o", "out", "--memory", "much"], "much"),
         (["a.png", "-o", "out", "--hr", "a.png"], "--compare"),
         (["a.png", "-o", "out", "--tile", "3"], "at least"),
-        (["a.png", "-o", "a2.mkv"], "a picture"),
+        (["a.png", "-o", "a2.mkv"], "an image"),
     ],
-    ids=["missing", "precision", "memory", "hr alone", "tile", "film of a picture"],
+    ids=["missing", "precision", "memory", "hr alone", "tile", "video of an image"],
 )
 def test_misuse_ends_with_two_and_says_why(
-    call: Call, pictures: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+    call: Call, images: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
 ) -> None:
-    monkeypatch.chdir(pictures)
+    monkeypatch.chdir(images)
 
     called = call(*arguments)
 
@@ -185,8 +185,8 @@ def test_the_bar_fits_into_any_window(monkeypatch: pytest.MonkeyPatch, columns: 
 
 def test_no_bar_is_drawn_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     with Bar(3, "pictures") as bar:
-        bar.show(1, "picture.png")
-        bar.tell("done")
+        bar.show(1, "image.png")
+        bar.message("done")
 
     assert capsys.readouterr().err == "done\n"
 

@@ -1,4 +1,4 @@
-"""What is compared: every picture, and the sizes at which exporters go wrong."""
+"""What is compared: every image, and the sizes at which exporters go wrong."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from aethernet.comparison import Case, build_cases
-from aethernet.pictures import load_picture, sample_pictures, save_picture
-from tests.support.pictures import natural_picture
+from aethernet.images.files import load_image, sample_images, save_image
+from tests.support.images import natural_image
 
 SHAPES = {
     "traced 2x24x20": (2, 3, 24, 20),
@@ -20,22 +20,22 @@ SHAPES = {
 }
 
 
-def picture_file(folder: Path, name: str, height: int, width: int) -> Path:
+def image_file(folder: Path, name: str, height: int, width: int) -> Path:
     path = folder / f"{name}.png"
-    save_picture(natural_picture(height, width, seed=height + width).numpy(), path)
+    save_image(natural_image(height, width, seed=height + width).numpy(), path)
     return path
 
 
 @pytest.fixture
 def samples() -> dict[str, Path]:
-    return {path.stem: path for path in sample_pictures()}
+    return {path.stem: path for path in sample_images()}
 
 
 def by_name(cases: list[Case]) -> dict[str, Case]:
     return {case.name: case for case in cases}
 
 
-def test_every_picture_comes_whole_and_every_size_once(samples: dict[str, Path]) -> None:
+def test_every_image_comes_whole_and_every_size_once(samples: dict[str, Path]) -> None:
     cases = build_cases(samples, 3)
 
     whole = {f"{name} 96x96": (1, 3, 96, 96) for name in samples}
@@ -53,42 +53,42 @@ def test_inputs_are_what_runtimes_expect(samples: dict[str, Path]) -> None:
         assert 0 <= case.input.min() <= case.input.max() <= 1
 
 
-def test_same_pictures_give_the_same_cases(samples: dict[str, Path]) -> None:
+def test_same_images_give_the_same_cases(samples: dict[str, Path]) -> None:
     first, second = build_cases(samples, 3), build_cases(samples, 3)
 
     assert [case.name for case in first] == [case.name for case in second]
     assert all(np.array_equal(one.input, other.input) for one, other in zip(first, second, strict=True))
 
 
-def test_crops_are_pixels_of_the_pictures_not_noise(samples: dict[str, Path]) -> None:
+def test_crops_are_pixels_of_the_images_not_noise(samples: dict[str, Path]) -> None:
     cases = by_name(build_cases(samples, 3))
     odd, batch = cases["odd 17x31"], cases["batch of 2 2x64x48"]
-    pictures = {name: load_picture(path) for name, path in samples.items()}
+    images = {name: load_image(path) for name, path in samples.items()}
 
-    windows = np.lib.stride_tricks.sliding_window_view(pictures[odd.picture][0], (3, 17, 31))
+    windows = np.lib.stride_tricks.sliding_window_view(images[odd.image][0], (3, 17, 31))
     assert any(np.array_equal(window, odd.input[0]) for window in windows.reshape(-1, 3, 17, 31))
-    assert batch.picture == "+".join(samples)
+    assert batch.image == "+".join(samples)
     assert not np.array_equal(batch.input[0], batch.input[1])
 
 
-def test_one_picture_is_enough(tmp_path: Path) -> None:
-    cases = build_cases({"only": picture_file(tmp_path, "only", 40, 50)}, 3)
+def test_one_image_is_enough(tmp_path: Path) -> None:
+    cases = build_cases({"only": image_file(tmp_path, "only", 40, 50)}, 3)
 
-    assert {case.picture for case in cases} == {"only"}
+    assert {case.image for case in cases} == {"only"}
     assert {case.name: case.input.shape for case in cases} == {"only 40x50": (1, 3, 40, 50)} | SHAPES
 
 
-def test_names_are_unique_also_for_a_picture_called_like_a_size(tmp_path: Path) -> None:
-    pictures = {"odd": picture_file(tmp_path, "odd", 17, 31), "smallest": picture_file(tmp_path, "smallest", 1, 1)}
+def test_names_are_unique_also_for_a_image_called_like_a_size(tmp_path: Path) -> None:
+    images = {"odd": image_file(tmp_path, "odd", 17, 31), "smallest": image_file(tmp_path, "smallest", 1, 1)}
 
-    names = [case.name for case in build_cases(pictures, 3)]
+    names = [case.name for case in build_cases(images, 3)]
 
     assert len(set(names)) == len(names) == 7
 
 
-def test_picture_too_small_for_a_size_is_continued_by_its_mirror_image(tmp_path: Path) -> None:
-    path = picture_file(tmp_path, "tiny", 5, 4)
-    tiny = load_picture(path)
+def test_image_too_small_for_a_size_is_continued_by_its_mirror_image(tmp_path: Path) -> None:
+    path = image_file(tmp_path, "tiny", 5, 4)
+    tiny = load_image(path)
 
     odd = by_name(build_cases({"tiny": path}, 3))["odd 17x31"].input
 
@@ -98,22 +98,22 @@ def test_picture_too_small_for_a_size_is_continued_by_its_mirror_image(tmp_path:
     assert np.array_equal(odd[:, :, 5:10, :4], tiny[:, :, ::-1])
 
 
-def test_large_picture_is_compared_on_its_middle(tmp_path: Path) -> None:
-    path = picture_file(tmp_path, "large", 530, 520)
+def test_large_image_is_compared_on_its_middle(tmp_path: Path) -> None:
+    path = image_file(tmp_path, "large", 530, 520)
 
     case = by_name(build_cases({"large": path}, 3))["large 512x512"]
 
     assert case.window == (9, 4, 512, 512)
-    assert np.array_equal(case.input, load_picture(path)[:, :, 9:521, 4:516])
+    assert np.array_equal(case.input, load_image(path)[:, :, 9:521, 4:516])
 
 
-def test_long_picture_is_cut_on_its_long_side_only(tmp_path: Path) -> None:
-    case = build_cases({"long": picture_file(tmp_path, "long", 20, 600)}, 3)[0]
+def test_long_image_is_cut_on_its_long_side_only(tmp_path: Path) -> None:
+    case = build_cases({"long": image_file(tmp_path, "long", 20, 600)}, 3)[0]
 
     assert (case.name, case.window) == ("long 20x512", (0, 44, 20, 512))
 
 
-def test_only_whole_pictures_have_a_window(samples: dict[str, Path]) -> None:
+def test_only_whole_images_have_a_window(samples: dict[str, Path]) -> None:
     windows = {case.name: case.window for case in build_cases(samples, 3)}
 
     assert {name for name, window in windows.items() if window is None} == set(SHAPES)
@@ -127,8 +127,8 @@ def test_file_of_a_fixed_size_is_compared_at_that_size_only(samples: dict[str, P
     assert [case.window for case in cases] == [(32, 28, 32, 40)] * 2
 
 
-def test_picture_smaller_than_the_fixed_size_is_mirrored_and_has_no_window(tmp_path: Path) -> None:
-    (case,) = build_cases({"small": picture_file(tmp_path, "small", 10, 50)}, 3, static=(16, 16))
+def test_image_smaller_than_the_fixed_size_is_mirrored_and_has_no_window(tmp_path: Path) -> None:
+    (case,) = build_cases({"small": image_file(tmp_path, "small", 10, 50)}, 3, static=(16, 16))
 
     assert (case.input.shape, case.window) == ((1, 3, 16, 16), None)
     assert np.array_equal(case.input[:, :, 10:], case.input[:, :, 4:10][:, :, ::-1])

@@ -9,21 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aethernet.comparison import Case, FormId, bicubic, compare_form, measure_quality, outputs_of
+from aethernet.comparison import Case, VariantId, bicubic, compare_form, measure_quality, outputs_of
 from aethernet.comparison.compare import measure
 from aethernet.errors import ComparisonError
-from aethernet.pictures import load_picture, save_picture
+from aethernet.images.files import load_image, save_image
 from aethernet.precision import Precision
-from tests.support.pictures import natural_picture
+from tests.support.images import natural_image
 from tests.support.runtimes import FunctionRuntime, enlarged
 
-FORM = FormId(precision=Precision.FP32, file="network.onnx", runtime="fake")
+FORM = VariantId(precision=Precision.FP32, file="network.onnx", runtime="fake")
 
 
 def case(name: str, height: int, width: int, *, batch: int = 1, whole: bool = False) -> Case:
-    picture = natural_picture(height, width, batch=batch).numpy()
+    image = natural_image(height, width, batch=batch).numpy()
     window = (0, 0, height, width) if whole else None
-    return Case(name=name, picture=name, input=picture, window=window, whole=(height, width))
+    return Case(name=name, image=name, input=image, window=window, whole=(height, width))
 
 
 CASES = [case("first", 16, 12, whole=True), case("second", 5, 7, batch=2)]
@@ -62,7 +62,7 @@ def test_identical_form_differs_by_nothing() -> None:
 def test_every_case_is_measured_under_its_own_name() -> None:
     measurements, outputs = compare(enlarged)
 
-    assert [(found.case, found.picture, found.shape) for found in measurements] == [
+    assert [(found.case, found.image, found.shape) for found in measurements] == [
         ("first", "first", (1, 16, 12)),
         ("second", "second", (2, 5, 7)),
     ]
@@ -71,10 +71,10 @@ def test_every_case_is_measured_under_its_own_name() -> None:
 
 
 def test_differences_are_form_minus_reference_per_channel() -> None:
-    tint = np.array([0.02, 0, -0.01], dtype=np.float32).reshape(1, 3, 1, 1)
+    channel_shift = np.array([0.02, 0, -0.01], dtype=np.float32).reshape(1, 3, 1, 1)
     wanted = np.full((1, 3, 4, 4), 0.5, dtype=np.float32)
 
-    found = measure(FORM, case("tinted", 2, 2), wanted, wanted + tint)
+    found = measure(FORM, case("tinted", 2, 2), wanted, wanted + channel_shift)
 
     assert found.signed_mean == pytest.approx((0.02, 0, -0.01), rel=1e-4)
     assert found.max_abs == pytest.approx(0.02, rel=1e-4)
@@ -100,10 +100,10 @@ def test_range_of_the_reference_is_measured_on_the_same_input() -> None:
 @pytest.mark.parametrize(
     ("function", "shape"),
     [
-        (lambda picture: enlarged(picture, 3), "(1, 3, 48, 36)"),
-        (lambda picture: enlarged(picture)[:, :1], "(1, 1, 32, 24)"),
-        (lambda picture: enlarged(picture)[0], "(3, 32, 24)"),
-        (lambda picture: enlarged(picture).transpose(0, 2, 3, 1), "(1, 32, 24, 3)"),
+        (lambda image: enlarged(image, 3), "(1, 3, 48, 36)"),
+        (lambda image: enlarged(image)[:, :1], "(1, 1, 32, 24)"),
+        (lambda image: enlarged(image)[0], "(3, 32, 24)"),
+        (lambda image: enlarged(image).transpose(0, 2, 3, 1), "(1, 32, 24, 3)"),
     ],
     ids=["another scale", "a channel only", "no batch", "channels last"],
 )
@@ -117,8 +117,8 @@ def test_wrong_shape_is_a_problem_that_names_both(function: Callable[[np.ndarray
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_one_value_that_is_no_number_is_found(value: float) -> None:
-    def spoilt(picture: np.ndarray) -> np.ndarray:
-        output = enlarged(picture)
+    def spoilt(image: np.ndarray) -> np.ndarray:
+        output = enlarged(image)
         output[0, 0, 0, 0] = value
         return output
 
@@ -137,7 +137,7 @@ def test_reference_that_is_no_number_is_a_problem_of_the_form() -> None:
 
 
 def test_runtime_that_fails_to_run_is_a_problem_of_every_case() -> None:
-    def fail(picture: np.ndarray) -> np.ndarray:
+    def fail(image: np.ndarray) -> np.ndarray:
         raise RuntimeError("out of memory\nand more lines")
 
     measurements, outputs = compare(fail)
@@ -148,7 +148,7 @@ def test_runtime_that_fails_to_run_is_a_problem_of_every_case() -> None:
 
 
 def test_runtime_that_fails_without_a_word_is_named_by_its_error() -> None:
-    def fail(picture: np.ndarray) -> np.ndarray:
+    def fail(image: np.ndarray) -> np.ndarray:
         raise MemoryError
 
     measurements, _ = compare(fail)
@@ -157,7 +157,7 @@ def test_runtime_that_fails_without_a_word_is_named_by_its_error() -> None:
 
 
 def test_runtime_that_fails_is_closed_all_the_same() -> None:
-    def fail(picture: np.ndarray) -> np.ndarray:
+    def fail(image: np.ndarray) -> np.ndarray:
         raise RuntimeError("no")
 
     runtime = FunctionRuntime(fail)
@@ -179,8 +179,8 @@ def test_runtime_that_cannot_be_opened_is_a_problem_of_every_case() -> None:
 
 
 def test_memory_layout_of_outputs_does_not_matter() -> None:
-    def channels_last(picture: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(enlarged(picture).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    def channels_last(image: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(enlarged(image).transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
     strided = outputs_of(FunctionRuntime(channels_last), CASES)
 
@@ -194,17 +194,17 @@ def test_memory_layout_of_outputs_does_not_matter() -> None:
 @pytest.fixture
 def high(tmp_path: Path) -> dict[str, Path]:
     """An HR partner of the first case: its enlargement."""
-    save_picture(enlarged(CASES[0].input), tmp_path / "first.png")
+    save_image(enlarged(CASES[0].input), tmp_path / "first.png")
     return {"first": tmp_path / "first.png"}
 
 
 def test_quality_is_measured_where_there_is_an_hr_partner(high: dict[str, Path]) -> None:
-    truth = load_picture(high["first"])
+    truth = load_image(high["first"])
     outputs = {"first": truth + np.float32(2 / 255), "second": enlarged(CASES[1].input)}
 
     (found,) = measure_quality("network.onnx", outputs, CASES, high, 2, Precision.FP32)
 
-    assert (found.form, found.precision, found.picture, found.border) == (
+    assert (found.form, found.precision, found.image, found.border) == (
         "network.onnx",
         Precision.FP32,
         "first",
@@ -215,9 +215,9 @@ def test_quality_is_measured_where_there_is_an_hr_partner(high: dict[str, Path])
     assert found.ssim_rgb > 0.99
 
 
-def test_quality_is_that_of_the_picture_as_saved(high: dict[str, Path]) -> None:
+def test_quality_is_that_of_the_image_as_saved(high: dict[str, Path]) -> None:
     """Rounded to 8 bits: less than half a level off is not off."""
-    truth = load_picture(high["first"])
+    truth = load_image(high["first"])
 
     (found,) = measure_quality("network.onnx", {"first": truth + np.float32(0.4 / 255)}, CASES, high, 2)
 
@@ -233,16 +233,16 @@ def test_output_that_is_a_problem_already_has_no_quality(high: dict[str, Path], 
     assert measure_quality("network.onnx", {"first": output}, CASES, high, 2) == []
 
 
-def test_hr_picture_of_another_size_cannot_be_compared(tmp_path: Path) -> None:
-    save_picture(natural_picture(20, 20).numpy(), tmp_path / "first.png")
+def test_hr_image_of_another_size_cannot_be_compared(tmp_path: Path) -> None:
+    save_image(natural_image(20, 20).numpy(), tmp_path / "first.png")
 
     with pytest.raises(ComparisonError, match="2 times its LR partner"):
         measure_quality("f", outputs_of(FunctionRuntime(), CASES), CASES, {"first": tmp_path / "first.png"}, 2)
 
 
-def test_hr_picture_is_cut_like_its_lr_partner(tmp_path: Path) -> None:
-    low = natural_picture(20, 30).numpy()
-    save_picture(enlarged(low), tmp_path / "cut.png")
+def test_hr_image_is_cut_like_its_lr_partner(tmp_path: Path) -> None:
+    low = natural_image(20, 30).numpy()
+    save_image(enlarged(low), tmp_path / "cut.png")
     window = (3, 5, 12, 14)
     crop = np.ascontiguousarray(low[:, :, 3:15, 5:19])
     cut = dataclasses.replace(case("cut", 12, 14), input=crop, window=window, whole=(20, 30))
@@ -252,7 +252,7 @@ def test_hr_picture_is_cut_like_its_lr_partner(tmp_path: Path) -> None:
     assert found.psnr_rgb is None
 
 
-def test_bicubic_keeps_flat_pictures_and_has_the_right_size() -> None:
+def test_bicubic_keeps_flat_images_and_has_the_right_size() -> None:
     flat = np.full((1, 3, 5, 7), 100 / 255, dtype=np.float32)
 
     output = bicubic(flat, 3)

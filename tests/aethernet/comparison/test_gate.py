@@ -14,10 +14,10 @@ from torch import nn
 from aethernet.comparison import (
     DEFAULT_LIMITS,
     Case,
-    FormId,
     Limits,
     Measurement,
     Quality,
+    VariantId,
     compare_form,
     judge,
     measurement_table,
@@ -25,13 +25,13 @@ from aethernet.comparison import (
 )
 from aethernet.comparison.gate import NOISE_SIDE, failures_of
 from aethernet.errors import GateError
-from aethernet.fusion import fuse
-from aethernet.network import AetherNet
+from aethernet.networks import AetherNet
+from aethernet.networks.fusion import fuse
 from aethernet.precision import Precision
-from aethernet.runtimes import Runtime
+from aethernet.runtimes.protocol import Runtime
 from aethernet.runtimes.pytorch import TorchRuntime
+from tests.support.images import natural_image
 from tests.support.networks import tiny_network
-from tests.support.pictures import natural_picture
 from tests.support.runtimes import FunctionRuntime, enlarged
 
 FP32, FP16, INT8 = Precision
@@ -45,8 +45,8 @@ STRICT = Limits(
 )
 
 
-def form(precision: Precision = FP32, file: str = "network.onnx") -> FormId:
-    return FormId(precision=precision, file=file, runtime="onnxruntime-cpu")
+def form(precision: Precision = FP32, file: str = "network.onnx") -> VariantId:
+    return VariantId(precision=precision, file=file, runtime="onnxruntime-cpu")
 
 
 def measurement(precision: Precision = FP32, **changes: Any) -> Measurement:
@@ -71,9 +71,9 @@ def measurement(precision: Precision = FP32, **changes: Any) -> Measurement:
     return Measurement(**values | changes)
 
 
-def quality(name: str, psnr: float | None, precision: Precision | None = None, picture: str = "7") -> Quality:
+def quality(name: str, psnr: float | None, precision: Precision | None = None, image: str = "7") -> Quality:
     return Quality(
-        form=name, precision=precision, picture=picture, psnr_rgb=psnr, ssim_rgb=0.9, psnr_y=31, ssim_y=0.9, border=2
+        form=name, precision=precision, image=image, psnr_rgb=psnr, ssim_rgb=0.9, psnr_y=31, ssim_y=0.9, border=2
     )
 
 
@@ -129,7 +129,7 @@ def test_identical_output_passes_the_psnr_limit() -> None:
     ],
 )
 def test_agreement_is_asked_of_inputs_that_are_not_small(height: int, width: int, asked: bool) -> None:
-    """Whatever the number of pictures in a batch."""
+    """Whatever the number of images in a batch."""
     limits = Limits(min_agreement=0.999)
     for batch in (1, 32):
         apart = measurement(INT8, shape=(batch, height, width), agreement=0.5)
@@ -141,7 +141,7 @@ def test_first_file_of_a_precision_agrees_with_nothing_and_passes() -> None:
     assert failures_of(measurement(INT8, shape=(1, 64, 64), agreement=None), Limits(min_agreement=0.999)) == []
 
 
-def test_flat_reference_is_judged_by_the_range_of_pictures() -> None:
+def test_flat_reference_is_judged_by_the_range_of_images() -> None:
     assert failures_of(measurement(reference_range=0.0, max_abs=1e-4), STRICT) == []
     assert failures_of(measurement(reference_range=0.0, max_abs=1.1e-4), STRICT) != []
 
@@ -153,7 +153,7 @@ def test_a_network_that_diverges_is_not_released_however_closely_its_files_follo
         judge(wild, [], DEFAULT_LIMITS, required=[])
 
 
-def test_without_limits_only_what_is_no_picture_fails() -> None:
+def test_without_limits_only_what_is_no_image_fails() -> None:
     terrible = {"max_abs": 100.0, "psnr": 1.0, "levels_largest": 255, "signed_mean": (1.0,)}
 
     assert failures_of(measurement(**terrible), Limits()) == []
@@ -254,13 +254,13 @@ def test_table_has_as_many_cells_in_every_row_as_in_its_head() -> None:
 
 def test_table_says_identical_where_there_is_no_psnr_and_nothing_where_nothing_was_measured() -> None:
     table = measurement_table([measurement(psnr=None)], [], DEFAULT_LIMITS)
-    broken = measurement_table([Measurement(form=form(), case="c", picture="p", shape=(1, 1, 1))], [], DEFAULT_LIMITS)
+    broken = measurement_table([Measurement(form=form(), case="c", image="p", shape=(1, 1, 1))], [], DEFAULT_LIMITS)
 
     assert "| identical |" in table
     assert "identical" not in broken
 
 
-# --- against HR pictures ---------------------------------------------------------------------------------------------
+# --- against HR images ---------------------------------------------------------------------------------------------
 
 
 def test_loss_against_hr_is_held_against_the_reference() -> None:
@@ -276,13 +276,13 @@ def test_gain_against_hr_is_no_loss() -> None:
     assert judge([measurement()], entries, DEFAULT_LIMITS, required=[]).accepted == (FP32,)
 
 
-def test_each_picture_is_judged_on_its_own() -> None:
+def test_each_image_is_judged_on_its_own() -> None:
     """A gain on one does not pay for a loss on another."""
     entries = [
-        quality("reference", 30.0, picture="7"),
-        quality("reference", 30.0, picture="8"),
-        quality("network.onnx", 31.0, FP32, picture="7"),
-        quality("network.onnx", 29.5, FP32, picture="8"),
+        quality("reference", 30.0, image="7"),
+        quality("reference", 30.0, image="8"),
+        quality("network.onnx", 31.0, FP32, image="7"),
+        quality("network.onnx", 29.5, FP32, image="8"),
     ]
 
     with pytest.raises(GateError, match=r"network\.onnx on 8: loses"):
@@ -301,8 +301,8 @@ def test_loss_limit_can_be_switched_off() -> None:
 CASES = [
     Case(
         name=f"{batch}x{side}x{side + 3}",
-        picture="p",
-        input=natural_picture(side, side + 3, batch=batch).numpy(),
+        image="p",
+        input=natural_image(side, side + 3, batch=batch).numpy(),
         window=None,
     )
     for batch, side in ((1, 17), (2, 12), (1, 1))
@@ -341,7 +341,7 @@ def perturbed(network: nn.Module, name: str, change: Callable[[float], float]) -
 
 
 class SwappedChannels(nn.Module):
-    """Blue for red, as who reads pictures with another library."""
+    """Blue for red, as who reads images with another library."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -399,18 +399,18 @@ def test_networks_of_two_trainings_fail_the_gate(reference: dict[str, np.ndarray
 
 @pytest.mark.parametrize(("levels", "fails"), [(0.02, False), (3, True), (-3, True)])
 def test_shift_of_three_levels_fails_the_fp16_gate(levels: float, fails: bool) -> None:
-    reference = outputs_of(FunctionRuntime(lambda picture: 0.1 + 0.8 * enlarged(picture)), CASES)
-    shifted = FunctionRuntime(lambda picture: 0.1 + 0.8 * enlarged(picture) + np.float32(levels / 255))
+    reference = outputs_of(FunctionRuntime(lambda image: 0.1 + 0.8 * enlarged(image)), CASES)
+    shifted = FunctionRuntime(lambda image: 0.1 + 0.8 * enlarged(image) + np.float32(levels / 255))
 
     assert ("off by 3 levels > 2" in verdict(shifted, reference, DEFAULT_LIMITS[FP16])) == fails
 
 
 def test_three_levels_in_a_single_value_fail_the_fp16_gate() -> None:
     """PSNR alone forgives them."""
-    large = [Case(name="large", picture="p", input=natural_picture(200, 200).numpy(), window=None)]
+    large = [Case(name="large", image="p", input=natural_image(200, 200).numpy(), window=None)]
     reference = {"large": np.full((1, 3, 400, 400), 0.4, dtype=np.float32)}
 
-    def speck(picture: np.ndarray) -> np.ndarray:
+    def speck(image: np.ndarray) -> np.ndarray:
         output = np.full((1, 3, 400, 400), 0.4, dtype=np.float32)
         output[0, 1, 7, 9] += np.float32(3 / 255)
         return output

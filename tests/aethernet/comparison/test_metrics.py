@@ -9,19 +9,19 @@ import pytest
 import skimage.metrics
 
 from aethernet.comparison.metrics import crop_border, level_shares, luma, psnr, ssim
-from tests.support.pictures import natural_picture
+from tests.support.images import natural_image
 
 
 def flat(value: float, *shape: int) -> np.ndarray:
     return np.full(shape or (1, 3, 16, 16), value, dtype=np.float32)
 
 
-def noisy(picture: np.ndarray, amount: float = 0.05) -> np.ndarray:
-    return picture + amount * np.random.default_rng(0).standard_normal(picture.shape, dtype=np.float32)
+def noisy(image: np.ndarray, amount: float = 0.05) -> np.ndarray:
+    return image + amount * np.random.default_rng(0).standard_normal(image.shape, dtype=np.float32)
 
 
 def levels(*values: float) -> np.ndarray:
-    """A picture of one row with these 8-bit levels, fractions and all."""
+    """An image of one row with these 8-bit levels, fractions and all."""
     return np.array(values, dtype=np.float32).reshape(1, 1, 1, -1) / np.float32(255)
 
 
@@ -31,43 +31,43 @@ def test_psnr_of_an_even_error(error: float, decibels: float) -> None:
 
 
 def test_psnr_is_that_of_the_mean_squared_error_not_of_the_mean_of_psnrs() -> None:
-    picture = np.concatenate([flat(0.1), flat(0)])
+    image = np.concatenate([flat(0.1), flat(0)])
 
-    assert psnr(picture, np.zeros_like(picture)) == pytest.approx(-10 * math.log10(0.01 / 2), abs=1e-4)
+    assert psnr(image, np.zeros_like(image)) == pytest.approx(-10 * math.log10(0.01 / 2), abs=1e-4)
 
 
-def test_psnr_has_peak_1_also_for_dark_pictures() -> None:
+def test_psnr_has_peak_1_also_for_dark_images() -> None:
     assert psnr(flat(0.2), flat(0.1)) == pytest.approx(20, abs=1e-4)
 
 
-def test_identical_pictures_have_no_psnr() -> None:
+def test_identical_images_have_no_psnr() -> None:
     assert psnr(flat(0.3), flat(0.3)) is None
 
 
 def test_psnr_is_scikit_image_s() -> None:
-    picture = natural_picture(20, 30).numpy()
-    expected = skimage.metrics.peak_signal_noise_ratio(picture, noisy(picture), data_range=1.0)
+    image = natural_image(20, 30).numpy()
+    expected = skimage.metrics.peak_signal_noise_ratio(image, noisy(image), data_range=1.0)
 
-    assert psnr(picture, noisy(picture)) == pytest.approx(expected, rel=1e-6)
+    assert psnr(image, noisy(image)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.2, 0.8), (0, 1), (0.5, 0.5)])
-def test_ssim_of_flat_pictures_is_its_luminance_term(a: float, b: float) -> None:
+def test_ssim_of_flat_images_is_its_luminance_term(a: float, b: float) -> None:
     expected = (2 * a * b + 1e-4) / (a * a + b * b + 1e-4)
 
     assert ssim(flat(a), flat(b)) == pytest.approx(expected, abs=1e-6)
 
 
 def test_ssim_is_the_mean_over_the_batch() -> None:
-    pictures, others = np.concatenate([flat(0.2), flat(0.5)]), np.concatenate([flat(0.8), flat(0.5)])
+    images, others = np.concatenate([flat(0.2), flat(0.5)]), np.concatenate([flat(0.8), flat(0.5)])
     single = ssim(flat(0.2), flat(0.8))
 
     assert single is not None
-    assert ssim(pictures, others) == pytest.approx((single + 1) / 2)
+    assert ssim(images, others) == pytest.approx((single + 1) / 2)
 
 
 def test_ssim_is_scikit_image_s_channel_by_channel() -> None:
-    picture = natural_picture(24, 30).numpy()
+    image = natural_image(24, 30).numpy()
     expected = [
         skimage.metrics.structural_similarity(
             one.astype(np.float64),
@@ -77,17 +77,17 @@ def test_ssim_is_scikit_image_s_channel_by_channel() -> None:
             sigma=1.5,
             use_sample_covariance=False,
         )
-        for one, other in zip(picture[0], noisy(picture)[0], strict=True)
+        for one, other in zip(image[0], noisy(image)[0], strict=True)
     ]
 
-    assert ssim(picture, noisy(picture)) == pytest.approx(np.mean(expected), rel=1e-6)
+    assert ssim(image, noisy(image)) == pytest.approx(np.mean(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width", "known"), [(10, 40, False), (40, 10, False), (11, 11, True)])
-def test_ssim_needs_pictures_as_large_as_its_window(height: int, width: int, known: bool) -> None:
-    picture = flat(0.5, 1, 1, height, width)
+def test_ssim_needs_images_as_large_as_its_window(height: int, width: int, known: bool) -> None:
+    image = flat(0.5, 1, 1, height, width)
 
-    assert (ssim(picture, picture) is not None) == known
+    assert (ssim(image, image) is not None) == known
 
 
 def test_level_shares_count_what_a_viewer_sees() -> None:
@@ -119,27 +119,27 @@ def test_largest_level_difference_does_not_wrap_around() -> None:
     ids=["black", "white", "red", "green", "blue"],
 )
 def test_luma_is_bt_601_in_studio_range(colour: tuple[float, float, float], level: float) -> None:
-    picture = np.array(colour, dtype=np.float32).reshape(1, 3, 1, 1)
+    image = np.array(colour, dtype=np.float32).reshape(1, 3, 1, 1)
 
-    assert luma(picture).shape == (1, 1, 1, 1)
-    assert luma(picture).item() * 255 == pytest.approx(level, abs=1e-3)
+    assert luma(image).shape == (1, 1, 1, 1)
+    assert luma(image).item() * 255 == pytest.approx(level, abs=1e-3)
 
 
 def test_grey_is_its_own_luma() -> None:
-    grey = natural_picture(channels=1).numpy()
+    grey = natural_image(channels=1).numpy()
 
     assert luma(grey) is grey
 
 
 def test_border_is_cut_on_every_side() -> None:
-    picture = np.arange(5 * 6, dtype=np.float32).reshape(1, 1, 5, 6)
+    image = np.arange(5 * 6, dtype=np.float32).reshape(1, 1, 5, 6)
 
-    assert crop_border(picture, 2).tolist() == [[[[14, 15]]]]
+    assert crop_border(image, 2).tolist() == [[[[14, 15]]]]
 
 
 def test_border_of_nothing_cuts_nothing() -> None:
     assert crop_border(flat(0.5, 1, 1, 4, 4), 0).shape == (1, 1, 4, 4)
 
 
-def test_picture_too_small_for_its_border_stays_whole() -> None:
+def test_image_too_small_for_its_border_stays_whole() -> None:
     assert crop_border(flat(0.5, 1, 1, 4, 9), 2).shape == (1, 1, 4, 9)

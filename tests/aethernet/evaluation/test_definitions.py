@@ -12,8 +12,8 @@ from PIL import Image
 
 from aethernet.comparison import quality_of
 from aethernet.comparison.metrics import luma
-from aethernet.evaluation import shrink
-from tests.support.pictures import natural_picture
+from aethernet.images.downscaling import downscale
+from tests.support.images import natural_image
 
 SIZES = [(48, 64), (37, 41), (96, 31), (63, 64), (21, 101)]
 CROP = 3
@@ -37,14 +37,14 @@ def ssim_by_its_paper(a: np.ndarray, b: np.ndarray) -> float:
 
 def pair(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """An original and an output that is not yet rounded and leaves [0, 1] here and there."""
-    truth = np.rint(natural_picture(*size, seed=size[0]).numpy() * 255).astype(np.float32) / np.float32(255)
+    truth = np.rint(natural_image(*size, seed=size[0]).numpy() * 255).astype(np.float32) / np.float32(255)
     noise = np.random.default_rng(size[1]).standard_normal(truth.shape, dtype=np.float32)
     return truth + np.float32(0.04) * noise, truth
 
 
-def levels(picture: np.ndarray) -> np.ndarray:
+def levels(image: np.ndarray) -> np.ndarray:
     """[1, 3, H, W] -> [H, W, 3] uint8."""
-    return np.clip(np.round(picture[0].transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8)
+    return np.clip(np.round(image[0].transpose(1, 2, 0) * 255), 0, 255).astype(np.uint8)
 
 
 def expected(output: np.ndarray, truth: np.ndarray, crop: int) -> dict[str, float]:
@@ -78,7 +78,7 @@ def test_all_four_measures_are_those_of_other_libraries(size: tuple[int, int]) -
 
 @pytest.mark.parametrize("size", SIZES)
 def test_other_definitions_are_told_apart(size: tuple[int, int]) -> None:
-    """Not rounded, cropped by one pixel more, full-range Y: each is found out on every picture."""
+    """Not rounded, cropped by one pixel more, full-range Y: each is found out on every image."""
     output, truth = pair(size)
     unrounded = float(-10 * np.log10(np.mean((output.astype(float) - truth.astype(float)) ** 2)))
     grey, grey_wanted = (np.asarray(Image.fromarray(one).convert("L")) for one in (levels(output), levels(truth)))
@@ -90,19 +90,19 @@ def test_other_definitions_are_told_apart(size: tuple[int, int]) -> None:
 
 
 def test_y_is_scikit_images() -> None:
-    picture = natural_picture(9, 7).numpy()
+    image = natural_image(9, 7).numpy()
 
-    wanted = skimage.color.rgb2ycbcr(picture[0].transpose(1, 2, 0))[..., 0]
+    wanted = skimage.color.rgb2ycbcr(image[0].transpose(1, 2, 0))[..., 0]
 
-    assert np.abs(luma(picture)[0, 0] * 255 - wanted).max() < 1e-3
+    assert np.abs(luma(image)[0, 0] * 255 - wanted).max() < 1e-3
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_matlab_bicubic_is_pytorchs_antialiased_one_away_from_edges(scale: int) -> None:
-    pixels = levels(natural_picture(12 * scale, 15 * scale, seed=scale).numpy())
+    pixels = levels(natural_image(12 * scale, 15 * scale, seed=scale).numpy())
     floats = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
 
-    found = shrink(pixels, scale, "matlab-bicubic")
+    found = downscale(pixels, scale, "matlab-bicubic")
     wanted = torch.nn.functional.interpolate(floats, scale_factor=1 / scale, mode="bicubic", antialias=True)
 
     inside = np.abs(found.astype(float) - wanted[0].permute(1, 2, 0).numpy())[3:-3, 3:-3]
@@ -114,13 +114,15 @@ def test_matlab_bicubic_is_pytorchs_antialiased_one_away_from_edges(scale: int) 
 
 
 def test_edges_continue_mirrored() -> None:
-    """A picture and its mirror image side by side give what the picture alone gives, up to the very edge."""
-    pixels = levels(natural_picture(20, 24).numpy())
+    """An image and its mirror image side by side give what the image alone gives, up to the very edge."""
+    pixels = levels(natural_image(20, 24).numpy())
     doubled = np.concatenate([pixels[:, ::-1], pixels, pixels[:, ::-1]], axis=1)
 
-    assert np.array_equal(shrink(doubled, 2, "matlab-bicubic")[:, 12:24], shrink(pixels, 2, "matlab-bicubic"))
+    assert np.array_equal(downscale(doubled, 2, "matlab-bicubic")[:, 12:24], downscale(pixels, 2, "matlab-bicubic"))
     repeated = np.concatenate([pixels[:, :1].repeat(24, 1), pixels, pixels[:, ::-1]], axis=1)
-    assert not np.array_equal(shrink(repeated, 2, "matlab-bicubic")[:, 12:24], shrink(pixels, 2, "matlab-bicubic"))
+    assert not np.array_equal(
+        downscale(repeated, 2, "matlab-bicubic")[:, 12:24], downscale(pixels, 2, "matlab-bicubic")
+    )
 
 
 def test_a_step_shrinks_as_worked_out_by_hand() -> None:
@@ -128,4 +130,4 @@ def test_a_step_shrinks_as_worked_out_by_hand() -> None:
     step = np.zeros((4, 16, 1), dtype=np.uint8)
     step[:, 8:] = 200
 
-    assert shrink(step, 2, "matlab-bicubic")[0, :, 0].tolist() == [0, 0, 0, 13, 187, 202, 200, 200]
+    assert downscale(step, 2, "matlab-bicubic")[0, :, 0].tolist() == [0, 0, 0, 13, 187, 202, 200, 200]

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aethernet.bundle import open_bundle
 from aethernet.errors import MissingDependencyError, UsageError
 from aethernet.evaluation import evaluate, find_sets
 from aethernet.evaluation.perceptual import perceptual_metrics
-from aethernet.pictures import save_picture
-from tests.support.pictures import natural_picture
+from aethernet.images.files import save_image
+from aethernet.release.bundle import open_bundle
+from tests.support.images import natural_image
 
 HAS_PYIQA = importlib.util.find_spec("pyiqa") is not None
 
@@ -38,10 +38,10 @@ def test_a_missing_pyiqa_is_named_with_its_extra() -> None:
     assert "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
 
 
-def test_every_form_and_picture_gets_a_distance(finished_release: Path, tmp_path: Path) -> None:
+def test_every_form_and_image_gets_a_distance(finished_release: Path, tmp_path: Path) -> None:
     bundle = open_bundle(finished_release)
     for seed, side in enumerate((32, 48)):
-        save_picture(natural_picture(side, 40, seed=seed).numpy(), tmp_path / f"{seed}.png")
+        save_image(natural_image(side, 40, seed=seed).numpy(), tmp_path / f"{seed}.png")
     metric = lambda output, truth: None if truth.shape[2] == 32 else float(np.abs(output - truth).mean())  # noqa: E731
 
     found = evaluate(bundle, find_sets(tmp_path, None, 2), only=["bicubic", "fp32"], perceptual={"lpips": metric})
@@ -84,7 +84,7 @@ else:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_PYIQA, reason="needs pyiqa (aethernet[perceptual])")
+@pytest.mark.skipif(not HAS_PYIQA, reason="needs pyiqa (aethernet-sr[perceptual])")
 @pytest.mark.parametrize(("weights", "told"), [("honest", "0.0 True None"), ("evil", "refused False")])
 def test_pyiqa_measures_and_its_files_are_not_unpickled(tmp_path: Path, weights: str, told: str) -> None:
     """Its own code on weights made here; those it would fetch are not at hand offline."""

@@ -9,15 +9,15 @@ import pytest
 
 from aethernet.errors import UsageError
 from aethernet.evaluation import find_sets
-from aethernet.pictures import save_picture
-from tests.support.pictures import natural_picture
+from aethernet.images.files import save_image
+from tests.support.images import natural_image
 
 
 def laid_out(root: Path, files: Mapping[str, int]) -> Path:
-    """Path -> scale: pictures of 8 pixels times scale."""
+    """Path -> scale: images of 8 pixels times scale."""
     for path, scale in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        save_picture(natural_picture(8 * scale, 6 * scale, seed=len(path)).numpy(), root / path)
+        save_image(natural_image(8 * scale, 6 * scale, seed=len(path)).numpy(), root / path)
     return root
 
 
@@ -60,7 +60,7 @@ def test_a_folder_of_sets_is_all_of_them(tmp_path: Path) -> None:
     ]
 
 
-def test_low_resolution_pictures_of_other_scales_are_not_taken(tmp_path: Path) -> None:
+def test_low_resolution_images_of_other_scales_are_not_taken(tmp_path: Path) -> None:
     root = laid_out(tmp_path / "Set5", {"HR/a.png": 4, "LR_bicubic/X4/ax4.png": 1})
 
     (found,) = find_sets(root, None, 2)
@@ -95,7 +95,7 @@ def test_digest_is_over_contents_and_partners(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "kernel", "words"),
     [
-        ({"HR/a.png": 2, "HR/b.png": 2, "LR/x2/a.png": 1}, None, "partner for every picture of .*found none for b"),
+        ({"HR/a.png": 2, "HR/b.png": 2, "LR/x2/a.png": 1}, None, "partner for every image of .*found none for b"),
         ({"HR/a.png": 2, "LR/x2/a.png": 1, "LR_bicubic/X2/a.png": 1}, None, "LR/x2, LR_bicubic/X2"),
         ({"HR/a.png": 2, "GTmod12/a.png": 2}, None, "GTmod12, HR"),
         ({"a.png": 2}, "lanczos", "matlab-bicubic, bicubic, box, dpid, found 'lanczos'"),

@@ -10,8 +10,8 @@ import pytest
 import aethernet
 from aethernet.errors import UsageError
 from aethernet.export import ExportConfig, export_onnx
-from tests.aethernet.export.conftest import REFERENCE, Export
-from tests.support.pictures import natural_picture
+from tests.support.exports import REFERENCE, Export
+from tests.support.images import natural_image
 
 
 @pytest.mark.slow
@@ -24,7 +24,7 @@ def test_fp32_file_is_that_of_the_release(export: Export, tmp_path: Path) -> Non
     assert (tmp_path / "out.onnx").read_bytes() == exported.path.read_bytes()
 
 
-def test_fp16_file_is_made_with_the_library_s_own_pictures(export: Export, tmp_path: Path) -> None:
+def test_fp16_file_is_made_with_the_library_s_own_images(export: Export, tmp_path: Path) -> None:
     description = export_onnx(export(REFERENCE).network, tmp_path / "out.onnx", precision="fp16")
 
     assert description.inputs == {"input": ("float16", ("n", 1, "h", "w"))}
@@ -32,15 +32,15 @@ def test_fp16_file_is_made_with_the_library_s_own_pictures(export: Export, tmp_p
 
 
 @pytest.mark.slow
-def test_fp16_file_is_made_with_given_pictures_at_a_fixed_size(export: Export, tmp_path: Path) -> None:
+def test_fp16_file_is_made_with_given_images_at_a_fixed_size(export: Export, tmp_path: Path) -> None:
     network, config = export(REFERENCE).network, ExportConfig(static=(12, 20))
     asked: list[int] = []
 
-    def pictures() -> list[np.ndarray]:
+    def images() -> list[np.ndarray]:
         asked.append(1)
-        return [natural_picture(12, 20, channels=1).numpy()]
+        return [natural_image(12, 20, channels=1).numpy()]
 
-    description = export_onnx(network, tmp_path / "out.onnx", precision="fp16", config=config, pictures=pictures())
+    description = export_onnx(network, tmp_path / "out.onnx", precision="fp16", config=config, images=images())
 
     assert description.inputs == {"input": ("float16", (1, 1, 12, 20))}
     assert asked == [1]

@@ -19,42 +19,42 @@ from torch.overrides import TorchFunctionMode
 from aethernet.errors import ExportError
 from aethernet.export import ExportConfig, HalfExport, export_fp16, half
 from aethernet.export.half import SAFE_MAGNITUDE, activation_ranges
-from aethernet.merging import merge_tail
-from tests.aethernet.export.conftest import CONFIGS, REFERENCE, Export, Exported
-from tests.support.pictures import natural_picture
+from aethernet.networks.merging import merge_tail
+from tests.support.exports import CONFIGS, REFERENCE, Export, Exported
+from tests.support.images import natural_image
 
-PICTURES = [natural_picture(12, 10, channels=1, seed=seed).numpy() for seed in (0, 1)]
+IMAGES = [natural_image(12, 10, channels=1, seed=seed).numpy() for seed in (0, 1)]
 TOLERANCE = 5e-3
 """Of outputs that span about 2: a few steps of fp16."""
 
 
 def convert(exported: Exported, destination: Path) -> HalfExport:
     config = exported.network.config
-    pictures = [natural_picture(12, 10, channels=config.in_channels).numpy()]
+    images = [natural_image(12, 10, channels=config.in_channels).numpy()]
     return export_fp16(
-        exported.path, destination, ExportConfig(), {}, pictures, channels=config.in_channels, scale=config.scale
+        exported.path, destination, ExportConfig(), {}, images, channels=config.in_channels, scale=config.scale
     )
 
 
-def run(path: Path, picture: np.ndarray) -> np.ndarray:
+def run(path: Path, image: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    (output,) = session.run(None, {"input": picture.astype(np.float16)})
+    (output,) = session.run(None, {"input": image.astype(np.float16)})
     return output
 
 
-def run_as_written(path: Path, picture: np.ndarray) -> np.ndarray:
+def run_as_written(path: Path, image: np.ndarray) -> np.ndarray:
     """Every operation in exactly the type the file gives it, as a strongly typed engine does.
 
     ONNX Runtime on a CPU widens fp16 operations and then drops the roundings between them: it hides an overflow.
     """
     with np.errstate(all="ignore"):
-        (output,) = ReferenceEvaluator(onnx.load(path)).run(None, {"input": picture.astype(np.float16)})
+        (output,) = ReferenceEvaluator(onnx.load(path)).run(None, {"input": image.astype(np.float16)})
     return output.astype(np.float32)
 
 
 @torch.no_grad()
-def answer(network: nn.Module, picture: np.ndarray) -> np.ndarray:
-    output: np.ndarray = network(torch.from_numpy(picture)).numpy()
+def answer(network: nn.Module, image: np.ndarray) -> np.ndarray:
+    output: np.ndarray = network(torch.from_numpy(image)).numpy()
     return output
 
 
@@ -63,7 +63,7 @@ FIRST = "conv_before_upsample.0"
 
 @pytest.fixture(scope="module", params=["gen3-spatial-x4-grey", REFERENCE], ids=["convolution", "merged tail"])
 def large(request: pytest.FixtureRequest, export: Export, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """A file that gives the same picture with activations a hundred thousand times larger behind one convolution.
+    """A file that gives the same image with activations a hundred thousand times larger behind one convolution.
 
     No fp16 can hold them. What reads them is another convolution, or the five of the merged tail with their slices.
     """
@@ -106,14 +106,14 @@ def test_input_output_and_every_weight_are_half(export: Export, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_half_precision_gives_nearly_the_same_picture(export: Export, tmp_path: Path, name: str) -> None:
+def test_half_precision_gives_nearly_the_same_image(export: Export, tmp_path: Path, name: str) -> None:
     exported = export(name)
-    picture = natural_picture(17, 31, channels=exported.network.config.in_channels).numpy()
+    image = natural_image(17, 31, channels=exported.network.config.in_channels).numpy()
 
     convert(exported, tmp_path / "fp16.onnx")
 
-    output = run(tmp_path / "fp16.onnx", picture)
-    expected = answer(exported.network, picture)
+    output = run(tmp_path / "fp16.onnx", image)
+    expected = answer(exported.network, image)
     assert output.dtype == np.float16
     assert np.abs(output - expected).max() <= TOLERANCE * np.ptp(expected)
 
@@ -163,8 +163,8 @@ def test_nothing_is_rounded_between_operations_that_stay_fp32(large: Exported, t
 def test_network_with_large_activations_stays_finite_and_close(large: Exported, tmp_path: Path) -> None:
     convert(large, tmp_path / "fp16.onnx")
 
-    expected = answer(large.network, PICTURES[0])
-    for output in (run(tmp_path / "fp16.onnx", PICTURES[0]), run_as_written(tmp_path / "fp16.onnx", PICTURES[0])):
+    expected = answer(large.network, IMAGES[0])
+    for output in (run(tmp_path / "fp16.onnx", IMAGES[0]), run_as_written(tmp_path / "fp16.onnx", IMAGES[0])):
         assert np.isfinite(output).all()
         assert np.abs(output - expected).max() <= TOLERANCE * np.ptp(expected)
 
@@ -176,7 +176,7 @@ def test_the_same_network_is_ruined_when_everything_is_made_half(
 
     result = convert(large, tmp_path / "fp16.onnx")
 
-    output = run_as_written(tmp_path / "fp16.onnx", PICTURES[0])
+    output = run_as_written(tmp_path / "fp16.onnx", IMAGES[0])
     assert result.kept_fp32 == ()
     assert not np.isfinite(output).all()
 
@@ -203,20 +203,20 @@ def two_readers(path: Path) -> None:
 
 def test_tensor_that_several_fp32_operations_read_is_widened_once(tmp_path: Path) -> None:
     two_readers(tmp_path / "fp32.onnx")
-    picture = np.full((1, 1, 3, 4), 0.5, dtype=np.float32)
+    image = np.full((1, 1, 3, 4), 0.5, dtype=np.float32)
 
     result = export_fp16(
-        tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", ExportConfig(), {}, [picture], channels=1, scale=1
+        tmp_path / "fp32.onnx", tmp_path / "fp16.onnx", ExportConfig(), {}, [image], channels=1, scale=1
     )
 
     assert result.kept_fp32 == ("left", "right", "ratio")
     assert result.description.operators["Cast"] == 2
-    assert run_as_written(tmp_path / "fp16.onnx", picture).tolist() == np.ones((1, 1, 3, 4)).tolist()
+    assert run_as_written(tmp_path / "fp16.onnx", image).tolist() == np.ones((1, 1, 3, 4)).tolist()
 
 
 def test_failed_conversion_leaves_nothing_behind(export: Export, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"^fp16\.onnx breaks its contract.*expected scale 4"):
-        export_fp16(export(REFERENCE).path, tmp_path / "fp16.onnx", ExportConfig(), {}, PICTURES, channels=1, scale=4)
+        export_fp16(export(REFERENCE).path, tmp_path / "fp16.onnx", ExportConfig(), {}, IMAGES, channels=1, scale=4)
 
     assert list(tmp_path.iterdir()) == []
 
@@ -232,15 +232,15 @@ def small_graph(*nodes: onnx.NodeProto) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 
-def test_activation_ranges_are_the_largest_magnitudes_over_all_pictures() -> None:
+def test_activation_ranges_are_the_largest_magnitudes_over_all_images() -> None:
     model = small_graph(
         onnx.helper.make_node("Mul", ["input", "gain"], ["scaled"]),
         onnx.helper.make_node("Tanh", ["scaled"], ["bounded"]),
         onnx.helper.make_node("Add", ["bounded", "input"], ["output"]),
     )
-    stack = np.stack(PICTURES)
+    stack = np.stack(IMAGES)
 
-    ranges = activation_ranges(model, PICTURES)
+    ranges = activation_ranges(model, IMAGES)
 
     assert set(ranges) == {"input", "scaled", "bounded", "output"}
     assert ranges["input"] == pytest.approx(stack.max())
@@ -266,11 +266,11 @@ def test_activation_ranges_are_those_pytorch_sees(export: Export) -> None:
             return output
 
     with Watch():
-        for picture in PICTURES:
-            answer(network, picture)
+        for image in IMAGES:
+            answer(network, image)
     model = onnx.load(exported.path)
 
-    ranges = activation_ranges(model, PICTURES)
+    ranges = activation_ranges(model, IMAGES)
 
     convolutions = {node.input[1]: node for node in model.graph.node if node.op_type == "Conv"}
     assert convolutions.keys() == seen.keys()
@@ -280,11 +280,11 @@ def test_activation_ranges_are_those_pytorch_sees(export: Export) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_activation_ranges_leave_no_float_out(export: Export, name: str) -> None:
     model = onnx.load(export(name).path)
-    picture = natural_picture(12, 10, channels=export(name).network.config.in_channels).numpy()
+    image = natural_image(12, 10, channels=export(name).network.config.in_channels).numpy()
     graph = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
     types = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.output)}
 
-    ranges = activation_ranges(model, [picture])
+    ranges = activation_ranges(model, [image])
 
     assert {name for node in model.graph.node for name in node.output} == types.keys()
     assert ranges.keys() - {"input"} == {name for name, kind in types.items() if kind == TensorProto.FLOAT}
@@ -313,7 +313,7 @@ def test_each_activation_is_measured_right_after_it_is_made(export: Export, monk
         return session(content, options, providers=providers)
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", open_session)
-    activation_ranges(onnx.load(export(REFERENCE).path), PICTURES[:1])
+    activation_ranges(onnx.load(export(REFERENCE).path), IMAGES[:1])
 
     (model, options), *_ = opened
     nodes = list(model.graph.node)

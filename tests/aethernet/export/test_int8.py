@@ -18,16 +18,16 @@ from onnx import TensorProto, numpy_helper
 
 from aethernet.export import ExportConfig, OnnxDescription
 from aethernet.export.int8 import TRT_OPSET, _exportable, export_int8, trace_int8
+from aethernet.export.lint import LintReport, Severity, Signedness, lint_onnx
 from aethernet.export.onnx import NATIVE_OPSET, at_opset, trace_to_onnx
-from aethernet.fusion import fuse
-from aethernet.lint import Form, LintReport, Severity, lint_onnx
-from aethernet.network import AetherNet
-from aethernet.quantization import quantize
+from aethernet.networks import AetherNet
+from aethernet.networks.fusion import fuse
+from aethernet.quantization.post_training import quantize
 from aethernet.quantization.scheme import MAC_SHARE
 from aethernet.quantization.structure import convs_of
-from aethernet.runtimes import open_runtime
+from aethernet.runtimes.opening import open_runtime
+from tests.support.images import natural_image
 from tests.support.networks import tiny_network
-from tests.support.pictures import natural_picture
 
 FORMS = {"unsigned": False, "tensorrt": True}
 STATIC = (24, 20)
@@ -82,8 +82,8 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Int8Export:
         torch.set_num_threads(1)
         if name not in networks:
             generation, changes = NETWORKS[name]
-            pictures = [natural_picture(20, 20, seed=seed).numpy() for seed in range(2)]
-            networks[name] = quantize(fuse(tiny_network(generation, **changes)), pictures=pictures, keep_float=()).model
+            images = [natural_image(20, 20, seed=seed).numpy() for seed in range(2)]
+            networks[name] = quantize(fuse(tiny_network(generation, **changes)), images=images, keep_float=()).model
         key = (name, tensorrt, static)
         if key not in made:
             path = folder / f"{len(made)}.onnx"
@@ -101,8 +101,8 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Int8Export:
 
 @torch.no_grad()
 def state(network: AetherNet) -> str:
-    """Digest of all tensors and of the answer to one picture."""
-    tensors = [*network.state_dict().values(), network(natural_picture())]
+    """Digest of all tensors and of the answer to one image."""
+    tensors = [*network.state_dict().values(), network(natural_image())]
     return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
 
 
@@ -114,22 +114,22 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def run(path: Path, picture: np.ndarray) -> np.ndarray:
+def run(path: Path, image: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {session.get_inputs()[0].name: picture})[0]
+    return session.run(None, {session.get_inputs()[0].name: image})[0]
 
 
-def run_unoptimised(path: Path, picture: np.ndarray) -> np.ndarray:
+def run_unoptimised(path: Path, image: np.ndarray) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"input": picture.astype(np.float16)})[0]
+    return session.run(None, {"input": image.astype(np.float16)})[0]
 
 
 def differing(answer: np.ndarray, wanted: np.ndarray) -> float:
-    """Share of pixels more than one level of 8 bits apart, the picture's range scaled to [0, 1]."""
+    """Share of pixels more than one level of 8 bits apart, the image's range scaled to [0, 1]."""
     low, high = wanted.min(), wanted.max()
     levels, others = (np.rint(255 * (one - low) / (high - low)) for one in (answer, wanted))
     return float((np.abs(levels - others) > 1).mean())
@@ -139,12 +139,12 @@ def differing(answer: np.ndarray, wanted: np.ndarray) -> float:
 def test_our_runtime_computes_the_tensorrt_file_as_it_stands(int8: Int8Export, name: str) -> None:
     """ONNX Runtime's own optimisation of such files refuses some and changes others."""
     exported = int8(name, tensorrt=True)
-    picture = natural_picture(24, 20).numpy()
+    image = natural_image(24, 20).numpy()
 
     with open_runtime(exported.path) as runtime:
-        answer = runtime.infer(picture)
+        answer = runtime.infer(image)
 
-    np.testing.assert_array_equal(answer, run_unoptimised(exported.path, picture).astype(np.float32))
+    np.testing.assert_array_equal(answer, run_unoptimised(exported.path, image).astype(np.float32))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -157,7 +157,7 @@ def test_the_file_passes_the_lint(int8: Int8Export, name: str, form: str) -> Non
 
     assert errors(report) == []
     assert report.ok
-    assert report.form is (Form.SIGNED if FORMS[form] else Form.UNSIGNED)
+    assert report.form is (Signedness.SIGNED if FORMS[form] else Signedness.UNSIGNED)
 
 
 @every_unsigned_file
@@ -194,40 +194,40 @@ def test_onnx_runtime_computes_what_pytorch_computes_with_the_biases_of_the_file
     int8: Int8Export, name: str, static: tuple[int, int] | None
 ) -> None:
     exported = int8(name, static=static)
-    picture = natural_picture(*STATIC, seed=5)
+    image = natural_image(*STATIC, seed=5)
 
-    answer = run(exported.path, picture.numpy())
+    answer = run(exported.path, image.numpy())
 
     assert answer.dtype == np.float32
-    assert differing(answer, with_rounded_biases(exported)(picture).numpy()) <= 1e-3
+    assert differing(answer, with_rounded_biases(exported)(image).numpy()) <= 1e-3
 
 
 @every_network
 @torch.no_grad()
 def test_onnx_runtime_computes_what_pytorch_computes(int8: Int8Export, name: str) -> None:
     exported = int8(name)
-    picture = natural_picture(*STATIC, seed=5)
+    image = natural_image(*STATIC, seed=5)
 
-    assert differing(run(exported.path, picture.numpy()), exported.network(picture).numpy()) <= 1e-3
+    assert differing(run(exported.path, image.numpy()), exported.network(image).numpy()) <= 1e-3
 
 
 @torch.no_grad()
 def test_a_network_that_is_not_quantised_would_differ_by_more(int8: Int8Export) -> None:
-    """The control: what is compared above is not merely the same picture."""
+    """The control: what is compared above is not merely the same image."""
     generation, changes = NETWORKS["gen2"]
-    picture = natural_picture(*STATIC, seed=5)
-    wanted = fuse(tiny_network(generation, **changes))(picture).numpy()
+    image = natural_image(*STATIC, seed=5)
+    wanted = fuse(tiny_network(generation, **changes))(image).numpy()
 
-    assert differing(run(int8("gen2").path, picture.numpy()), wanted) > 0.01
+    assert differing(run(int8("gen2").path, image.numpy()), wanted) > 0.01
 
 
 @torch.no_grad()
 def test_batches_and_other_sizes_run(int8: Int8Export) -> None:
-    exported, picture = int8("gen2"), natural_picture(9, 13, batch=2, seed=5)
+    exported, image = int8("gen2"), natural_image(9, 13, batch=2, seed=5)
 
-    answer = run(exported.path, picture.numpy())
+    answer = run(exported.path, image.numpy())
 
-    assert differing(answer, with_rounded_biases(exported)(picture).numpy()) <= 1e-3
+    assert differing(answer, with_rounded_biases(exported)(image).numpy()) <= 1e-3
 
 
 @pytest.mark.parametrize("form", FORMS)

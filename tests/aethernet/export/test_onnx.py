@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from aethernet.errors import ExportError, UsageError
 from aethernet.export import ExportConfig, ShapeRange, export_fp32
 from aethernet.export import onnx as onnx_export
-from aethernet.fusion import fuse
-from aethernet.network import NetworkConfig, build_network
-from tests.aethernet.export.conftest import CONFIGS, REFERENCE, Export, every_network
+from aethernet.networks import NetworkConfig, build_network
+from aethernet.networks.fusion import fuse
+from tests.support.exports import CONFIGS, REFERENCE, Export, every_network
+from tests.support.images import natural_image
 from tests.support.networks import SELECTED_CONFIGS, randomised
-from tests.support.pictures import natural_picture
 
 TOLERANCE = 1e-5
 
@@ -40,41 +40,41 @@ every_size = pytest.mark.parametrize(
 )
 
 
-def run(path: Path, picture: Tensor) -> np.ndarray:
+def run(path: Path, image: Tensor) -> np.ndarray:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    (output,) = session.run(["output"], {"input": picture.numpy()})
+    (output,) = session.run(["output"], {"input": image.numpy()})
     return output
 
 
 @torch.no_grad()
-def largest_difference(path: Path, network: nn.Module, picture: Tensor) -> float:
-    return float(np.abs(run(path, picture) - network(picture).numpy()).max())
+def largest_difference(path: Path, network: nn.Module, image: Tensor) -> float:
+    return float(np.abs(run(path, image) - network(image).numpy()).max())
 
 
 @every_size
 @every_network
-def test_plain_onnx_runtime_gives_the_picture_pytorch_gives(
+def test_plain_onnx_runtime_gives_the_image_pytorch_gives(
     export: Export, name: str, size: tuple[int, int, int]
 ) -> None:
     exported = export(name)
     batch, height, width = size
-    picture = natural_picture(height, width, batch=batch, channels=exported.network.config.in_channels)
+    image = natural_image(height, width, batch=batch, channels=exported.network.config.in_channels)
 
-    difference = largest_difference(exported.path, exported.network, picture)
+    difference = largest_difference(exported.path, exported.network, image)
 
     assert difference <= TOLERANCE
 
 
 @every_opset
-def test_every_opset_gives_the_picture_pytorch_gives_in_the_oldest_fitting_ir_version(
+def test_every_opset_gives_the_image_pytorch_gives_in_the_oldest_fitting_ir_version(
     export: Export, opset: int, ir_version: int
 ) -> None:
     exported = export(REFERENCE, opset=opset)
-    picture = natural_picture(17, 31, channels=1, batch=2)
+    image = natural_image(17, 31, channels=1, batch=2)
 
-    difference = largest_difference(exported.path, exported.network, picture)
+    difference = largest_difference(exported.path, exported.network, image)
 
     assert difference <= TOLERANCE
     assert (exported.description.opset, exported.description.ir_version) == (opset, ir_version)
@@ -120,7 +120,7 @@ def test_reductions_over_channels_have_their_own_form_in_opset_18(export: Export
 def test_fixed_shape_is_written_as_numbers_and_computes_the_same(export: Export) -> None:
     exported = export(REFERENCE, static=(12, 20))
 
-    difference = largest_difference(exported.path, exported.network, natural_picture(12, 20, channels=1))
+    difference = largest_difference(exported.path, exported.network, natural_image(12, 20, channels=1))
 
     assert exported.description.inputs == {"input": ("float", (1, 1, 12, 20))}
     assert exported.description.outputs == {"output": ("float", (1, 1, 24, 40))}
@@ -162,7 +162,7 @@ def test_exporting_again_gives_the_same_bytes_and_leaves_the_network_as_it_was(e
 def test_file_says_nothing_about_the_machine_that_made_it(export: Export, name: str) -> None:
     content = export(name).path.read_bytes()
     traces = [str(Path.cwd()), str(Path.home()), sys.prefix, str(Path(torch.__file__).parent), "site-packages"]
-    traces += [".py", "Traceback", 'File "', "torch.", "aethernet.network"]
+    traces += [".py", "Traceback", 'File "', "torch.", "aethernet.networks"]
 
     found = [trace for trace in traces if trace.encode() in content]
 
@@ -181,7 +181,7 @@ def test_fused_graph_has_fewer_nodes_than_the_training_graph(export: Export) -> 
 def test_training_form_exports_to_what_pytorch_computes(export: Export) -> None:
     exported = export(REFERENCE, fused=False, static=(12, 20))
 
-    difference = largest_difference(exported.path, exported.network, natural_picture(12, 20, channels=1))
+    difference = largest_difference(exported.path, exported.network, natural_image(12, 20, channels=1))
 
     assert difference <= TOLERANCE
 
@@ -214,7 +214,7 @@ def test_failed_contract_leaves_the_older_file_alone(
 
 
 class DependsOnData(nn.Module):
-    """Takes another way for dark pictures, which no graph can."""
+    """Takes another way for dark images, which no graph can."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
@@ -267,8 +267,8 @@ def test_shapes_out_of_order_are_a_usage_error(shapes: dict[str, tuple[int, int,
 def test_every_kind_of_network_exports_to_what_pytorch_computes(name: str, tmp_path: Path) -> None:
     config = SELECTED_CONFIGS[name]
     network = fuse(randomised(build_network(config)))
-    picture = natural_picture(17, 31, channels=config.in_channels, batch=2)
+    image = natural_image(17, 31, channels=config.in_channels, batch=2)
 
     export_fp32(network, tmp_path / "network.onnx", ExportConfig(), {})
 
-    assert largest_difference(tmp_path / "network.onnx", network, picture) <= TOLERANCE
+    assert largest_difference(tmp_path / "network.onnx", network, image) <= TOLERANCE

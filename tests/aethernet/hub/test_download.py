@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from aethernet.bundle import open_bundle, verify_bundle
 from aethernet.errors import AethernetError, BundleError, HubError, SignatureError, UnreachableError, UsageError
-from aethernet.hub import Address, connect
+from aethernet.hub.address import Address
+from aethernet.hub.connecting import connect
 from aethernet.hub.download import Download, download, fetch_bundle, select_files
 from aethernet.hub.publishing import publish_release
-from aethernet.signing import Signer, Trust, sign_bundle
+from aethernet.release.bundle import open_bundle
+from aethernet.release.signing import Signer, Trust, sign_bundle
+from aethernet.release.verification import verify_bundle
 from tests.support.hub_server import Fault, HubServer
 from tests.support.keys import KeyPair
 from tests.support.releases import NAME, flip_byte, rewrite, snapshot
@@ -50,7 +52,7 @@ def test_newest_version_is_fetched_and_named(published: Path, hub_server: HubSer
     publish_release(published, hub_server.place, NAME)
     told: list[str] = []
 
-    done = get(hub_server, place / NAME, tell=told.append)
+    done = get(hub_server, place / NAME, on_message=told.append)
 
     assert done.version == "1.1.0"
     assert told == [f"newest version of {NAME}: 1.1.0"]
@@ -66,7 +68,7 @@ def test_yanked_version_is_skipped_and_where_named_warned_of(
     told: list[str] = []
 
     assert get(hub_server, place / "newest").version == "1.0.0"
-    assert get(hub_server, place / "named", "1.1.0", tell=told.append).version == "1.1.0"
+    assert get(hub_server, place / "named", "1.1.0", on_message=told.append).version == "1.1.0"
 
     assert told == [f"warning: {NAME} 1.1.0 was yanked: tints  [31mblue"]
 
@@ -353,7 +355,7 @@ def test_manifest_of_another_version_is_refused(published: Path, hub_server: Hub
 def test_unsafe_path_in_the_manifest_is_refused(published: Path, hub_server: HubServer, place: Path) -> None:
     manifest = open_bundle(published).manifest
     entry = manifest.files[0].model_copy(update={"path": "../../escaped"})
-    from aethernet.manifest import canonical_json
+    from aethernet.records import canonical_json
 
     forged = canonical_json(manifest.model_copy(update={"files": (*manifest.files, entry)}))
     _tag(hub_server, lambda tree: tree.update({"release.json": hub_server.put(forged)}))
@@ -463,7 +465,7 @@ def test_version_that_is_there_already_is_enough_when_the_hub_is_away(
     hub_server.faults = [Fault("drop", times=-1)]
     told: list[str] = []
 
-    done = get(hub_server, place / NAME, "1.0.0", tell=told.append)
+    done = get(hub_server, place / NAME, "1.0.0", on_message=told.append)
 
     assert done.already_there
     assert "has this version already" in told[-1]

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.bundle import open_bundle
 from aethernet.errors import BundleError, GateError, HubError
-from aethernet.hub import Address, Publication, connect, newest_version
+from aethernet.hub.address import Address
 from aethernet.hub.catalogue import list_releases
+from aethernet.hub.connecting import connect
+from aethernet.hub.protocol import Publication, newest_version
 from aethernet.hub.publishing import publish_release, take_back, verify_release
+from aethernet.release.bundle import open_bundle
 from tests.support.hub_server import Fault, HubServer
 from tests.support.releases import NAME, rewrite, snapshot
 
@@ -29,8 +31,8 @@ def test_published_release_is_fetched_afresh_and_tried(finished_release: Path, p
     verified = verify_release(Address.parse(publication.address))
 
     assert verified.identity == open_bundle(finished_release).manifest.identity
-    assert verified.picture is not None
-    assert "of 255 levels" in verified.picture
+    assert verified.image is not None
+    assert "of 255 levels" in verified.image
     assert verified.signature.startswith("not signed")
 
 

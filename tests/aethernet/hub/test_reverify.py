@@ -11,19 +11,19 @@ import pytest
 from onnx import numpy_helper
 
 from aethernet.artifact import file_digest
-from aethernet.bundle import open_bundle
 from aethernet.errors import HubError, UsageError
-from aethernet.hub import connect
-from aethernet.hub.reverify import Finding, Target, issue_text, released_at, reverify, specified_in
-from aethernet.manifest import identity_of
-from aethernet.signing import Signer, sign_bundle
-from aethernet.spec import ReleaseSpec, make_spec
+from aethernet.hub.connecting import connect
+from aethernet.hub.reverify import ReverifyFinding, Target, issue_text, released_at, reverify, specified_in
+from aethernet.release.bundle import open_bundle
+from aethernet.release.manifest import identity_of
+from aethernet.release.signing import Signer, sign_bundle
+from aethernet.release.spec import ReleaseSpec, make_spec
 from tests.support.keys import KeyPair, key_pair
 from tests.support.releases import NAME, flip_byte, rewrite, tiny_checkpoint
 
 
 @pytest.fixture
-def pictures(finished_release: Path) -> list[Path]:
+def images(finished_release: Path) -> list[Path]:
     root = finished_release.parents[1]
     return [root / "low", root / "high"]
 
@@ -48,14 +48,14 @@ def own_spec(folder: Path) -> ReleaseSpec:
 
 
 def test_release_that_keeps_its_promises_passes_with_its_signature_spec_and_all_its_numbers(
-    release: Path, pictures: list[Path], key: KeyPair, tmp_path: Path
+    release: Path, images: list[Path], key: KeyPair, tmp_path: Path
 ) -> None:
     signer = Signer(private_key=key.private)
     sign_bundle(open_bundle(release), signer)
     manifest = open_bundle(release).manifest
     target = replace(published(release), spec=own_spec(tmp_path))
 
-    found = reverify(target, trust=signer.trust(), images=pictures)
+    found = reverify(target, trust=signer.trust(), images=images)
 
     assert found.problems == ()
     assert found.note == ""
@@ -75,9 +75,7 @@ def test_signature_of_somebody_else_is_found(slim_release: Path, key: KeyPair, t
     assert "expected a signature by" in found.problems[0]
 
 
-def test_without_pictures_limits_and_spec_are_held_and_the_note_says_what_was_not(
-    release: Path, tmp_path: Path
-) -> None:
+def test_without_images_limits_and_spec_are_held_and_the_note_says_what_was_not(release: Path, tmp_path: Path) -> None:
     other = own_spec(tmp_path).model_copy(update={"checkpoint": release / f"{NAME}_fp32.safetensors"})
 
     found = reverify(replace(published(release), spec=other))
@@ -158,12 +156,12 @@ def _call_itself_another_version(folder: Path) -> None:
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_broken_promise_is_found(
-    slim_release: Path, pictures: list[Path], spoil: Callable[[Path], None], told: str
+    slim_release: Path, images: list[Path], spoil: Callable[[Path], None], told: str
 ) -> None:
     target = published(slim_release)
     spoil(folder_of(slim_release))
 
-    found = reverify(target, images=pictures)
+    found = reverify(target, images=images)
 
     assert not found.ok
     assert told in " ".join(found.problems)
@@ -179,12 +177,12 @@ def test_broken_promise_is_found(
     ids=lambda value: getattr(value, "__name__", None),
 )
 def test_form_that_is_not_what_its_consistent_records_promise_is_found(
-    release: Path, pictures: list[Path], spoil: Callable[[Path], None], told: str
+    release: Path, images: list[Path], spoil: Callable[[Path], None], told: str
 ) -> None:
     target = published(release)
     spoil(folder_of(release))
 
-    found = reverify(target, images=pictures)
+    found = reverify(target, images=images)
 
     assert found.identity is not None, "all digests fit"
     assert told in " ".join(found.problems)
@@ -223,8 +221,8 @@ def test_all_of_a_place_is_looked_at_but_what_is_yanked(release: Path, tmp_path:
 
 
 def test_text_of_a_hostile_release_stays_in_its_block() -> None:
-    hostile = Finding(address="hf://org/x`@everyone`", problems=("```\n@everyone <img src=x>\n## heading",))
-    good = Finding(address="hf://org/y@1.0.0", problems=(), identity="0" * 64, files=3, numbers=7)
+    hostile = ReverifyFinding(address="hf://org/x`@everyone`", problems=("```\n@everyone <img src=x>\n## heading",))
+    good = ReverifyFinding(address="hf://org/y@1.0.0", problems=(), identity="0" * 64, files=3, numbers=7)
 
     text = issue_text([hostile, good])
 

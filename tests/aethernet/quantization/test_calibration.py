@@ -1,4 +1,4 @@
-"""What pictures show decides: histograms, ranges from them, and crops that are the same every time."""
+"""What images show decides: histograms, ranges from them, and crops that are the same every time."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from aethernet.quantization.calibration import (
 )
 from aethernet.quantization.scheme import activation_scale
 from aethernet.quantization.structure import quantizers_of, restructure
-from tests.aethernet.quantization.conftest import calibration_pictures, fused_network
-from tests.support.pictures import natural_picture
+from tests.support.images import natural_image
+from tests.support.quantization import calibration_images, fused_network
 
 
 def noise(*shape: int, seed: int = 0, tail: float = 1.0) -> np.ndarray:
@@ -30,13 +30,13 @@ def noise(*shape: int, seed: int = 0, tail: float = 1.0) -> np.ndarray:
     return (np.sign(values) * np.abs(values) ** tail).astype(np.float32)
 
 
-def seen(*pictures: np.ndarray) -> TensorHistogram:
-    """The histogram of the pictures themselves."""
+def seen(*images: np.ndarray) -> TensorHistogram:
+    """The histogram of the images themselves."""
     module = nn.Identity()
-    return watch(module, {"picture": module}, pictures)["picture"]
+    return watch(module, {"picture": module}, images)["picture"]
 
 
-def test_a_histogram_counts_every_value_of_every_picture() -> None:
+def test_a_histogram_counts_every_value_of_every_image() -> None:
     first, second = noise(1, 3, 9, 7), noise(2, 3, 8, 8, seed=1)
 
     histogram = seen(first, second)
@@ -74,11 +74,11 @@ def test_a_tensor_of_one_value_has_a_range() -> None:
         assert np.isfinite(choice.noise)
 
 
-def test_the_same_pictures_give_the_same_ranges() -> None:
+def test_the_same_images_give_the_same_ranges() -> None:
     network = restructure(fused_network(2))
     points = quantizers_of(network)
 
-    first, second = (watch(network, points, calibration_pictures(2)) for _ in range(2))
+    first, second = (watch(network, points, calibration_images(2)) for _ in range(2))
 
     assert [choose_range(first[name]) for name in points] == [choose_range(second[name]) for name in points]
 
@@ -125,20 +125,20 @@ def test_the_error_from_the_histogram_is_that_of_the_values(seed: int, tail: flo
     assert estimate == pytest.approx(float(((values - rounded) ** 2).sum() / (values**2).sum()), rel=0.1, abs=1e-7)
 
 
-def test_no_pictures_is_an_error() -> None:
-    with pytest.raises(CalibrationError, match="expected pictures to calibrate on, found none"):
+def test_no_images_is_an_error() -> None:
+    with pytest.raises(CalibrationError, match="expected images to calibrate on, found none"):
         seen()
 
 
 def with_one(value: float) -> np.ndarray:
-    broken = natural_picture().numpy().copy()
+    broken = natural_image().numpy().copy()
     broken[0, 1, 2, 3] = value
     return broken
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_not_finite_is_an_error_that_names_the_tensor(value: float) -> None:
-    with pytest.raises(CalibrationError, match="found NaN or infinity in picture"):
+    with pytest.raises(CalibrationError, match="found NaN or infinity in image"):
         seen(with_one(value))
 
 
@@ -151,11 +151,11 @@ def test_a_value_that_is_not_finite_is_an_error_that_names_the_tensor(value: flo
         -np.inf,
     ],
 )
-def test_one_broken_picture_among_good_ones_is_an_error(value: float, order: int) -> None:
-    pictures = [natural_picture().numpy(), with_one(value)]
+def test_one_broken_image_among_good_ones_is_an_error(value: float, order: int) -> None:
+    images = [natural_image().numpy(), with_one(value)]
 
-    with pytest.raises(CalibrationError, match="found NaN or infinity in picture"):
-        seen(*pictures[::order])
+    with pytest.raises(CalibrationError, match="found NaN or infinity in image"):
+        seen(*images[::order])
 
 
 def test_a_broken_weight_is_an_error() -> None:
@@ -165,31 +165,31 @@ def test_a_broken_weight_is_an_error() -> None:
     network = restructure(fused)
 
     with pytest.raises(CalibrationError, match=r"conv_after_body\.output"):
-        watch(network, quantizers_of(network), calibration_pictures(2))
+        watch(network, quantizers_of(network), calibration_images(2))
 
 
 def test_the_same_seed_gives_the_same_crops() -> None:
-    pictures = [natural_picture(40, 50, seed=seed).numpy() for seed in range(3)]
+    images = [natural_image(40, 50, seed=seed).numpy() for seed in range(3)]
 
-    first, second, third = (crops_of(pictures, 16, 4, seed) for seed in (0, 0, 1))
+    first, second, third = (crops_of(images, 16, 4, seed) for seed in (0, 0, 1))
 
     assert len(first) == 12
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert any(not np.array_equal(a, b) for a, b in zip(first, third, strict=True))
 
 
-def test_crops_are_parts_of_their_pictures() -> None:
-    picture = np.arange(40 * 50, dtype=np.float32).reshape(1, 1, 40, 50)
+def test_crops_are_parts_of_their_images() -> None:
+    image = np.arange(40 * 50, dtype=np.float32).reshape(1, 1, 40, 50)
 
-    for crop in crops_of([picture], 16, 8):
+    for crop in crops_of([image], 16, 8):
         top, left = divmod(int(crop[0, 0, 0, 0]), 50)
         assert crop.shape == (1, 1, 16, 16)
-        assert np.array_equal(crop, picture[:, :, top : top + 16, left : left + 16])
+        assert np.array_equal(crop, image[:, :, top : top + 16, left : left + 16])
 
 
 @pytest.mark.parametrize(("height", "width", "number"), [(16, 16, 1), (12, 9, 1), (12, 40, 4), (17, 16, 4)])
-def test_small_pictures_are_taken_once_and_whole(height: int, width: int, number: int) -> None:
-    crops = crops_of([natural_picture(height, width).numpy()], 16, 4)
+def test_small_images_are_taken_once_and_whole(height: int, width: int, number: int) -> None:
+    crops = crops_of([natural_image(height, width).numpy()], 16, 4)
 
     assert [crop.shape for crop in crops] == [(1, 3, min(height, 16), min(width, 16))] * number
 
@@ -205,12 +205,12 @@ def test_values_count_by_the_square_of_the_sigmoid_they_are_multiplied_by() -> N
             y: torch.Tensor = self.point(x) * torch.sigmoid(gate)
             return y
 
-    network, picture = Gated(), np.array([-8.0, -1.0, 1.0, 8.0], np.float32).reshape(1, 1, 2, 2)
+    network, image = Gated(), np.array([-8.0, -1.0, 1.0, 8.0], np.float32).reshape(1, 1, 2, 2)
 
-    plain = watch(network, {"point": network.point}, [picture])["point"]
-    weighted = watch(network, {"point": network.point}, [picture], {"point": network.gate})["point"]
+    plain = watch(network, {"point": network.point}, [image])["point"]
+    weighted = watch(network, {"point": network.point}, [image], {"point": network.gate})["point"]
 
     assert plain.counts[plain.counts > 0].tolist() == [1, 1, 1, 1]
-    wanted = 1 / (1 + np.exp(-picture.ravel().astype(np.float64))) ** 2
+    wanted = 1 / (1 + np.exp(-image.ravel().astype(np.float64))) ** 2
     np.testing.assert_allclose(weighted.counts[weighted.counts > 0], wanted, rtol=1e-5)
     assert choose_range(weighted, Method.ERROR).scale <= choose_range(plain, Method.ERROR).scale

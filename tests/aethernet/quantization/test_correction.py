@@ -1,4 +1,4 @@
-"""After bias correction the quantised network's picture has the mean of the float one's."""
+"""After bias correction the quantised network's image has the mean of the float one's."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from aethernet.network import AetherNet
+from aethernet.networks import AetherNet
 from aethernet.quantization.calibration import as_input, choose_range, watch
 from aethernet.quantization.correction import correct_biases, source_name
 from aethernet.quantization.modules import Mode, QuantizedConv, set_mode
 from aethernet.quantization.structure import convs_of, quantizers_of, restructure
-from tests.aethernet.quantization.conftest import Prepared, same_tensors, slopes_of, snapshot
+from tests.support.quantization import Prepared, same_tensors, slopes_of, snapshot
 
 SLOPE = 1.7
 
 
 @pytest.fixture(scope="module")
 def crops(prepared: Prepared) -> Tensor:
-    return as_input(np.concatenate(prepared.pictures))
+    return as_input(np.concatenate(prepared.images))
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def coarse(prepared: Prepared) -> AetherNet:
     """On coarse grids, four bits or so, so that means shift visibly."""
     network = restructure(prepared.fused, slopes=slopes_of(prepared.fused, SLOPE))
     quantizers = quantizers_of(network)
-    seen = watch(network, quantizers, prepared.pictures)
+    seen = watch(network, quantizers, prepared.images)
     for name, quantizer in quantizers.items():
         quantizer.scale.data.fill_(16 * choose_range(seen[name]).scale)
     set_mode(network, Mode.ON)
@@ -47,16 +47,16 @@ def largest_tint(network: AetherNet, fused: AetherNet, crops: Tensor) -> float:
         return float((network(crops) - fused(crops)).mean(dim=(0, 2, 3)).abs().max())
 
 
-def test_every_channel_of_the_picture_has_the_mean_of_the_float_one(
+def test_every_channel_of_the_image_has_the_mean_of_the_float_one(
     prepared: Prepared, quantised: AetherNet, crops: Tensor
 ) -> None:
     before = largest_tint(quantised, prepared.fused, crops)
 
-    tint = correct_biases(quantised, prepared.fused, crops, slopes_of(prepared.fused, SLOPE))
+    channel_shift = correct_biases(quantised, prepared.fused, crops, slopes_of(prepared.fused, SLOPE))
 
     assert before > 3e-3
     assert largest_tint(quantised, prepared.fused, crops) < 1e-5
-    assert tint >= 0
+    assert channel_shift >= 0
 
 
 @torch.no_grad()

@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from aethernet.network import AetherNet
-from aethernet.quantization import quantize
+from aethernet.networks import AetherNet
 from aethernet.quantization.learning import finished, start_learning
 from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer
+from aethernet.quantization.post_training import quantize
 from aethernet.quantization.scheme import ACTIVATION_MAX, half_precision, weight_scale
 from aethernet.quantization.structure import convs_of, quantizers_of
-from tests.aethernet.quantization.conftest import Prepared, same_tensors, snapshot
-from tests.support.pictures import natural_picture
+from tests.support.images import natural_image
+from tests.support.quantization import Prepared, same_tensors, snapshot
 
 
 @pytest.fixture
 def learning(prepared: Prepared) -> AetherNet:
-    return quantize(prepared.fused, pictures=prepared.pictures, freeze=False).model
+    return quantize(prepared.fused, images=prepared.images, freeze=False).model
 
 
 def test_weights_biases_and_scales_may_move_each_once(learning: AetherNet) -> None:
@@ -38,7 +38,7 @@ def test_weights_biases_and_scales_may_move_each_once(learning: AetherNet) -> No
 def test_every_one_of_them_gets_a_gradient(learning: AetherNet) -> None:
     moving = start_learning(learning)
 
-    learning(natural_picture(20, 20)).square().mean().backward()
+    learning(natural_image(20, 20)).square().mean().backward()
 
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in moving)
 
@@ -48,7 +48,7 @@ def test_finishing_what_did_not_move_gives_what_quantising_gives(prepared: Prepa
 
     done = finished(learning)
 
-    assert same_tensors(snapshot(done), snapshot(quantize(prepared.fused, pictures=prepared.pictures).model))
+    assert same_tensors(snapshot(done), snapshot(quantize(prepared.fused, images=prepared.images).model))
     assert not same_tensors(snapshot(done), snapshot(learning))  # the control: what learns is not on the grid
 
 

@@ -10,40 +10,39 @@ import pytest
 import torch
 from torch import nn
 
-from aethernet.checkpoint.layout import QuantizationRecords
 from aethernet.errors import CalibrationError, QuantizationError
-from aethernet.fusion import fuse
-from aethernet.network import AetherNet
-from aethernet.quantization import Method, Quantized, quantize, units_of
-from aethernet.quantization.calibration import watch
-from aethernet.quantization.records import recorded_ranges
+from aethernet.networks import AetherNet
+from aethernet.networks.fusion import fuse
+from aethernet.quantization.calibration import Method, watch
+from aethernet.quantization.post_training import Quantized, quantize
+from aethernet.quantization.records import QuantizationRecords, recorded_ranges
 from aethernet.quantization.scheme import WEIGHT_MAX, activation_scale
-from aethernet.quantization.structure import convs_of, quantizers_of, restructure
-from tests.aethernet.quantization.conftest import (
+from aethernet.quantization.structure import convs_of, quantizers_of, restructure, units_of
+from tests.support.images import natural_image
+from tests.support.networks import tiny_network
+from tests.support.quantization import (
     Prepared,
-    calibration_pictures,
+    calibration_images,
     decibels,
     fused_network,
     same_tensors,
     snapshot,
 )
-from tests.support.networks import tiny_network
-from tests.support.pictures import natural_picture
 
 DECIBELS = 36
-"""A floor, with the picture's range as peak. Random networks of 16 channels gave 39 to 51 dB over two seeds: little
+"""A floor, with the image's range as peak. Random networks of 16 channels gave 39 to 51 dB over two seeds: little
 averages out in so few channels, and trained networks are calmer than random ones."""
 
 
 @pytest.fixture(scope="module")
 def finished(prepared: Prepared) -> Quantized:
-    return quantize(prepared.fused, pictures=prepared.pictures)
+    return quantize(prepared.fused, images=prepared.images)
 
 
 def records_of(network: AetherNet, widening: float = 1.0) -> QuantizationRecords:
     """What training generation 2 records, for every place the library asks for, from watching the network itself."""
     points: dict[str, nn.Module] = dict(quantizers_of(network))
-    seen = watch(network, points, calibration_pictures())
+    seen = watch(network, points, calibration_images())
     probe = QuantizationRecords(origin="qat", tensors={})
     sources = everything_asked_for(probe, network)
     tensors = {}
@@ -83,10 +82,10 @@ def records(second: AetherNet) -> QuantizationRecords:
 
 
 @torch.no_grad()
-def test_the_picture_stays_near_the_float_one(prepared: Prepared, finished: Quantized) -> None:
-    picture = natural_picture(24, 20, seed=9)
+def test_the_image_stays_near_the_float_one(prepared: Prepared, finished: Quantized) -> None:
+    image = natural_image(24, 20, seed=9)
 
-    found = decibels(finished.model(picture), prepared.fused(picture))
+    found = decibels(finished.model(image), prepared.fused(image))
 
     assert found > DECIBELS
 
@@ -117,7 +116,7 @@ def test_every_activation_is_reported_with_its_scale_and_source(prepared: Prepar
         assert one.source == "derived" or one.source.removeprefix("pictures: ") in set(Method) - {Method.BEST}, one
     assert set(finished.keep_float) < set(units_of(prepared.fused))
     assert (finished.slope is not None) == (prepared.generation == 1)
-    assert finished.tint_removed is not None
+    assert finished.channel_shift_removed is not None
 
 
 def test_the_grid_of_a_sigmoid_reaches_as_far_as_its_gate_can_go(finished: Quantized) -> None:
@@ -131,7 +130,7 @@ def test_the_grid_of_a_sigmoid_reaches_as_far_as_its_gate_can_go(finished: Quant
 
 
 def test_the_tint_is_gone(prepared: Prepared, finished: Quantized) -> None:
-    batch = torch.from_numpy(np.concatenate(prepared.pictures))
+    batch = torch.from_numpy(np.concatenate(prepared.images))
     with torch.no_grad():
         difference = (finished.model(batch) - prepared.fused(batch)).mean(dim=(0, 2, 3))
 
@@ -147,18 +146,18 @@ def test_the_given_network_is_left_untouched(prepared: Prepared) -> None:
 def test_the_same_seed_gives_the_same_network(monkeypatch: pytest.MonkeyPatch, second: AetherNet) -> None:
     monkeypatch.setattr(importlib.import_module("aethernet.quantization.post_training"), "CROP_SIDE", 12)
 
-    one, same, other = (quantize(second, pictures=calibration_pictures(2), seed=seed) for seed in (4, 4, 5))
+    one, same, other = (quantize(second, images=calibration_images(2), seed=seed) for seed in (4, 4, 5))
 
     assert one.tensors == same.tensors
     assert same_tensors(snapshot(one.model), snapshot(same.model))
     assert not same_tensors(snapshot(one.model), snapshot(other.model))  # the control: crops differ
 
 
-def test_neither_records_nor_pictures_is_an_error(second: AetherNet) -> None:
+def test_neither_records_nor_images_is_an_error(second: AetherNet) -> None:
     with pytest.raises(CalibrationError, match="found neither"):
         quantize(second)
     with pytest.raises(CalibrationError, match="found neither"):
-        quantize(second, fallback=calibration_pictures(1))
+        quantize(second, fallback=calibration_images(1))
 
 
 def test_records_without_a_usable_range_are_an_error(second: AetherNet) -> None:
@@ -166,17 +165,17 @@ def test_records_without_a_usable_range_are_an_error(second: AetherNet) -> None:
     idle = {f"{place}.min_val": torch.tensor(torch.inf), f"{place}.max_val": torch.tensor(-torch.inf)}
 
     with pytest.raises(CalibrationError, match="no usable range"):
-        quantize(second, records=QuantizationRecords(origin="qat", tensors=idle), fallback=calibration_pictures(1))
+        quantize(second, records=QuantizationRecords(origin="qat", tensors=idle), fallback=calibration_images(1))
 
 
-def test_records_that_leave_something_open_need_pictures(second: AetherNet, records: QuantizationRecords) -> None:
+def test_records_that_leave_something_open_need_images(second: AetherNet, records: QuantizationRecords) -> None:
     with pytest.raises(CalibrationError, match="pictures"):
         quantize(second, records=records)
 
 
 @torch.no_grad()
 def test_records_with_a_fallback_are_used_where_there_is_one(second: AetherNet, records: QuantizationRecords) -> None:
-    finished = quantize(second, records=records, fallback=calibration_pictures(), keep_float=())
+    finished = quantize(second, records=records, fallback=calibration_images(), keep_float=())
 
     sources = {one.name: one.source for one in finished.tensors}
     assert sources["stages.0.0.ffn.conv_main.output"] == "records: stages.0.0.ffn.conv_main"
@@ -186,12 +185,12 @@ def test_records_with_a_fallback_are_used_where_there_is_one(second: AetherNet, 
     assert sources["conv_before_upsample.0.output"].startswith("pictures: ")
     assert sources["conv_before_upsample.2"].startswith("pictures: ")
     assert sources["upsample.blocks.0.output"].startswith("pictures: ")
-    picture = natural_picture(24, 20, seed=9)
-    assert decibels(finished.model(picture), second(picture)) > DECIBELS
+    image = natural_image(24, 20, seed=9)
+    assert decibels(finished.model(image), second(image)) > DECIBELS
 
 
 def test_the_scale_of_a_record_covers_what_was_recorded(second: AetherNet, records: QuantizationRecords) -> None:
-    finished = quantize(second, records=records, fallback=calibration_pictures(1))
+    finished = quantize(second, records=records, fallback=calibration_images(1))
 
     low, high = (
         float(records.tensors[f"stages.0.0.ffn.conv_main.activation_post_process.{end}_val"]) for end in ("min", "max")
@@ -207,13 +206,13 @@ def test_records_alone_are_enough_where_they_know_every_tensor(second: AetherNet
 
     assert {one.source.split(":")[0] for one in finished.tensors} == {"records"}
     assert finished.keep_float == tuple(keep)
-    assert finished.tint_removed is None
+    assert finished.channel_shift_removed is None
 
 
 def test_where_both_know_a_tensor_the_one_with_less_error_wins(second: AetherNet) -> None:
     far_too_wide = records_of(restructure(second), widening=20)
 
-    finished = quantize(second, records=far_too_wide, pictures=calibration_pictures())
+    finished = quantize(second, records=far_too_wide, images=calibration_images())
 
     told = [one.source for one in finished.tensors if "record" in one.source]
     assert told
@@ -222,7 +221,7 @@ def test_where_both_know_a_tensor_the_one_with_less_error_wins(second: AetherNet
 
 @pytest.mark.parametrize("method", [Method.MIN_MAX, Method.PERCENTILE, Method.ERROR])
 def test_the_method_asked_for_is_used(second: AetherNet, method: Method) -> None:
-    finished = quantize(second, pictures=calibration_pictures(1), method=method)
+    finished = quantize(second, images=calibration_images(1), method=method)
 
     assert {one.source for one in finished.tensors} == {f"pictures: {method}", "derived"}
 
@@ -230,7 +229,7 @@ def test_the_method_asked_for_is_used(second: AetherNet, method: Method) -> None
 def test_parts_kept_float_are_named(second: AetherNet) -> None:
     kept = units_of(second)[::2]
 
-    finished = quantize(second, pictures=calibration_pictures(1), keep_float=kept[::-1])
+    finished = quantize(second, images=calibration_images(1), keep_float=kept[::-1])
 
     assert finished.keep_float == tuple(kept)
     assert not [name for name, _ in convs_of(finished.model) if name.startswith(tuple(kept))]
@@ -239,9 +238,7 @@ def test_parts_kept_float_are_named(second: AetherNet) -> None:
 @pytest.mark.parametrize("keep", [["conv_lost"], "everything"])
 def test_an_impossible_request_is_an_error(second: AetherNet, keep: Any) -> None:
     with pytest.raises(QuantizationError):
-        quantize(
-            second, pictures=calibration_pictures(1), keep_float=units_of(second) if keep == "everything" else keep
-        )
+        quantize(second, images=calibration_images(1), keep_float=units_of(second) if keep == "everything" else keep)
 
 
 @pytest.mark.parametrize(("generation", "changes"), [(1, {"scale": 4}), (2, {"scale": 1}), (3, {"in_channels": 1})])
@@ -249,27 +246,27 @@ def test_an_impossible_request_is_an_error(second: AetherNet, keep: Any) -> None
 def test_other_shapes_work_as_well(generation: int, changes: dict[str, int]) -> None:
     fused = fused_network(generation, depths=(1, 1), **changes)
     channels = changes.get("in_channels", 3)
-    pictures = [natural_picture(20, 20, channels=channels, seed=seed).numpy() for seed in range(2)]
+    images = [natural_image(20, 20, channels=channels, seed=seed).numpy() for seed in range(2)]
 
-    finished = quantize(fused, pictures=pictures)
+    finished = quantize(fused, images=images)
 
-    picture = natural_picture(24, 20, channels=channels, seed=9)
-    assert decibels(finished.model(picture), fused(picture)) > DECIBELS
+    image = natural_image(24, 20, channels=channels, seed=9)
+    assert decibels(finished.model(image), fused(image)) > DECIBELS
 
 
-def test_pictures_of_several_sizes_will_do(second: AetherNet) -> None:
-    pictures = [natural_picture(*size).numpy() for size in ((20, 16), (12, 30), (20, 16), (7, 7))]
+def test_images_of_several_sizes_will_do(second: AetherNet) -> None:
+    images = [natural_image(*size).numpy() for size in ((20, 16), (12, 30), (20, 16), (7, 7))]
 
-    assert quantize(second, pictures=pictures).tint_removed is not None
+    assert quantize(second, images=images).channel_shift_removed is not None
 
 
 def test_a_part_left_float_unasked_keeps_the_other_grids(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module("aethernet.quantization.post_training")
     unit = units_of(prepared.fused)[0]
-    everything = quantize(prepared.fused, pictures=prepared.pictures, keep_float=())
+    everything = quantize(prepared.fused, images=prepared.images, keep_float=())
     monkeypatch.setattr(module, "out_of_proportion", lambda _ready: (unit,))
 
-    finished = quantize(prepared.fused, pictures=prepared.pictures)
+    finished = quantize(prepared.fused, images=prepared.images)
 
     before = {one.name: one.scale for one in everything.tensors}
     after = {one.name: one.scale for one in finished.tensors}
@@ -285,7 +282,7 @@ def test_where_a_float_part_makes_a_new_grid_necessary_it_is_calibrated(
     network = fuse(tiny_network(2, scale=8, depths=(1,)))
     monkeypatch.setattr(module, "out_of_proportion", lambda _ready: (unit,))
 
-    finished = quantize(network, pictures=calibration_pictures(1))
+    finished = quantize(network, images=calibration_images(1))
 
     assert finished.keep_float == (unit,)
     assert {f"{name}.scale" for name in quantizers_of(finished.model)} <= dict(finished.model.named_parameters()).keys()

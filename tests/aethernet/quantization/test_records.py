@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from aethernet.checkpoint import load
-from aethernet.checkpoint.layout import QuantizationRecords
-from aethernet.fusion import fuse
+from aethernet.networks.fusion import fuse
 from aethernet.quantization.calibration import TensorHistogram, watch
-from aethernet.quantization.records import Range, recorded_ranges, usable_records
+from aethernet.quantization.records import QuantizationRecords, Range, recorded_ranges, usable_records
 from aethernet.quantization.structure import quantizers_of, restructure
-from tests.aethernet.quantization.conftest import fused_network, slopes_of
+from tests.support.quantization import fused_network, slopes_of
 
 CASES = ("v1_qat_x2", "v2_qat_x2", "v3_qat_x2", "v1_packed_int8_x2")
 SLOPE = 1.65
@@ -149,7 +148,7 @@ def recorded_and_seen(
         pytest.skip(f"needs {request.param} in shared/data beside the repository")
     loaded = load(folder / f"{request.param}.pth")
     with np.load(folder / f"{request.param}.npz") as arrays:
-        picture = arrays["input"]
+        image = arrays["input"]
     assert loaded.quantization is not None
     fused = fuse(loaded.model)
     slopes = slopes_of(fused, SLOPE)
@@ -157,7 +156,7 @@ def recorded_and_seen(
     known = recorded_ranges(loaded.quantization, network, slopes)
     points: dict[str, nn.Module] = dict(quantizers_of(network))
     assert known.keys() <= points.keys()
-    seen = watch(network, points, [picture])
+    seen = watch(network, points, [image])
     return {name: (*known[name], seen[name]) for name in known}
 
 

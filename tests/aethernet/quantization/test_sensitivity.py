@@ -11,20 +11,16 @@ import torch
 from torch import Tensor
 
 from aethernet.errors import CalibrationError, QuantizationError
-from aethernet.network import AetherNet
-from aethernet.quantization import quantize, units_of
+from aethernet.networks import AetherNet
+from aethernet.quantization.calibrated import Calibrated
 from aethernet.quantization.modules import Mode, set_mode
-from aethernet.quantization.post_training import Calibrated, calibrate
-from aethernet.quantization.sensitivity import (
-    Sensitivity,
-    measure_sensitivity,
-    out_of_proportion,
-    sensitivity_chart,
-)
-from aethernet.quantization.structure import convs_of, quantizers_of
-from tests.aethernet.quantization.conftest import (
+from aethernet.quantization.post_training import calibrate, quantize
+from aethernet.quantization.sensitivity import Sensitivity, measure_sensitivity, out_of_proportion
+from aethernet.quantization.structure import convs_of, quantizers_of, units_of
+from aethernet.release.chart import sensitivity_chart
+from tests.support.quantization import (
     Prepared,
-    calibration_pictures,
+    calibration_images,
     fused_network,
     same_tensors,
     snapshot,
@@ -32,8 +28,8 @@ from tests.aethernet.quantization.conftest import (
 
 
 def calibrated_with_a_bad_part(generation: int) -> tuple[Calibrated, str]:
-    """The grid of one part, the second gate, is made so coarse that the picture suffers."""
-    ready = calibrate(fused_network(generation), pictures=calibration_pictures())
+    """The grid of one part, the second gate, is made so coarse that the image suffers."""
+    ready = calibrate(fused_network(generation), images=calibration_images())
     bad = units_of(ready.fused)[1]
     for name, quantizer in quantizers_of(ready.network).items():
         if name.startswith(f"{bad}."):
@@ -44,7 +40,7 @@ def calibrated_with_a_bad_part(generation: int) -> tuple[Calibrated, str]:
 
 @pytest.fixture(scope="module")
 def measured(prepared: Prepared) -> Sensitivity:
-    return measure_sensitivity(calibrate(prepared.fused, pictures=prepared.pictures))
+    return measure_sensitivity(calibrate(prepared.fused, images=prepared.images))
 
 
 def worst(measured: Sensitivity) -> str:
@@ -75,7 +71,7 @@ def test_only_a_part_out_of_proportion_is_left_float_unasked(generation: int) ->
             quantizer.step = float(quantizer.scale)
 
     assert bad in out_of_proportion(ready)
-    assert bad not in out_of_proportion(calibrate(fused_network(generation), pictures=calibration_pictures()))
+    assert bad not in out_of_proportion(calibrate(fused_network(generation), images=calibration_images()))
 
 
 @pytest.mark.parametrize("generation", [pytest.param(1, marks=pytest.mark.slow), 2])
@@ -96,7 +92,7 @@ def test_every_part_is_measured_in_the_order_it_runs(measured: Sensitivity, prep
     assert [one.unit for one in measured.units] == units_of(prepared.fused)
     assert all(one.cost.noise > 0 for one in measured.units)
     assert sum(one.work for one in measured.units) == pytest.approx(1)
-    assert measured.crops == len(prepared.pictures)
+    assert measured.crops == len(prepared.images)
 
 
 def test_costs_of_the_parts_nearly_add_up_to_that_of_the_network(measured: Sensitivity) -> None:
@@ -109,13 +105,13 @@ def test_a_part_alone_costs_what_a_network_with_that_part_alone_costs(prepared: 
     """The shortcut, one network with parts switched on and off, beside the long way: a network made for it."""
     part = "conv_after_body"
     others = [unit for unit in units_of(prepared.fused) if unit != part]
-    alone = calibrate(prepared.fused, pictures=prepared.pictures, keep_float=others)
-    ready = calibrate(prepared.fused, pictures=prepared.pictures)
+    alone = calibrate(prepared.fused, images=prepared.images, keep_float=others)
+    ready = calibrate(prepared.fused, images=prepared.images)
 
     (switched,) = (one.cost for one in measure_sensitivity(ready).units if one.unit == part)
 
     assert [name for name, _ in convs_of(alone.network)] == [part]
-    inputs = [torch.from_numpy(picture) for picture in prepared.pictures]
+    inputs = [torch.from_numpy(image) for image in prepared.images]
     rounded = _clipped(alone.network, inputs)
     set_mode(alone.network, Mode.OFF)
     error = rounded - _clipped(alone.network, inputs)
@@ -130,7 +126,7 @@ def _clipped(network: AetherNet, inputs: list[Tensor]) -> Tensor:
 
 def test_work_counts_multiplications(prepared: Prepared) -> None:
     fused = prepared.fused
-    ready = calibrate(fused, pictures=prepared.pictures[:1])
+    ready = calibrate(fused, images=prepared.images[:1])
 
     measured = {one.unit: one.work for one in measure_sensitivity(ready).units}
 
@@ -153,20 +149,20 @@ def test_a_budget_keeps_the_worst_part_float_and_is_kept() -> None:
 
 
 def test_a_budget_that_is_kept_already_keeps_nothing_float(prepared: Prepared, measured: Sensitivity) -> None:
-    ready = calibrate(prepared.fused, pictures=prepared.pictures)
+    ready = calibrate(prepared.fused, images=prepared.images)
     assert measured.expected.psnr is not None
 
     assert measure_sensitivity(ready, budget_db=measured.expected.psnr - 1).kept_float == ()
 
 
 def test_what_stays_float_by_request_stays_float_under_a_budget(prepared: Prepared) -> None:
-    ready = calibrate(prepared.fused, pictures=prepared.pictures)
+    ready = calibrate(prepared.fused, images=prepared.images)
 
     assert measure_sensitivity(ready, keep_float=["conv_after_body"], budget_db=1).kept_float == ("conv_after_body",)
 
 
 def test_a_budget_out_of_reach_is_an_error_with_what_was_reached() -> None:
-    ready = calibrate(fused_network(2), pictures=calibration_pictures(1))
+    ready = calibrate(fused_network(2), images=calibration_images(1))
 
     with pytest.raises(QuantizationError, match=r"within 90 dB .* found \d+\.\d dB") as raised:
         measure_sensitivity(ready, budget_db=90)
@@ -176,21 +172,21 @@ def test_a_budget_out_of_reach_is_an_error_with_what_was_reached() -> None:
 
 def test_the_choice_holds_for_the_network_made_with_it() -> None:
     """Estimated with parts switched off; measured on the network that is really made."""
-    fused, pictures = fused_network(2), calibration_pictures()
-    ready = calibrate(fused, pictures=pictures)
+    fused, images = fused_network(2), calibration_images()
+    ready = calibrate(fused, images=images)
     before = measure_sensitivity(ready).expected.psnr
     assert before is not None
     measured = measure_sensitivity(ready, budget_db=before + 2)
 
-    network = quantize(fused, pictures=pictures, keep_float=measured.kept_float).model
+    network = quantize(fused, images=images, keep_float=measured.kept_float).model
 
-    inputs = [torch.from_numpy(picture) for picture in pictures]
+    inputs = [torch.from_numpy(image) for image in images]
     noise = float((_clipped(network, inputs) - _clipped(fused, inputs)).square().mean())
     assert measured.expected.psnr == pytest.approx(-10 * math.log10(noise), abs=1)
 
 
 def test_the_calibrated_network_is_not_changed_but_for_its_switches(prepared: Prepared) -> None:
-    ready = calibrate(prepared.fused, pictures=prepared.pictures)
+    ready = calibrate(prepared.fused, images=prepared.images)
     before = snapshot(ready.network)
 
     measure_sensitivity(ready, budget_db=1)
@@ -199,10 +195,10 @@ def test_the_calibrated_network_is_not_changed_but_for_its_switches(prepared: Pr
     assert all(not module._forward_hooks for module in ready.network.modules())
 
 
-def test_without_pictures_there_is_nothing_to_measure() -> None:
-    ready = calibrate(fused_network(2), pictures=calibration_pictures(1))
+def test_without_images_there_is_nothing_to_measure() -> None:
+    ready = calibrate(fused_network(2), images=calibration_images(1))
 
-    with pytest.raises(CalibrationError, match="pictures to compare on"):
+    with pytest.raises(CalibrationError, match="images to compare on"):
         measure_sensitivity(dataclasses.replace(ready, crops=()))
 
 

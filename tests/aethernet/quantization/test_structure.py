@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from aethernet.errors import QuantizationError
-from aethernet.fusion import fuse
-from aethernet.network import AetherNet, Norm
+from aethernet.networks import AetherNet, Norm
+from aethernet.networks.fusion import fuse
 from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, ResidualBlock, set_mode
 from aethernet.quantization.structure import convs_of, gated_units, quantizers_of, restructure, units_of
-from tests.aethernet.quantization.conftest import (
+from tests.support.images import natural_image
+from tests.support.networks import tiny_network
+from tests.support.quantization import (
     BOTH,
     GENERATIONS,
     Prepared,
@@ -26,8 +28,6 @@ from tests.aethernet.quantization.conftest import (
     snapshot,
     with_sigmoid_for_gelu,
 )
-from tests.support.networks import tiny_network
-from tests.support.pictures import natural_picture
 
 SLOPE = 1.7
 
@@ -53,24 +53,24 @@ def in_half_precision(network: AetherNet) -> AetherNet:
 @torch.no_grad()
 def test_quantisers_that_are_off_change_nothing(generation: int, changes: dict[str, Any]) -> None:
     fused = in_half_precision(fuse(tiny_network(generation, **changes)))
-    picture = natural_picture(batch=2)
+    image = natural_image(batch=2)
 
     network = restructure(fused, slopes=slopes_of(fused, SLOPE))
 
     with with_sigmoid_for_gelu(SLOPE):
-        wanted = fused(picture)
-    # Relative to the picture's range, and by no more than floats add up differently.
-    torch.testing.assert_close(network(picture), wanted, rtol=0, atol=2e-5 * float(wanted.max() - wanted.min()))
+        wanted = fused(image)
+    # Relative to the image's range, and by no more than floats add up differently.
+    torch.testing.assert_close(network(image), wanted, rtol=0, atol=2e-5 * float(wanted.max() - wanted.min()))
 
 
 @torch.no_grad()
 def test_float_weights_are_rounded_to_half_precision_and_cost_little(prepared: Prepared) -> None:
-    fused, picture = prepared.fused, natural_picture()
+    fused, image = prepared.fused, natural_image()
 
     network = restructure(fused, slopes=slopes_of(fused, SLOPE))
 
     with with_sigmoid_for_gelu(SLOPE):
-        assert decibels(network(picture), fused(picture)) > 60
+        assert decibels(network(image), fused(image)) > 60
     for name in ("conv_first", "conv_last"):
         weight = getattr(network, name).weight
         assert torch.equal(weight, weight.half().float()), name
@@ -88,13 +88,13 @@ def test_weights_that_are_quantised_keep_full_precision_until_then() -> None:
 
 
 @torch.no_grad()
-def test_another_slope_gives_another_picture() -> None:
+def test_another_slope_gives_another_image() -> None:
     """The control for generation 1."""
-    fused, picture = fused_network(1), natural_picture()
+    fused, image = fused_network(1), natural_image()
     with with_sigmoid_for_gelu(SLOPE):
-        wanted = fused(picture)
+        wanted = fused(image)
 
-    assert decibels(restructure(fused, slopes=slopes_of(fused, SLOPE - 0.3))(picture), wanted) < 60
+    assert decibels(restructure(fused, slopes=slopes_of(fused, SLOPE - 0.3))(image), wanted) < 60
 
 
 def test_units_come_in_the_order_they_run() -> None:
@@ -167,7 +167,7 @@ def test_the_upsamplers_last_convolution_is_left_to_be_merged(scale: int, quanti
 @torch.no_grad()
 def test_each_part_can_be_kept_float(generation: int) -> None:
     fused = in_half_precision(fused_network(generation, scale=4, depths=(1, 1)))
-    picture = natural_picture()
+    image = natural_image()
     parts = {"quant_fusion_layer": ("quant_fusion_layer", "fusion_convs")}
     names = dict(restructure(fused).named_modules())
     for unit in units_of(fused):
@@ -179,11 +179,11 @@ def test_each_part_can_be_kept_float(generation: int) -> None:
         others = {name for name, module in names.items() if isinstance(module, QuantizedConv)}
         assert quantised == {name for name in others if not name.startswith(kept)}, unit
         # No convolution that is quantised lacks an input on the grid, whatever its neighbours do.
-        reached = inputs_on_grids(network, picture)
+        reached = inputs_on_grids(network, image)
         assert all(reached.values()), (unit, reached)
 
 
-def inputs_on_grids(network: AetherNet, picture: torch.Tensor) -> dict[str, bool]:
+def inputs_on_grids(network: AetherNet, image: torch.Tensor) -> dict[str, bool]:
     """Whether what each quantised convolution multiplies has at most 256 different values."""
     for quantizer in quantizers_of(network).values():
         quantizer.scale.data.fill_(0.05)
@@ -198,7 +198,7 @@ def inputs_on_grids(network: AetherNet, picture: torch.Tensor) -> dict[str, bool
         return hook
 
     handles = [conv.register_forward_pre_hook(look(name)) for name, conv in convs_of(network)]
-    network(picture)
+    network(image)
     for handle in handles:
         handle.remove()
     assert len(found) == len(handles)
@@ -210,14 +210,14 @@ def inputs_on_grids(network: AetherNet, picture: torch.Tensor) -> dict[str, bool
 @torch.no_grad()
 def test_parts_kept_float_compute_what_they_computed(generation: int, scale: int) -> None:
     fused = in_half_precision(fused_network(generation, scale=scale, depths=(1, 1)))
-    picture = natural_picture()
+    image = natural_image()
     units = units_of(fused)
     for keep in (units[::2], units[1::2], units[:-1], units[1:]):
         # A gate of generation 1 that stays float keeps its exact GELU; the others have the sigmoid. With GELU replaced
         # everywhere both are the same.
         network = restructure(fused, keep_float=keep, slopes=slopes_of(fused, SLOPE))
         with with_sigmoid_for_gelu(SLOPE):
-            wanted, answer = fused(picture), network(picture)
+            wanted, answer = fused(image), network(image)
         torch.testing.assert_close(answer, wanted, rtol=0, atol=2e-5 * float(wanted.max() - wanted.min()))
 
 

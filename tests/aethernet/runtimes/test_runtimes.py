@@ -1,4 +1,4 @@
-"""A runtime takes and gives float32 pictures whatever is inside the file."""
+"""A runtime takes and gives float32 images whatever is inside the file."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from aethernet.checkpoint import save_pth, save_safetensors
 from aethernet.errors import ComparisonError, MissingDependencyError
 from aethernet.export import export_onnx
-from aethernet.fusion import fuse
-from aethernet.runtimes import open_runtime
+from aethernet.networks.fusion import fuse
 from aethernet.runtimes.onnxruntime import OnnxRuntime
+from aethernet.runtimes.opening import open_runtime
 from aethernet.runtimes.openvino import OpenVinoRuntime
 from aethernet.runtimes.pytorch import TorchRuntime
+from tests.support.images import natural_image
 from tests.support.networks import tiny_network
-from tests.support.pictures import natural_picture
 
-PICTURE = natural_picture(9, 7).numpy()
+IMAGE = natural_image(9, 7).numpy()
 
 
 def doubling_file(path: Path, element: int = TensorProto.FLOAT) -> Path:
@@ -51,18 +51,18 @@ def test_pytorch_runtime_gives_what_the_module_gives() -> None:
     network = tiny_network(2, depths=(1,))
 
     with TorchRuntime(copy.deepcopy(network), threads=1) as runtime:
-        output = runtime.infer(PICTURE)
+        output = runtime.infer(IMAGE)
 
-    assert np.array_equal(output, network(torch.from_numpy(PICTURE)).detach().numpy())
+    assert np.array_equal(output, network(torch.from_numpy(IMAGE)).detach().numpy())
     assert output.dtype == np.float32
 
 
 def test_network_in_training_mode_is_run_in_evaluation_mode() -> None:
     network = tiny_network(2, depths=(1,))
-    expected = network(torch.from_numpy(PICTURE)).detach().numpy()
+    expected = network(torch.from_numpy(IMAGE)).detach().numpy()
 
     with TorchRuntime(network.train()) as runtime:
-        output = runtime.infer(PICTURE)
+        output = runtime.infer(IMAGE)
 
     assert np.array_equal(output, expected)
 
@@ -75,11 +75,11 @@ def test_half_precision_weights_are_widened_and_computed_with_in_float32(tmp_pat
     rounded = copy.deepcopy(network).half().float()
 
     with open_runtime(tmp_path / f"half.{ending}") as runtime:
-        output = runtime.infer(PICTURE)
+        output = runtime.infer(IMAGE)
 
     assert runtime.name == "pytorch-cpu"
     assert output.dtype == np.float32
-    assert np.array_equal(output, rounded(torch.from_numpy(PICTURE)).numpy())
+    assert np.array_equal(output, rounded(torch.from_numpy(IMAGE)).numpy())
 
 
 class AnswersChannelsLast(nn.Module):
@@ -89,16 +89,16 @@ class AnswersChannelsLast(nn.Module):
 
 def test_result_is_in_c_order_also_when_the_module_answers_channels_last() -> None:
     with TorchRuntime(AnswersChannelsLast()) as runtime:
-        output = runtime.infer(PICTURE)
+        output = runtime.infer(IMAGE)
 
     assert output.flags.c_contiguous
-    assert np.array_equal(output, PICTURE)
-    assert output.tobytes() == PICTURE.tobytes()
+    assert np.array_equal(output, IMAGE)
+    assert output.tobytes() == IMAGE.tobytes()
 
 
 def test_result_can_be_written_to() -> None:
     with TorchRuntime(AnswersChannelsLast()) as runtime:
-        output = runtime.infer(PICTURE.copy())
+        output = runtime.infer(IMAGE.copy())
 
     output += 1
     assert output.max() > 1
@@ -110,14 +110,14 @@ def test_result_can_be_written_to() -> None:
 @pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.FLOAT16], ids=["fp32", "fp16"])
 def test_onnx_runtime_casts_to_and_from_the_file_s_type(tmp_path: Path, element: int) -> None:
     with OnnxRuntime(doubling_file(tmp_path / "a.onnx", element), threads=1) as runtime:
-        output = runtime.infer(PICTURE)
+        output = runtime.infer(IMAGE)
 
     assert (output.dtype, output.flags.c_contiguous) == (np.float32, True)
-    assert output == pytest.approx(2 * PICTURE, abs=2e-3 if element == TensorProto.FLOAT16 else 0)
+    assert output == pytest.approx(2 * IMAGE, abs=2e-3 if element == TensorProto.FLOAT16 else 0)
 
 
-def test_onnx_runtime_takes_pictures_in_any_memory_layout(tmp_path: Path) -> None:
-    mirrored = PICTURE[:, :, :, ::-1]
+def test_onnx_runtime_takes_images_in_any_memory_layout(tmp_path: Path) -> None:
+    mirrored = IMAGE[:, :, :, ::-1]
 
     with OnnxRuntime(doubling_file(tmp_path / "a.onnx")) as runtime:
         output = runtime.infer(mirrored)
@@ -145,10 +145,10 @@ def test_onnx_file_is_opened_by_its_ending(tmp_path: Path) -> None:
     runtime = open_runtime(doubling_file(tmp_path / "a.onnx"), threads=1)
 
     with runtime:
-        output = runtime.infer(PICTURE)
+        output = runtime.infer(IMAGE)
 
     assert runtime.name == "onnxruntime-cpu"
-    assert np.array_equal(output, 2 * PICTURE)
+    assert np.array_equal(output, 2 * IMAGE)
 
 
 def test_file_is_touched_only_inside_the_block(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_file_is_touched_only_inside_the_block(tmp_path: Path) -> None:
     with runtime:
         (tmp_path / "later.onnx").unlink()
 
-        assert np.array_equal(runtime.infer(PICTURE), 2 * PICTURE)
+        assert np.array_equal(runtime.infer(IMAGE), 2 * IMAGE)
 
 
 # --- OpenVINO --------------------------------------------------------------------------------------------------------
@@ -169,25 +169,25 @@ needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None
 @needs_openvino
 @pytest.mark.parametrize("element", [TensorProto.FLOAT, TensorProto.FLOAT16], ids=["fp32", "fp16"])
 def test_openvino_casts_to_and_from_the_file_s_type_in_any_memory_layout(tmp_path: Path, element: int) -> None:
-    mirrored = PICTURE[:, :, :, ::-1]
+    mirrored = IMAGE[:, :, :, ::-1]
 
     with OpenVinoRuntime(doubling_file(tmp_path / "a.onnx", element), threads=1) as runtime:
-        output, other = runtime.infer(PICTURE), runtime.infer(mirrored)
+        output, other = runtime.infer(IMAGE), runtime.infer(mirrored)
 
     assert (output.dtype, output.flags.c_contiguous) == (np.float32, True)
-    assert output == pytest.approx(2 * PICTURE, abs=2e-3 if element == TensorProto.FLOAT16 else 0)
+    assert output == pytest.approx(2 * IMAGE, abs=2e-3 if element == TensorProto.FLOAT16 else 0)
     assert np.array_equal(other, output[:, :, :, ::-1])
 
 
 @needs_openvino
-def test_openvino_computes_the_network_s_picture(tmp_path: Path) -> None:
+def test_openvino_computes_the_network_s_image(tmp_path: Path) -> None:
     network = fuse(tiny_network(2, depths=(1,)))
     export_onnx(network, tmp_path / "a.onnx")
 
     with OpenVinoRuntime(tmp_path / "a.onnx", threads=1) as runtime:
-        output = runtime.infer(PICTURE)
+        output = runtime.infer(IMAGE)
 
-    assert np.allclose(output, network(torch.from_numpy(PICTURE)).detach().numpy(), atol=1e-4)
+    assert np.allclose(output, network(torch.from_numpy(IMAGE)).detach().numpy(), atol=1e-4)
 
 
 @needs_openvino
@@ -210,4 +210,4 @@ def test_without_openvino_the_error_says_how_to_get_it(tmp_path: Path, monkeypat
     ):
         pass
 
-    assert "aethernet[openvino]" in raised.value.hint
+    assert "aethernet-sr[openvino]" in raised.value.hint

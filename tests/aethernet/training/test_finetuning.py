@@ -15,18 +15,19 @@ import pytest
 import torch
 from PIL import Image
 
-from aethernet.checkpoint import FinetunedInt8, load, save_safetensors
+from aethernet.checkpoint import load, save_safetensors
 from aethernet.errors import AethernetError, QuantizationError, TrainingError, UsageError
-from aethernet.pictures import list_pictures, load_picture
-from aethernet.quantization import Quantized, quantize
+from aethernet.images.files import list_images, load_image
+from aethernet.quantization.finetuned import FinetunedInt8
 from aethernet.quantization.modules import Mode, set_mode
+from aethernet.quantization.post_training import Quantized, quantize
 from aethernet.quantization.scheme import PAIR_MAX, half_precision
 from aethernet.quantization.structure import convs_of, quantizers_of
 from aethernet.training import FinetuningRecipe, finetuning
 from aethernet.training.finetuning import FinetuningResult, finetune
 from aethernet.training.progress import Standing
+from tests.support.images import natural_image
 from tests.support.networks import calm_network, tiny_network
-from tests.support.pictures import natural_picture
 
 
 def recipe(**changes: Any) -> FinetuningRecipe:
@@ -38,10 +39,10 @@ def silent(standing: Standing) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     for seed in range(3):
-        levels = natural_picture(40, 48, seed=seed)[0].permute(1, 2, 0).mul(255).round().byte().numpy()
+        levels = natural_image(40, 48, seed=seed)[0].permute(1, 2, 0).mul(255).round().byte().numpy()
         Image.fromarray(levels).save(folder / f"{seed}.png")
     return folder
 
@@ -52,10 +53,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(checkpoint: Path, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> FinetuningResult:
+def whole(checkpoint: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> FinetuningResult:
     """A run that nothing interrupted."""
     output = tmp_path_factory.mktemp("whole") / "qat.safetensors"
-    return finetune(checkpoint, pictures, output, recipe(), progress=silent)
+    return finetune(checkpoint, images, output, recipe(), progress=silent)
 
 
 def int8_of(path: Path) -> FinetunedInt8:
@@ -67,10 +68,10 @@ def int8_of(path: Path) -> FinetunedInt8:
 # --- what is learned -------------------------------------------------------------------------------------------------
 
 
-def test_the_int8_network_comes_nearer_and_the_loss_falls(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+def test_the_int8_network_comes_nearer_and_the_loss_falls(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     standings: list[Standing] = []
 
-    result = finetune(checkpoint, pictures, tmp_path / "qat.safetensors", recipe(steps=40), progress=standings.append)
+    result = finetune(checkpoint, images, tmp_path / "qat.safetensors", recipe(steps=40), progress=standings.append)
 
     assert result.after.psnr > result.before.psnr + 0.5
     assert result.after.error < result.before.error
@@ -79,7 +80,7 @@ def test_the_int8_network_comes_nearer_and_the_loss_falls(checkpoint: Path, pict
 
 
 def test_a_doubled_scale_costs_much_and_learning_wins_part_of_it_back(
-    checkpoint: Path, pictures: Path, whole: FinetuningResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, images: Path, whole: FinetuningResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoilt(*arguments: Any, **options: Any) -> Quantized:
         made = quantize(*arguments, **options)
@@ -89,19 +90,17 @@ def test_a_doubled_scale_costs_much_and_learning_wins_part_of_it_back(
 
     monkeypatch.setattr(finetuning, "quantize", spoilt)
 
-    result = finetune(checkpoint, pictures, tmp_path / "qat.safetensors", recipe(steps=40), progress=silent)
+    result = finetune(checkpoint, images, tmp_path / "qat.safetensors", recipe(steps=40), progress=silent)
 
     assert result.before.psnr < whole.before.psnr - 1
     assert result.after.psnr > result.before.psnr + 0.2
 
 
 @pytest.mark.slow
-def test_learning_that_only_harms_leaves_what_calibration_found(
-    checkpoint: Path, pictures: Path, tmp_path: Path
-) -> None:
+def test_learning_that_only_harms_leaves_what_calibration_found(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     harmful = recipe(learning_rate=5.0, warmup_steps=0)
 
-    result = finetune(checkpoint, pictures, tmp_path / "qat.safetensors", harmful, progress=silent)
+    result = finetune(checkpoint, images, tmp_path / "qat.safetensors", harmful, progress=silent)
 
     assert result.best_step == 0
     assert result.after == result.before
@@ -110,11 +109,11 @@ def test_learning_that_only_harms_leaves_what_calibration_found(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("generation", [1, 3])
-def test_every_generation_learns(generation: int, pictures: Path, tmp_path: Path) -> None:
+def test_every_generation_learns(generation: int, images: Path, tmp_path: Path) -> None:
     network = tiny_network(generation, channel_attention=generation == 3, spatial_attention=generation == 3)
     source = save_safetensors(network, tmp_path / "tiny.safetensors")
 
-    result = finetune(source, pictures, tmp_path / "qat.safetensors", recipe(steps=2), progress=silent)
+    result = finetune(source, images, tmp_path / "qat.safetensors", recipe(steps=2), progress=silent)
 
     assert (int8_of(result.checkpoint).slope is not None) == (generation == 1)
 
@@ -148,10 +147,10 @@ def test_what_was_learned_lies_on_the_grid_that_every_form_holds(whole: Finetuni
 
 
 @torch.no_grad()
-def test_the_file_holds_the_network_that_was_measured(pictures: Path, whole: FinetuningResult) -> None:
+def test_the_file_holds_the_network_that_was_measured(images: Path, whole: FinetuningResult) -> None:
     learned, reference = int8_of(whole.checkpoint).model, load(whole.checkpoint).model
     # Smaller than a crop, so each of them is held out as a whole.
-    shown = [torch.from_numpy(load_picture(path)) for path in list_pictures(pictures)]
+    shown = [torch.from_numpy(load_image(path)) for path in list_images(images)]
 
     differences = [learned(one).clamp(0, 1) - reference(one).clamp(0, 1) for one in shown]
     decibels = [-10 * math.log10(float(one.square().mean())) for one in differences]
@@ -159,10 +158,10 @@ def test_the_file_holds_the_network_that_was_measured(pictures: Path, whole: Fin
     assert abs(whole.after.psnr - whole.before.psnr) > 0.1  # the control: it is not that of calibration
 
 
-def test_parts_can_be_kept_in_float(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+def test_parts_can_be_kept_in_float(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     kept = recipe(steps=1, keep_float=("conv_after_body",))
 
-    result = finetune(checkpoint, pictures, tmp_path / "qat.safetensors", kept, progress=silent)
+    result = finetune(checkpoint, images, tmp_path / "qat.safetensors", kept, progress=silent)
 
     layers = {name for name, _ in convs_of(int8_of(result.checkpoint).model)}
     assert "conv_after_body" not in layers
@@ -186,45 +185,43 @@ finetune(*map(Path, sys.argv[2:]), recipe(), state_minutes=0,
 
 @pytest.mark.slow
 def test_a_run_killed_and_continued_gives_the_file_of_an_uninterrupted_one(
-    checkpoint: Path, pictures: Path, whole: FinetuningResult, tmp_path: Path
+    checkpoint: Path, images: Path, whole: FinetuningResult, tmp_path: Path
 ) -> None:
     output = tmp_path / "qat.safetensors"
-    arguments = [str(Path(__file__).parent), str(checkpoint), str(pictures), str(output)]
+    arguments = [str(Path(__file__).parent), str(checkpoint), str(images), str(output)]
     killed = subprocess.run([sys.executable, "-c", _TUNE_UNTIL_KILLED, *arguments], check=False, env=ONE_THREAD)
     left_behind = torch.load(tmp_path / "qat.state.pt", weights_only=True)["step"]
 
     assert killed.returncode == -signal.SIGKILL
     assert 0 < left_behind < recipe().steps
     assert not output.exists()
-    result = finetune(checkpoint, pictures, output, recipe(), progress=silent)
+    result = finetune(checkpoint, images, output, recipe(), progress=silent)
 
     assert result.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
 
 
 def test_a_finished_run_returns_at_once(
-    checkpoint: Path, pictures: Path, whole: FinetuningResult, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, images: Path, whole: FinetuningResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = whole.checkpoint.read_bytes()
     monkeypatch.setattr(finetuning, "quantize", lambda *_, **__: pytest.fail("calibrated again"))
 
-    again = finetune(checkpoint, pictures, whole.checkpoint, recipe(), progress=silent)
+    again = finetune(checkpoint, images, whole.checkpoint, recipe(), progress=silent)
 
     assert again == whole
     assert again.checkpoint.read_bytes() == content
 
 
-def test_a_run_is_not_continued_with_another_recipe(checkpoint: Path, pictures: Path, whole: FinetuningResult) -> None:
+def test_a_run_is_not_continued_with_another_recipe(checkpoint: Path, images: Path, whole: FinetuningResult) -> None:
     with pytest.raises(TrainingError, match="steps was 12 and is now 13"):
-        finetune(checkpoint, pictures, whole.checkpoint, recipe(steps=13), progress=silent)
+        finetune(checkpoint, images, whole.checkpoint, recipe(steps=13), progress=silent)
 
 
-def test_a_run_is_not_continued_with_another_checkpoint(
-    pictures: Path, whole: FinetuningResult, tmp_path: Path
-) -> None:
+def test_a_run_is_not_continued_with_another_checkpoint(images: Path, whole: FinetuningResult, tmp_path: Path) -> None:
     other = save_safetensors(tiny_network(2), tmp_path / "other.safetensors")
 
     with pytest.raises(TrainingError, match="the checkpoint changed since"):
-        finetune(other, pictures, whole.checkpoint, recipe(), progress=silent)
+        finetune(other, images, whole.checkpoint, recipe(), progress=silent)
 
 
 # --- bad input -------------------------------------------------------------------------------------------------------
@@ -244,11 +241,11 @@ def test_impossible_recipes_are_refused(changes: dict[str, Any], expected: str) 
         recipe(**changes)
 
 
-def test_an_int8_network_cannot_be_tuned_again(whole: FinetuningResult, pictures: Path, tmp_path: Path) -> None:
+def test_an_int8_network_cannot_be_tuned_again(whole: FinetuningResult, images: Path, tmp_path: Path) -> None:
     int8 = save_safetensors(int8_of(whole.checkpoint).model, tmp_path / "int8.safetensors")
 
     with pytest.raises(UsageError, match="expected a float checkpoint"):
-        finetune(int8, pictures, tmp_path / "qat.safetensors", recipe(), progress=silent)
+        finetune(int8, images, tmp_path / "qat.safetensors", recipe(), progress=silent)
 
 
 @pytest.mark.parametrize(
@@ -260,16 +257,16 @@ def test_an_int8_network_cannot_be_tuned_again(whole: FinetuningResult, pictures
     ],
 )
 def test_what_cannot_be_leaves_nothing_behind(
-    output: str, changes: dict[str, Any], error: type[AethernetError], checkpoint: Path, pictures: Path, tmp_path: Path
+    output: str, changes: dict[str, Any], error: type[AethernetError], checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(error):
-        finetune(checkpoint, pictures, tmp_path / "run" / output, recipe(**changes), progress=silent)
+        finetune(checkpoint, images, tmp_path / "run" / output, recipe(**changes), progress=silent)
 
     assert not (tmp_path / "run").exists()
 
 
-def test_learning_that_diverges_stops_and_writes_nothing(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+def test_learning_that_diverges_stops_and_writes_nothing(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="diverged near step"):
-        finetune(checkpoint, pictures, tmp_path / "qat.safetensors", recipe(learning_rate=1e30), progress=silent)
+        finetune(checkpoint, images, tmp_path / "qat.safetensors", recipe(learning_rate=1e30), progress=silent)
 
     assert not (tmp_path / "qat.safetensors").exists()

@@ -1,4 +1,4 @@
-"""An engine is found or built on the way to a film, and pictures are cut to what it takes."""
+"""An engine is found or built on the way to a video, and images are cut to what it takes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aethernet.bundle import open_bundle
-from aethernet.engine import Backend, Gpu, read_record
+from aethernet.engines.backends import Backend, Gpu
+from aethernet.engines.identity import read_record
 from aethernet.errors import EngineError, UpscaleError, UsageError
 from aethernet.precision import Precision
-from aethernet.runtimes import ShapeLimits
+from aethernet.release.bundle import open_bundle
 from aethernet.runtimes.onnxruntime import OnnxRuntime
+from aethernet.runtimes.protocol import ShapeLimits
 from aethernet.upscale import Upscaler
 from aethernet.upscale.choice import candidates
 from aethernet.upscale.engines import engine_for, profile_for
@@ -40,12 +41,12 @@ def find(bundle: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     return run
 
 
-def test_an_engine_is_built_once_for_the_card_and_the_frames_of_the_film(find: Find) -> None:
+def test_an_engine_is_built_once_for_the_card_and_the_frames_of_the_video(find: Find) -> None:
     told: list[str] = []
 
-    first = find(frame=(36, 64), tell=told.append)
+    first = find(frame=(36, 64), on_message=told.append)
     said = len(told)
-    second = find(frame=(36, 64), tell=told.append)
+    second = find(frame=(36, 64), on_message=told.append)
 
     identity = read_record(first).identity
     assert identity.capabilities == ("8.9",)
@@ -140,11 +141,11 @@ class Bounded(OnnxRuntime):
 
     limits = ShapeLimits(smallest=(1, 1), largest=(1, 1))
 
-    def infer(self, picture: np.ndarray) -> np.ndarray:
-        for least, side, most in zip(self.limits.smallest, picture.shape[2:], self.limits.largest, strict=True):
+    def infer(self, image: np.ndarray) -> np.ndarray:
+        for least, side, most in zip(self.limits.smallest, image.shape[2:], self.limits.largest, strict=True):
             if not least <= side <= most:
-                raise EngineError(f"the profile does not take {picture.shape}")
-        return super().infer(picture)
+                raise EngineError(f"the profile does not take {image.shape}")
+        return super().infer(image)
 
 
 @pytest.fixture
@@ -163,17 +164,17 @@ def bounded(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Upsc
 @pytest.mark.parametrize(
     ("smallest", "largest"), [((16, 16), (64, 64)), ((40, 48), (40, 48))], ids=["range", "one size"]
 )
-def test_pictures_are_cut_and_filled_up_to_what_the_engine_takes(
+def test_images_are_cut_and_filled_up_to_what_the_engine_takes(
     bounded: Callable[..., Upscaler],
     upscaler: Upscaler,
     size: tuple[int, int],
     smallest: tuple[int, int],
     largest: tuple[int, int],
 ) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
 
     with bounded(smallest, largest) as engine:
-        assert np.array_equal(engine.upscale(picture), upscaler.upscale(picture))
+        assert np.array_equal(engine.upscale(image), upscaler.upscale(image))
 
 
 def test_an_engine_is_given_the_largest_it_takes_because_it_holds_the_memory_already(

@@ -1,4 +1,4 @@
-"""Cutting a picture into tiles leaves the result as it is."""
+"""Cutting an image into tiles leaves the result as it is."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aethernet.errors import UpscaleError
-from aethernet.network import NetworkConfig, build_network
+from aethernet.networks import NetworkConfig, build_network
 from aethernet.runtimes.pytorch import TorchRuntime
 from aethernet.upscale.tiles import Cut, TileSize, rows, size_tiles, spans
+from tests.support.images import natural_image
 from tests.support.networks import randomised, tiny_config
-from tests.support.pictures import natural_picture
 
 LOCAL = {
     "gen1": tiny_config(1, depths=(1,), large_kernel=5),
@@ -36,9 +36,9 @@ def network_of(config: NetworkConfig) -> nn.Module:
 
 
 def in_tiles(
-    config: NetworkConfig, picture: np.ndarray, cut: Cut, tile: TileSize, fail: int | None = None
+    config: NetworkConfig, image: np.ndarray, cut: Cut, tile: TileSize, fail: int | None = None
 ) -> tuple[np.ndarray, int, list[TileSize]]:
-    """The picture tile by tile, how many times the network ran, and tile sizes taken after the failing run."""
+    """The image tile by tile, how many times the network ran, and tile sizes taken after the failing run."""
     halved, runs = [], 0
     with TorchRuntime(network_of(config), threads=1) as runtime:
 
@@ -50,8 +50,8 @@ def in_tiles(
             return runtime.infer(np.ascontiguousarray(part))
 
         bands = rows(
-            picture.shape[2:],
-            lambda down, right: picture[..., down, right],
+            image.shape[2:],
+            lambda down, right: image[..., down, right],
             infer,
             lambda values: values,
             scale=config.scale,
@@ -65,7 +65,7 @@ def in_tiles(
 def test_windows_are_no_smaller_than_the_network_takes() -> None:
     config = LOCAL["gen1"]
     radius = config.receptive_radius
-    picture, side = natural_picture(70, 91).numpy(), 2 * radius + 16
+    image, side = natural_image(70, 91).numpy(), 2 * radius + 16
     seen: set[tuple[int, int]] = set()
     with TorchRuntime(network_of(config), threads=1) as runtime:
 
@@ -76,49 +76,49 @@ def test_windows_are_no_smaller_than_the_network_takes() -> None:
         size = TileSize(height=side, width=side, smallest=(side, side))
         cut = Cut(margin=radius)
         bands = rows(
-            (70, 91), lambda down, right: picture[..., down, right], infer, np.asarray, scale=2, cut=cut, size=size
+            (70, 91), lambda down, right: image[..., down, right], infer, np.asarray, scale=2, cut=cut, size=size
         )
         found = np.concatenate(list(bands), axis=1)
 
     assert seen == {(side, side)}
-    assert np.abs(found - whole(config, picture)).max() <= 1e-4
+    assert np.abs(found - whole(config, image)).max() <= 1e-4
 
 
-def whole(config: NetworkConfig, picture: np.ndarray) -> np.ndarray:
+def whole(config: NetworkConfig, image: np.ndarray) -> np.ndarray:
     with torch.inference_mode():
-        result: np.ndarray = network_of(config)(torch.from_numpy(picture)).numpy()[0]
+        result: np.ndarray = network_of(config)(torch.from_numpy(image)).numpy()[0]
         return result
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("config", LOCAL.values(), ids=LOCAL.keys())
-def test_tiles_compute_what_the_whole_picture_computes(config: NetworkConfig, size: tuple[int, int]) -> None:
-    picture = natural_picture(*size).numpy()
+def test_tiles_compute_what_the_whole_image_computes(config: NetworkConfig, size: tuple[int, int]) -> None:
+    image = natural_image(*size).numpy()
     side = 2 * config.receptive_radius + 16
 
-    found, runs, _ = in_tiles(config, picture, Cut(margin=config.receptive_radius), TileSize(height=side, width=side))
+    found, runs, _ = in_tiles(config, image, Cut(margin=config.receptive_radius), TileSize(height=side, width=side))
 
     assert runs > 1
-    assert np.abs(found - whole(config, picture)).max() <= 1e-4
+    assert np.abs(found - whole(config, image)).max() <= 1e-4
 
 
 @pytest.mark.parametrize("name", ["gen1", "gen2", "gen3"])
 def test_a_margin_below_the_receptive_radius_shows(name: str) -> None:
-    picture = natural_picture(61, 83).numpy()
+    image = natural_image(61, 83).numpy()
 
-    found, _, _ = in_tiles(LOCAL[name], picture, Cut(margin=2), TileSize(height=24, width=24))
+    found, _, _ = in_tiles(LOCAL[name], image, Cut(margin=2), TileSize(height=24, width=24))
 
-    assert np.abs(found - whole(LOCAL[name], picture)).max() > 1e-4
+    assert np.abs(found - whole(LOCAL[name], image)).max() > 1e-4
 
 
 def test_work_goes_on_with_smaller_tiles_when_memory_runs_out() -> None:
     config = LOCAL["gen2"]
-    picture, cut = natural_picture(97, 75).numpy(), Cut(margin=config.receptive_radius)
+    image, cut = natural_image(97, 75).numpy(), Cut(margin=config.receptive_radius)
 
-    found, _, halved = in_tiles(config, picture, cut, TileSize(height=72, width=75), fail=2)
+    found, _, halved = in_tiles(config, image, cut, TileSize(height=72, width=75), fail=2)
 
     assert len(halved) == 1
-    assert np.abs(found - whole(config, picture)).max() <= 1e-4
+    assert np.abs(found - whole(config, image)).max() <= 1e-4
 
 
 def test_memory_that_never_suffices_is_an_error() -> None:
@@ -149,14 +149,12 @@ def test_other_errors_are_not_taken_for_lack_of_memory() -> None:
 
 def test_tiles_of_a_network_that_pools_fade_into_each_other() -> None:
     config = dataclasses.replace(LOCAL["gen2"], channel_attention=True)
-    picture = natural_picture(120, 150).numpy()
-    margin, truth = config.receptive_radius + 16, whole(config, picture)
+    image = natural_image(120, 150).numpy()
+    margin, truth = config.receptive_radius + 16, whole(config, image)
     tile = TileSize(height=120, width=100)
     seam = spans(150, 100, margin)[0].last * config.scale
 
-    hard, soft = (
-        in_tiles(config, picture, Cut(margin=margin, feather=feather), tile)[0] - truth for feather in (0, 16)
-    )
+    hard, soft = (in_tiles(config, image, Cut(margin=margin, feather=feather), tile)[0] - truth for feather in (0, 16))
 
     def step(error: np.ndarray) -> float:
         return float(np.abs(error[..., seam] - error[..., seam - 1]).mean())
@@ -167,24 +165,24 @@ def test_tiles_of_a_network_that_pools_fade_into_each_other() -> None:
 
 def test_feathered_tiles_of_a_local_network_are_still_equal() -> None:
     config = LOCAL["gen3"]
-    picture = natural_picture(130, 151).numpy()
+    image = natural_image(130, 151).numpy()
     cut = Cut(margin=config.receptive_radius + 8, feather=8)
 
-    found, runs, _ = in_tiles(config, picture, cut, TileSize(height=cut.floor + 9, width=cut.floor + 5))
+    found, runs, _ = in_tiles(config, image, cut, TileSize(height=cut.floor + 9, width=cut.floor + 5))
 
     assert runs > 4
-    assert np.abs(found - whole(config, picture)).max() <= 1e-4
+    assert np.abs(found - whole(config, image)).max() <= 1e-4
 
 
 @settings(max_examples=40)
 @given(st.integers(1, 250), st.integers(1, 250), st.integers(1, 12))
 def test_fading_adds_up_to_one_even_for_the_smallest_tiles(height: int, width: int, feather: int) -> None:
     cut = Cut(margin=3 + feather, feather=feather)
-    picture = np.random.default_rng(0).random((1, 1, height, width), dtype=np.float32)
+    image = np.random.default_rng(0).random((1, 1, height, width), dtype=np.float32)
 
     bands = rows(
         (height, width),
-        lambda down, right: picture[..., down, right],
+        lambda down, right: image[..., down, right],
         lambda part: part,
         lambda values: values,
         scale=1,
@@ -192,7 +190,7 @@ def test_fading_adds_up_to_one_even_for_the_smallest_tiles(height: int, width: i
         size=TileSize(height=cut.floor, width=cut.floor),
     )
 
-    np.testing.assert_allclose(np.concatenate(list(bands), axis=1), picture[0], atol=1e-6)
+    np.testing.assert_allclose(np.concatenate(list(bands), axis=1), image[0], atol=1e-6)
 
 
 @settings(max_examples=40)

@@ -10,9 +10,10 @@ import pytest
 
 import aethernet
 from aethernet.errors import UpscaleError, UsageError
-from aethernet.upscale import Tally, Upscaler
+from aethernet.upscale import Upscaler
 from aethernet.upscale.choice import candidates
 from aethernet.upscale.reading import Still
+from aethernet.upscale.statistics import UpscaleStatistics
 from tests.support.upscaling import doubled, smoothing_bundle
 
 
@@ -20,10 +21,10 @@ def noise(*shape: int, dtype: type = np.uint8) -> np.ndarray:
     return np.random.default_rng(0).integers(0, np.iinfo(dtype).max, shape, dtype=dtype, endpoint=True)
 
 
-def expected(picture: np.ndarray) -> np.ndarray:
-    """What the network makes of each channel, rounded to the picture's type."""
-    top = np.iinfo(picture.dtype).max
-    channels = [doubled(picture[..., index] / top) for index in range(picture.shape[2])]
+def expected(image: np.ndarray) -> np.ndarray:
+    """What the network makes of each channel, rounded to the image's type."""
+    top = np.iinfo(image.dtype).max
+    channels = [doubled(image[..., index] / top) for index in range(image.shape[2])]
     return np.rint(np.clip(np.stack(channels, axis=2), 0, 1) * top)
 
 
@@ -32,58 +33,58 @@ def expected(picture: np.ndarray) -> np.ndarray:
 def test_integers_come_back_as_the_network_answers_rounded(
     upscaler: Upscaler, size: tuple[int, int], dtype: type
 ) -> None:
-    picture = noise(*size, 3, dtype=dtype)
+    image = noise(*size, 3, dtype=dtype)
 
-    result = upscaler.upscale(picture)
+    result = upscaler.upscale(image)
 
     assert result.dtype == dtype
     assert result.shape == (2 * size[0], 2 * size[1], 3)
-    assert np.array_equal(result, expected(picture))
+    assert np.array_equal(result, expected(image))
 
 
 def test_values_are_rounded_not_cut_off(upscaler: Upscaler) -> None:
     flat = [np.full((5, 5, 3), level, dtype=np.uint8) for level in (0, 1, 127, 200, 254, 255)]
 
-    assert all((upscaler.upscale(picture) == picture[0, 0, 0]).all() for picture in flat)
+    assert all((upscaler.upscale(image) == image[0, 0, 0]).all() for image in flat)
 
 
 def test_floats_stay_floats_within_range(upscaler: Upscaler) -> None:
-    picture = noise(6, 6, 3).astype(np.float64) / 255
+    image = noise(6, 6, 3).astype(np.float64) / 255
 
-    result = upscaler.upscale(picture)
+    result = upscaler.upscale(image)
 
     assert result.dtype == np.float32
     assert result.min() >= 0
     assert result.max() <= 1
-    np.testing.assert_allclose(result[..., 1], doubled(picture[..., 1]).clip(0, 1), atol=1e-6)
+    np.testing.assert_allclose(result[..., 1], doubled(image[..., 1]).clip(0, 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 2), (6, 5, 4)], ids=str)
 def test_grey_and_alpha_keep_their_shape(upscaler: Upscaler, shape: tuple[int, ...]) -> None:
-    picture = noise(*shape)
+    image = noise(*shape)
 
-    result = upscaler.upscale(picture)
+    result = upscaler.upscale(image)
 
     assert result.shape == (12, 10, *shape[2:])
-    alpha = picture.reshape(6, 5, -1)[..., -1:]
+    alpha = image.reshape(6, 5, -1)[..., -1:]
     assert np.abs(result.reshape(12, 10, -1)[..., -1:] - expected(alpha)).max() <= 1
 
 
 def test_constant_alpha_stays_and_costs_nothing(upscaler: Upscaler) -> None:
-    picture = np.dstack([noise(6, 5, 3), np.full((6, 5), 77, np.uint8)])
-    tally = Tally()
+    image = np.dstack([noise(6, 5, 3), np.full((6, 5), 77, np.uint8)])
+    statistics = UpscaleStatistics()
 
-    result = np.concatenate(list(upscaler.bands(Still.of_array(picture), tally)))
+    result = np.concatenate(list(upscaler.bands(Still.of_array(image), statistics)))
 
     assert (result[..., 3] == 77).all()
-    assert tally.tiles == 1
+    assert statistics.tiles == 1
 
 
 def test_colours_under_full_transparency_do_not_bleed(upscaler: Upscaler) -> None:
-    picture = np.zeros((8, 8, 4), dtype=np.uint8)
-    picture[:, 4:] = (200, 100, 50, 255)  # the left half is transparent black
+    image = np.zeros((8, 8, 4), dtype=np.uint8)
+    image[:, 4:] = (200, 100, 50, 255)  # the left half is transparent black
 
-    result = upscaler.upscale(picture)
+    result = upscaler.upscale(image)
 
     assert (result[result[..., 3] > 0][:, :3] == (200, 100, 50)).all()
 
@@ -99,38 +100,38 @@ def test_colours_under_full_transparency_do_not_bleed(upscaler: Upscaler) -> Non
     ],
     ids=["channels", "empty", "batch", "type", "nan"],
 )
-def test_other_arrays_are_refused(upscaler: Upscaler, picture: np.ndarray, told: str) -> None:
+def test_other_arrays_are_refused(upscaler: Upscaler, image: np.ndarray, told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        upscaler.upscale(picture)
+        upscaler.upscale(image)
 
 
 def test_grey_network_takes_colours_channel_by_channel(tmp_path: Path) -> None:
-    picture = noise(7, 5, 3)
+    image = noise(7, 5, 3)
 
     with Upscaler(smoothing_bundle(tmp_path, channels=1), runtime="onnxruntime-cpu") as upscaler:
-        result = upscaler.upscale(picture)
+        result = upscaler.upscale(image)
 
-    assert np.abs(result - expected(picture)).max() <= 1
+    assert np.abs(result - expected(image)).max() <= 1
 
 
 def test_threads_can_share_an_upscaler(upscaler: Upscaler) -> None:
-    pictures = [noise(20 + index, 30 - index, 3) for index in range(8)]
+    images = [noise(20 + index, 30 - index, 3) for index in range(8)]
 
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(upscaler.upscale, pictures))
+        results = list(pool.map(upscaler.upscale, images))
 
-    assert all(np.array_equal(result, upscaler.upscale(one)) for one, result in zip(pictures, results, strict=True))
+    assert all(np.array_equal(result, upscaler.upscale(one)) for one, result in zip(images, results, strict=True))
 
 
 def test_given_tiles_change_nothing(bundle: Path, upscaler: Upscaler) -> None:
-    picture = noise(70, 91, 4)
-    tally = Tally()
+    image = noise(70, 91, 4)
+    statistics = UpscaleStatistics()
 
     with Upscaler(bundle, "fp32", "onnxruntime-cpu", tile=upscaler.cut.floor) as small:
-        result = np.concatenate(list(small.bands(Still.of_array(picture), tally)))
+        result = np.concatenate(list(small.bands(Still.of_array(image), statistics)))
 
-    assert tally.tiles > 4
-    assert np.array_equal(result, upscaler.upscale(picture))
+    assert statistics.tiles > 4
+    assert np.array_equal(result, upscaler.upscale(image))
 
 
 def test_tiles_without_room_for_their_margins_are_refused(bundle: Path) -> None:
@@ -141,15 +142,15 @@ def test_tiles_without_room_for_their_margins_are_refused(bundle: Path) -> None:
 def test_outputs_that_are_not_finite_are_redone_in_fp32(tmp_path: Path) -> None:
     release = smoothing_bundle(tmp_path, broken_above=0.5)
     dark, bright = np.full((4, 4, 3), 10, np.uint8), np.full((4, 4, 3), 200, np.uint8)
-    tallies = Tally(), Tally()
+    tallies = UpscaleStatistics(), UpscaleStatistics()
 
     with Upscaler(release, "fp16", "onnxruntime-cpu") as upscaler:
         results = [
-            np.concatenate(list(upscaler.bands(Still.of_array(picture), tally)))
-            for picture, tally in zip((dark, bright), tallies, strict=True)
+            np.concatenate(list(upscaler.bands(Still.of_array(image), statistics)))
+            for image, statistics in zip((dark, bright), tallies, strict=True)
         ]
 
-    assert [tally.redone_in_fp32 for tally in tallies] == [0, 1]
+    assert [statistics.redone_in_fp32 for statistics in tallies] == [0, 1]
     assert [result.min() for result in results] == [10, 200]
     assert [result.max() for result in results] == [10, 200]
 
@@ -180,11 +181,11 @@ def test_fp16_is_never_chosen_on_a_cpu(tmp_path: Path) -> None:
     assert not [one for one in found if one.precision == "fp16" and one.runtime.endswith("-cpu")]
 
 
-def test_another_runtime_gives_the_same_picture(bundle: Path, upscaler: Upscaler) -> None:
-    picture = noise(9, 12, 3)
+def test_another_runtime_gives_the_same_image(bundle: Path, upscaler: Upscaler) -> None:
+    image = noise(9, 12, 3)
 
     with Upscaler(bundle, "fp32", "openvino") as other:
-        assert np.abs(other.upscale(picture).astype(int) - upscaler.upscale(picture)).max() <= 1
+        assert np.abs(other.upscale(image).astype(int) - upscaler.upscale(image)).max() <= 1
 
 
 @pytest.mark.parametrize(
