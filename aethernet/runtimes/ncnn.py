@@ -15,7 +15,7 @@ import numpy as np
 from aethernet.errors import ComparisonError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["NcnnRuntime", "VulkanDevice", "vulkan_devices"]
 
@@ -72,7 +72,7 @@ class NcnnRuntime:
             import ncnn
         except ImportError as error:
             raise MissingDependencyError("ncnn", extra="ncnn") from error
-        from aethernet.export.ncnn.files import read_param
+        from aethernet.graphs.ncnn import read_param
 
         param, weights = self.path.with_suffix(".param"), self.path.with_suffix(".bin")
         model = read_param(param)
@@ -105,19 +105,19 @@ class NcnnRuntime:
             raise ComparisonError("expected a Vulkan device, found none")
         return min(devices, key=lambda device: (device.software, device.index)).index
 
-    def infer(self, picture: Picture) -> Picture:
-        return np.stack([self._run(one) for one in picture])
+    def infer(self, image: ImageArray) -> ImageArray:
+        return np.stack([self._run(one) for one in image])
 
-    def _run(self, picture: Picture) -> Picture:
+    def _run(self, image: ImageArray) -> ImageArray:
         import ncnn
 
-        given = ncnn.Mat(np.ascontiguousarray(picture, dtype=np.float32)).clone()
+        given = ncnn.Mat(np.ascontiguousarray(image, dtype=np.float32)).clone()
         with self._net.create_extractor() as extractor:
             extractor.input(self._blobs[0], given)
             status, output = extractor.extract(self._blobs[1])
             if status != 0:
                 raise ComparisonError(f"ncnn cannot run {self.path.name}: it answers {status}")
-            result: Picture = np.array(output, dtype=np.float32)
+            result: ImageArray = np.array(output, dtype=np.float32)
         return result
 
     def __exit__(

@@ -14,7 +14,7 @@ import numpy as np
 
 from aethernet.errors import ExportError
 from aethernet.export.ncnn import layers as by_number
-from aethernet.export.ncnn.files import NcnnModel, Parameter, Weights
+from aethernet.graphs.ncnn import NcnnModel, Parameter, Weights
 from aethernet.export.ncnn.layers import Builder, Value
 from aethernet.export.ncnn.patterns import Graph, Node, combined
 
@@ -193,6 +193,15 @@ class _Conversion:
             raise ExportError(f"expected a slope per channel, found {slope.size} for {x.channels} channels")
         return self.builder.add("PReLU", [x], {0: int(slope.size)}, [Weights(slope, tagged=False)])
 
+    def larger_of(self, node: Node) -> Value:
+        """max(x, slope * x), a PReLU of x where the slope is at most one, and of slope * x with 1 / slope elsewhere."""
+        x, slope = self.value(node), self.per_channel(self.constant(node, 1), self.value(node))
+        gain = np.where(slope > 1, slope, 1.0)
+        if (gain != 1).any():
+            x = self.builder.affine(x, gain, np.zeros(1))
+        slopes = np.where(slope > 1, 1 / np.where(slope > 1, slope, 1.0), slope).astype(np.float32)
+        return self.builder.add("PReLU", [x], {0: int(slopes.size)}, [Weights(slopes, tagged=False)])
+
     # --- means and norms ---------------------------------------------------------------------------------------------
 
     def reduction(self, node: Node) -> Value:
@@ -317,6 +326,7 @@ _HANDLERS: dict[str, Callable[[_Conversion, Node], Value]] = {
     "Silu": _Conversion.silu,
     "Gelu": _Conversion.gelu,
     "PRelu": _Conversion.prelu,
+    "LargerOf": _Conversion.larger_of,
     "ReduceMean": _Conversion.reduction,
     "ReduceMax": _Conversion.reduction,
     "LayerNormalization": _Conversion.layer_norm,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aethernet.errors import ExportError
-from aethernet.export.ncnn.files import Layer, NcnnModel, Parameter, Weights
+from aethernet.graphs.ncnn import Layer, NcnnModel, Parameter, Weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Builder", "Value"]
 
 _CONVOLUTIONS = ("Convolution", "ConvolutionDepthWise")
+_BIAS = {"Convolution": 5, "ConvolutionDepthWise": 5, "InnerProduct": 1}
+"""Layers that apply an activation themselves -> number of the parameter that says whether there is a bias."""
 _ACTIVATION, _ACTIVATION_PARAMETERS = 9, 10
 RELU, LEAKY_RELU, CLIP, SIGMOID, MISH = 1, 2, 3, 4, 5
 """Activations a convolution applies itself, by ncnn's numbers."""
@@ -85,6 +87,12 @@ class Builder:
     ) -> Value:
         """A convolution; ``weight`` [O, I/groups, h, w], pairs are (rows, columns), ``pads`` top, left, bottom, right."""
         outputs, _, height, width = weight.shape
+        weights = [Weights(weight.astype(np.float32), tagged=True)]
+        if bias is not None:
+            weights.append(Weights(bias.astype(np.float32), tagged=False))
+        if x.flat:  # of a mean; ncnn takes a vector for a convolution's input no longer
+            product: dict[int, Parameter] = {0: outputs, 1: int(bias is not None), 2: int(weight.size)}
+            return self.add("InnerProduct", [x], product, weights, channels=outputs)
         parameters: dict[int, Parameter] = {0: outputs, 1: width, 6: int(weight.size)}
         optional = {
             11: (height, width),
@@ -100,9 +108,6 @@ class Builder:
             7: (groups, 1),
         }
         parameters |= {key: value for key, (value, default) in optional.items() if value != default}
-        weights = [Weights(weight.astype(np.float32), tagged=True)]
-        if bias is not None:
-            weights.append(Weights(bias.astype(np.float32), tagged=False))
         return self.add(_CONVOLUTIONS[groups > 1], [x], parameters, weights, channels=outputs)
 
     def activation(self, x: Value, number: int, kind: str, *values: float) -> Value:
@@ -177,7 +182,7 @@ class Builder:
 
     def _open_convolution(self, x: Value) -> Layer | None:
         layer = self._made.get(x.blob)
-        free = layer is not None and layer.kind in _CONVOLUTIONS and _ACTIVATION not in layer.parameters
+        free = layer is not None and layer.kind in _BIAS and _ACTIVATION not in layer.parameters
         return layer if free and not x.shared else None
 
     @staticmethod
@@ -188,7 +193,7 @@ class Builder:
         bias = bias * gain + shift
         if len(layer.weights) > 1 or bias.any():
             layer.weights[1:] = [Weights(bias.astype(np.float32), tagged=False)]
-            layer.parameters[5] = 1
+            layer.parameters[_BIAS[layer.kind]] = 1
 
 
 def _needed(layers: list[Layer], output: str) -> list[Layer]:

@@ -1,6 +1,6 @@
 """Finding, in an exporter's graph, what ncnn has one layer for, and writing it as one node.
 
-The nodes written here are ours and never leave this package: ``Gelu``, ``PRelu``, ``Silu``, ``GroupNorm``,
+The nodes written here are ours and never leave this package: ``Gelu``, ``LargerOf``, ``Silu``, ``GroupNorm``,
 ``ChannelsReplaced`` and ``RepeatedChannels``.
 """
 
@@ -69,7 +69,7 @@ def combined(graph: Graph) -> None:
     """Write every pattern as one node, in place, and drop what nothing reads any more."""
     makers = graph.makers
     for node in graph.nodes:
-        for find in (_gelu, _prelu, _silu, _group_norm, _channels_replaced, _repeated_channels):
+        for find in (_gelu, _larger_of, _silu, _group_norm, _channels_replaced, _repeated_channels):
             found = find(graph, makers, node)
             if found is not None:
                 node.op, node.inputs, node.attributes = found.op, found.inputs, found.attributes
@@ -116,8 +116,8 @@ def _gelu(graph: Graph, makers: _Makers, node: Node) -> Node | None:
     return None
 
 
-def _prelu(graph: Graph, makers: _Makers, node: Node) -> Node | None:
-    """max(x, slope * x) with slopes up to one."""
+def _larger_of(graph: Graph, makers: _Makers, node: Node) -> Node | None:
+    """max(x, slope * x), which is PReLU where the slope is at most one; see the conversion for others."""
     if node.op != "Max" or len(node.inputs) != 2:
         return None
     for x, name in (tuple(node.inputs), tuple(reversed(node.inputs))):
@@ -125,8 +125,8 @@ def _prelu(graph: Graph, makers: _Makers, node: Node) -> Node | None:
         if scaled is None or x not in scaled.inputs:
             continue
         slope = next((one for one in scaled.inputs if one in graph.constants), None)
-        if slope is not None and (graph.constants[slope] <= 1).all():
-            return Node("PRelu", [x, slope], node.outputs)
+        if slope is not None:
+            return Node("LargerOf", [x, slope], node.outputs)
     return None
 
 

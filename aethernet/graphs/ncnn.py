@@ -105,13 +105,14 @@ def _stored(array: Weights, name: str, half: bool) -> bytes:
     values = np.ascontiguousarray(array.values, dtype="<f4")
     if not array.tagged:
         return values.tobytes()
-    if not half:
+    if not half or values.size % 2:
+        # An odd number of halves is padded to whole words, which chaiNNer's reader does not expect.
         return struct.pack("<I", _FLOAT_TAG) + values.tobytes()
     largest = float(np.abs(values).max(initial=0))
     if not largest <= _LARGEST_HALF:
         raise ExportError(f"expected weights up to {_LARGEST_HALF:.0f} for fp16, found {largest:.3g} in layer {name}")
     content = values.astype("<f2").tobytes()
-    return struct.pack("<I", _HALF_TAG) + content + bytes(-len(content) % 4)
+    return struct.pack("<I", _HALF_TAG) + content
 
 
 def render_param(model: NcnnModel) -> str:
