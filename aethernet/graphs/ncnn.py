@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Layer", "NcnnModel", "Parameter", "Weights", "read_param", "render_param", "with_blobs_renamed", "write_ncnn"]
 
-Parameter: TypeAlias = "int | float | tuple[int, ...] | tuple[float, ...]"
+Parameter: TypeAlias = "int | float | str | tuple[int, ...] | tuple[float, ...]"
 
 _MAGIC = "7767517"
 _HALF_TAG, _FLOAT_TAG = 0x01306B47, 0
@@ -130,7 +130,7 @@ def render_param(model: NcnnModel) -> str:
 def _rendered(key: int, value: Parameter) -> str:
     if isinstance(value, tuple):
         return f"{_ARRAY - key}={len(value)}," + ",".join(map(_number, value))
-    return f"{key}={_number(value)}"
+    return f"{key}={value if isinstance(value, str) else _number(value)}"
 
 
 def _number(value: float) -> str:
@@ -180,6 +180,8 @@ def _read_parameter(text: str) -> tuple[int, Parameter]:
     if matched is None:
         raise ValueError(f"'{text[:40]}' is not a parameter")
     key, value = int(matched[1]), matched[2]
+    if value.startswith('"'):  # a size computed when it runs, such as "0w,-1"
+        return key, value
     if key > _ARRAY:
         return key, _parsed(value)
     numbers: Any = tuple(_parsed(part) for part in value.split(",")[1:])

@@ -6,13 +6,18 @@ those of the programs, not the fastest.
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from aethernet.errors import ComparisonError, MissingDependencyError
+from aethernet.errors import ComparisonError, ExportError, MissingDependencyError
+from aethernet.graphs.ncnn import read_param
 
 if TYPE_CHECKING:
     from aethernet.images.files import ImageArray
@@ -38,8 +43,25 @@ def vulkan_devices() -> list[VulkanDevice]:
         import ncnn
     except ImportError:
         return []
-    found = [(index, ncnn.get_gpu_info(index)) for index in range(ncnn.get_gpu_count())]
+    with _quiet():
+        count = ncnn.get_gpu_count()  # the first call starts Vulkan, and reports every device on the error stream
+    found = [(index, ncnn.get_gpu_info(index)) for index in range(count)]
     return [VulkanDevice(index, str(info.device_name()), int(info.type())) for index, info in found]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what a C++ library writes to the error stream from it."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class NcnnRuntime:
@@ -72,10 +94,11 @@ class NcnnRuntime:
             import ncnn
         except ImportError as error:
             raise MissingDependencyError("ncnn", extra="ncnn") from error
-        from aethernet.graphs.ncnn import read_param
-
         param, weights = self.path.with_suffix(".param"), self.path.with_suffix(".bin")
-        model = read_param(param)
+        try:
+            model = read_param(param)
+        except ExportError as error:
+            raise ComparisonError(str(error)) from error
         if (len(model.inputs), len(model.outputs)) != (1, 1):
             raise ComparisonError(
                 f"expected one input and one output in {param.name}, found {model.inputs} and {model.outputs}"
@@ -93,7 +116,9 @@ class NcnnRuntime:
             options.num_threads = self.threads
         if self.vulkan:
             net.set_vulkan_device(self._device())
-        if net.load_param(str(param)) != 0 or net.load_model(str(weights)) != 0:
+        with _quiet():
+            loaded = net.load_param(str(param)) == 0 and net.load_model(str(weights)) == 0
+        if not loaded:
             net.clear()
             raise ComparisonError(f"ncnn cannot load {param.name}: it lacks a layer, or the files do not fit together")
         self._net = net

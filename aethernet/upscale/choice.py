@@ -30,6 +30,7 @@ _AUTOMATIC = {
     # Never fp16 on a CPU: it is slower than fp32. No int8 where ONNX Runtime has no integer kernels for it.
     "onnxruntime-cpu": (Precision.FP32, Precision.INT8),
     "openvino-cpu": (Precision.FP32, Precision.INT8),
+    "ncnn-vulkan": (Precision.FP16,),
     "onnxruntime-cuda": (Precision.FP32, Precision.FP16),
     "onnxruntime-directml": (Precision.FP32, Precision.FP16),
     "pytorch-cuda": (Precision.FP32, Precision.FP16),
@@ -101,9 +102,12 @@ def candidates(
             hint="--runtime auto takes what there is",
         )
     on_gpu = [name for name in usable if not name.endswith("-cpu")]
+    if runtime == "auto" and "ncnn-vulkan" in on_gpu and (len(on_gpu) > 1 or all(one.software for one in vulkan_devices())):
+        # Where CUDA, DirectML or TensorRT is, it is faster; and a driver that computes on the CPU is slower than all.
+        on_gpu.remove("ncnn-vulkan")
     found = list(_fitting(bundle, on_gpu, runtime, precision, engine))
     if not found:
-        found = list(_fitting(bundle, [name for name in usable if name not in on_gpu], runtime, precision, engine))
+        found = list(_fitting(bundle, [name for name in usable if name.endswith("-cpu")], runtime, precision, engine))
     if not found:
         released = ", ".join(form.precision for form in bundle.manifest.forms if form.status == "released")
         reasons = "".join(
@@ -151,6 +155,8 @@ def _files(bundle: Bundle, runtime: str, precision: Precision) -> list[Path]:
         return released_engines(bundle, _BACKENDS[runtime], precision)
     if runtime.startswith("pytorch"):
         entry = bundle.manifest.file("weights", precision, ".safetensors")
+    elif runtime.startswith("ncnn"):
+        entry = bundle.manifest.file("ncnn", precision, ".param")
     else:
         entry = bundle.manifest.file("onnx", precision, "_int8.onnx" if precision is Precision.INT8 else ".onnx")
     return [] if entry is None else [bundle.path(entry)]
