@@ -137,6 +137,7 @@ def file_entries(
     config: Artifact,
     images: Mapping[str, Artifact],
     engines: Sequence[EngineOutcome],
+    ncnn: Sequence[Artifact] = (),
 ) -> list[FileEntry]:
     """The manifest's file list."""
     entries = [
@@ -163,6 +164,17 @@ def file_entries(
             )
             for file in form.weights
         ]
+    entries += [
+        FileEntry(
+            path=file.name,
+            sha256=file.sha256,
+            size=file.size,
+            role="ncnn",
+            precision=Precision.FP16,
+            form=FoldState.FUSED.value,
+        )
+        for file in ncnn
+    ]
     for engine in engines:
         for file, role in ((engine.engine, "engine"), (engine.sidecar, "engine identity")):
             if file is not None:

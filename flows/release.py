@@ -37,6 +37,7 @@ from tasks.export import count_unfused_nodes, export, export_half, resolved_expo
 from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_images
 from tasks.fuse import fuse
 from tasks.load import load
+from tasks.ncnn import ncnn_outcome
 from tasks.openmodeldb import openmodeldb
 from tasks.publish import Verified, publish, verify_published
 from tasks.quantize import Int8, export_quantized, quantize
@@ -120,6 +121,8 @@ def release(
     profiles = engine_profiles(spec.engines, reference.size, exporting.static)
     engines = engines_of(profiles, engine_models(released), reference.weights, images, limits)
     compared += engine_measurements(engines)
+    ncnn = ncnn_outcome(fused, models[Precision.FP32].file, spec.name, truth, images)
+    compared += ncnn.compared
     candidates = [BenchmarkFile(file=form.models[0].file, precision=form.precision) for form in released]
     speed = benchmark(reference.weights, candidates, images, exporting.static)
     nodes = count_unfused_nodes(reference.weights, exporting)
@@ -134,7 +137,7 @@ def release(
     drawings = dict(drawn.images)
     if choice.chart is not None and Precision.INT8 in accepted.accepted:
         drawings[CHART] = choice.chart
-    files = file_entries(reference, released, write_config(network), drawings, engines)
+    files = file_entries(reference, released, write_config(network), drawings, engines, ncnn.files)
     facts = describe(
         released_facts(spec),
         spec.authors,
@@ -149,6 +152,7 @@ def release(
         truth.quality,
         quantization_facts(int8, spelled, choice) if Precision.INT8 in accepted.accepted else None,
         [engine.entry for engine in engines],
+        ncnn.facts,
     )
     manifest = bill(facts)
     record = record_build(manifest.identity, speed, choice.speeds, engine_speeds(engines))

@@ -17,7 +17,6 @@ from aethernet.comparison import (
     Quality,
     VariantId,
     bicubic,
-    build_cases,
     compare_form,
     judge,
     measure_quality,
@@ -33,7 +32,7 @@ from tasks.fetch import ValidationImage
 if TYPE_CHECKING:
     from aethernet.images.files import ValidationImage as ImageArray
 
-__all__ = ["Compared", "Reference", "accept", "compare", "run_reference"]
+__all__ = ["Compared", "Reference", "accept", "cases_of", "compare", "run_reference"]
 
 
 class Reference(BaseModel):
@@ -54,7 +53,8 @@ class Compared(BaseModel):
     quality: list[Quality]
 
 
-def _cases(images: list[ValidationImage], channels: int, static: tuple[int, int] | None) -> list[Case]:
+def cases_of(images: list[ValidationImage], channels: int, static: tuple[int, int] | None) -> list[Case]:
+    """What every form is compared on."""
     store = current_store()
     return build_cases({image.name: store.get(image.low) for image in images}, channels, static=static)
 
@@ -74,7 +74,7 @@ def run_reference(
     store = current_store()
     network = load(store.get(reference))
     scale, channels = network.config.scale, network.config.in_channels
-    cases = _cases(images, channels, static)
+    cases = cases_of(images, channels, static)
     outputs = outputs_of(TorchRuntime(network.model), cases)
     enlarged = {case.name: bicubic(case.input, scale) for case in cases if case.window is not None}
     with store.scratch() as folder:
@@ -102,7 +102,7 @@ def compare(
     from safetensors.numpy import load_file
 
     store = current_store()
-    cases, truth = _cases(images, reference.channels, reference.static), load_file(store.get(reference.outputs))
+    cases, truth = cases_of(images, reference.channels, reference.static), load_file(store.get(reference.outputs))
     found = Compared(measurements=[], quality=[])
     weights = [file for file in files if not file.name.endswith(".onnx")]
     alike = hold_same_tensors([store.get(file) for file in weights])

@@ -21,6 +21,7 @@ from aethernet.release.manifest import (
     FileEntry,
     ImageFacts,
     Manifest,
+    NcnnFacts,
     NetworkFacts,
     PartSpeed,
     PrecisionStatus,
@@ -89,6 +90,7 @@ def describe(
     baselines: list[Quality],
     quantization: QuantizationFacts | None,
     engines: list[EngineEntry],
+    ncnn: NcnnFacts,
 ) -> Manifest:
     """The manifest; files and numbers of skipped forms are left out of the files and kept in the numbers."""
     entries = tuple(sorted(files, key=lambda entry: entry.path))
@@ -109,6 +111,7 @@ def describe(
         files=entries,
         quantization=quantization,
         engines=tuple(engines),
+        ncnn=ncnn,
         forms=tuple(sorted(forms, key=lambda form: list(Precision).index(form.precision))),
         required=required,
         limits=limits,

@@ -326,14 +326,26 @@ def yank(
 
 @app.command()
 def lint(
-    file: Annotated[Path, typer.Argument(help="Quantised ONNX file, of ours or of another tool.")],
+    file: Annotated[Path, typer.Argument(help="Quantised ONNX file or ncnn .param file, of ours or of another tool.")],
     run: Annotated[
         bool, typer.Option(help="Also count what ONNX Runtime runs in integer kernels (unsigned form).")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Check an int8 ONNX file: layers, zero-points, scales, biases, types, and what really runs in integers."""
+    """Check an int8 ONNX file (layers, scales, what really runs in integers), or which programs run an ncnn file."""
     from aethernet.cli import inspection
+
+    if file.suffix == ".param":
+        from aethernet.export.ncnn.programs import lint_ncnn
+
+        found = lint_ncnn(file)
+        if as_json:
+            emit_json(found.to_json())
+        else:
+            _show({"layers": ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())}, False)
+            for one in found.programs:
+                print(one)
+        return
     from aethernet.export.lint import lint_onnx
 
     report = lint_onnx(file, run=run)

@@ -76,7 +76,9 @@ def try_ncnn(
         measured, _ = compare_form(variant, runtime, truth, inputs)
         measurements += measured
         for one in measured:
-            failures += [f"{one.form} on {one.case}: {missed}" for missed in failures_of(one, _limits(runtime.name, one))]
+            failures += [
+                f"{one.form} on {one.case}: {missed}" for missed in failures_of(one, _limits(runtime.name, one))
+            ]
     return NcnnTrial(
         measurements=tuple(measurements),
         device=None if device is None else device.name,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -22,7 +22,16 @@ from aethernet.errors import ExportError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Layer", "NcnnModel", "Parameter", "Weights", "read_param", "render_param", "with_blobs_renamed", "write_ncnn"]
+__all__ = [
+    "Layer",
+    "NcnnModel",
+    "Parameter",
+    "Weights",
+    "read_param",
+    "render_param",
+    "with_blobs_renamed",
+    "write_ncnn",
+]
 
 Parameter: TypeAlias = "int | float | str | tuple[int, ...] | tuple[float, ...]"
 
@@ -190,20 +199,3 @@ def _read_parameter(text: str) -> tuple[int, Parameter]:
 
 def _parsed(text: str) -> Any:
     return int(text) if re.fullmatch(r"-?\d+", text) else float(text)
-
-
-def with_blobs_renamed(model: NcnnModel, names: Mapping[str, str]) -> NcnnModel:
-    """The same layers with other names for some blobs."""
-    return NcnnModel(
-        [
-            Layer(
-                layer.kind,
-                layer.name,
-                [names.get(blob, blob) for blob in layer.inputs],
-                [names.get(blob, blob) for blob in layer.outputs],
-                dict(layer.parameters),
-                list(layer.weights),
-            )
-            for layer in model.layers
-        ]
-    )

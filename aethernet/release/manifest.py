@@ -16,6 +16,7 @@ from pydantic import Field
 
 from aethernet.comparison.gate import Limits
 from aethernet.comparison.measurement import Measurement, Quality
+from aethernet.comparison.seams import SeamFacts
 from aethernet.engines.backends import Backend
 from aethernet.engines.identity import EngineRecord, EngineSpeed
 from aethernet.precision import Precision
@@ -346,8 +347,8 @@ def checksum_of(build: BuildRecord) -> str:
 def identity_of(files: tuple[FileEntry, ...]) -> str:
     """A release's identity: same weights, ONNX files and config, same identity, whatever card or images say.
 
-    Engines and ncnn files are no part of it: both are made from these weights, and whether they are made depends on what
-    is installed where the release is made. Their digests stand in the manifest all the same.
+    Engines and ncnn files are no part of it: both are made from these weights, and whether they are made depends on
+    what is installed where the release is made. Their digests stand in the manifest all the same.
     """
     lines = sorted(f"{entry.sha256}  {entry.path}\n" for entry in files if entry.role in ("weights", "onnx", "config"))
     return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -136,7 +136,9 @@ class NcnnRuntime:
     def _run(self, image: ImageArray) -> ImageArray:
         import ncnn
 
-        given = ncnn.Mat(np.ascontiguousarray(image, dtype=np.float32)).clone()
+        # ncnn looks at the array's memory and does not keep it alive, so it has to have a name until ncnn is done.
+        memory = np.ascontiguousarray(image, dtype=np.float32)
+        given = ncnn.Mat(memory)
         with self._net.create_extractor() as extractor:
             extractor.input(self._blobs[0], given)
             status, output = extractor.extract(self._blobs[1])

@@ -13,6 +13,7 @@ import numpy as np
 from aethernet.engines.backends import Backend
 from aethernet.errors import AethernetError, EngineError, UsageError
 from aethernet.precision import Precision
+from aethernet.runtimes.ncnn import vulkan_devices
 from aethernet.runtimes.opening import RUNTIMES, open_runtime, runtimes_here
 from aethernet.upscale.engines import engine_for, engine_source, released_engines
 
@@ -102,7 +103,11 @@ def candidates(
             hint="--runtime auto takes what there is",
         )
     on_gpu = [name for name in usable if not name.endswith("-cpu")]
-    if runtime == "auto" and "ncnn-vulkan" in on_gpu and (len(on_gpu) > 1 or all(one.software for one in vulkan_devices())):
+    if (
+        runtime == "auto"
+        and "ncnn-vulkan" in on_gpu
+        and (len(on_gpu) > 1 or all(one.software for one in vulkan_devices()))
+    ):
         # Where CUDA, DirectML or TensorRT is, it is faster; and a driver that computes on the CPU is slower than all.
         on_gpu.remove("ncnn-vulkan")
     found = list(_fitting(bundle, on_gpu, runtime, precision, engine))

@@ -14,9 +14,9 @@ import numpy as np
 
 from aethernet.errors import ExportError
 from aethernet.export.ncnn import layers as by_number
-from aethernet.graphs.ncnn import NcnnModel, Parameter, Weights
 from aethernet.export.ncnn.layers import Builder, Value
 from aethernet.export.ncnn.patterns import Graph, Node, combined
+from aethernet.graphs.ncnn import NcnnModel, Parameter, Weights
 
 if TYPE_CHECKING:
     import onnx
@@ -272,7 +272,11 @@ class _Conversion:
         x = self.value(node)
         starts, stops = (self.constant(node, place).reshape(-1) for place in (1, 2))
         axes, steps = self.optional(node, 3), self.optional(node, 4)
-        if axes is None or axes.reshape(-1).tolist() != [1] or (steps is not None and steps.reshape(-1).tolist() != [1]):
+        if (
+            axes is None
+            or axes.reshape(-1).tolist() != [1]
+            or (steps is not None and steps.reshape(-1).tolist() != [1])
+        ):
             raise ExportError("expected a range of channels")
         start, stop, _ = slice(int(starts[0]), min(int(stops[0]), _ALL)).indices(x.channels)
         return self.crop(x, start, stop)

@@ -85,7 +85,7 @@ class Builder:
         dilations: tuple[int, int] = (1, 1),
         pads: tuple[int, int, int, int] = (0, 0, 0, 0),
     ) -> Value:
-        """A convolution; ``weight`` [O, I/groups, h, w], pairs are (rows, columns), ``pads`` top, left, bottom, right."""
+        """A convolution; ``weight`` [O, I/groups, h, w], pairs (rows, columns), ``pads`` top, left, bottom, right."""
         outputs, _, height, width = weight.shape
         weights = [Weights(weight.astype(np.float32), tagged=True)]
         if bias is not None:

@@ -130,8 +130,8 @@ def _larger_of(graph: Graph, makers: _Makers, node: Node) -> Node | None:
     return None
 
 
-def _silu(graph: Graph, makers: _Makers, node: Node) -> Node | None:
-    """x * sigmoid(x)."""
+def _silu(_: Graph, makers: _Makers, node: Node) -> Node | None:
+    """A value times its own sigmoid."""
     if node.op != "Mul":
         return None
     for x, name in (tuple(node.inputs), tuple(reversed(node.inputs))):

@@ -11,6 +11,7 @@ from datetime import date
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from aethernet.graphs.ncnn import NcnnModel, read_param
 
@@ -80,6 +81,25 @@ class NcnnLintReport:
     kinds: dict[str, int]
     """Count by kind of layer."""
     programs: tuple[Fitness, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "file": self.file,
+            "layers": self.kinds,
+            "programs": [
+                {
+                    "name": one.program.name,
+                    "runs": one.runs,
+                    "missing": list(one.missing),
+                    "blobs": list(one.blobs),
+                    "source": one.program.source,
+                    "commit": one.program.commit,
+                    "date": one.program.date.isoformat(),
+                }
+                for one in self.programs
+            ],
+        }
 
 
 @cache
