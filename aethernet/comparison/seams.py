@@ -31,8 +31,8 @@ class SeamFacts(BaseModel):
 def in_tiles(runtime: Runtime, image: ImageArray, *, scale: int, tile: int, margin: int) -> ImageArray:
     """The output as realesrgan-ncnn-vulkan and its descendants put it together.
 
-    Every tile is given with ``margin`` more pixels on each side, the image continued beyond its edges by its outermost
-    pixels; of the output the margin is cut off.
+    Every tile is given with ``margin`` more pixels on each side, the image mirrored beyond its edges; of the
+    output the margin is cut off (``realesrgan_preproc.comp`` and ``realesrgan.cpp`` there).
 
     Args:
         runtime: Open.
@@ -43,7 +43,7 @@ def in_tiles(runtime: Runtime, image: ImageArray, *, scale: int, tile: int, marg
     """
     height, width = image.shape[2:]
     around = ((0, 0), (0, 0), (margin, margin), (margin, margin))
-    wide = np.pad(image, around, mode="edge")
+    wide = np.pad(image, around, mode="reflect")
     rows = []
     for top in range(0, height, tile):
         row = []

@@ -29,7 +29,6 @@ __all__ = [
     "Weights",
     "read_param",
     "render_param",
-    "with_blobs_renamed",
     "write_ncnn",
 ]
 

@@ -63,15 +63,7 @@ def compare_again(bundle: Bundle, images: Mapping[str, Path], partners: Mapping[
     measurements: list[Measurement] = []
     quality = [one for name in outputs for one in measure_quality(name, outputs[name], cases, partners, scale)]
     for entry in manifest.files:
-        if (
-            entry is reference
-            or entry.precision is None
-            or not (
-                entry.role in ("weights", "onnx")
-                or _ncnn_runs_here(entry)
-                or (entry.role == "engine" and _runs_here(bundle.path(entry)))
-            )
-        ):
+        if entry is reference or entry.precision is None or not _compared_here(bundle, entry):
             continue
         runtime = open_runtime(bundle.path(entry))
         form = VariantId(precision=entry.precision, file=entry.path, runtime=runtime.name)
