@@ -17,6 +17,7 @@ from aethernet.comparison import (
     Quality,
     VariantId,
     bicubic,
+    build_cases,
     compare_form,
     judge,
     measure_quality,

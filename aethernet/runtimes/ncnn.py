@@ -136,9 +136,10 @@ class NcnnRuntime:
     def _run(self, image: ImageArray) -> ImageArray:
         import ncnn
 
-        # ncnn looks at the array's memory and does not keep it alive, so it has to have a name until ncnn is done.
+        # ncnn looks at the array's memory and does not keep it alive, so it has a name until it is copied; and it is
+        # copied because ncnn's kernels expect every channel to begin at a multiple of 16 bytes.
         memory = np.ascontiguousarray(image, dtype=np.float32)
-        given = ncnn.Mat(memory)
+        given = ncnn.Mat(memory).clone()
         with self._net.create_extractor() as extractor:
             extractor.input(self._blobs[0], given)
             status, output = extractor.extract(self._blobs[1])

@@ -123,7 +123,7 @@ def _says_scale(manifest: Manifest) -> bool:
     found = next(
         (scale for scale in (1, 2, 3, 4, 8, 16) if f"x{scale}" in manifest.name or f"{scale}x" in manifest.name), 4
     )
-    return found == manifest.network.config["scale"]
+    return bool(found == manifest.network.config["scale"])
 
 
 def _commands(manifest: Manifest) -> dict[str, dict[str, str]]:
