@@ -31,7 +31,7 @@ from tasks.caching import current_store, stage
 from tasks.fetch import ValidationImage
 
 if TYPE_CHECKING:
-    from aethernet.images.files import ValidationImage as ImageArray
+    from aethernet.images.files import ImageArray
 
 __all__ = ["Compared", "Reference", "accept", "cases_of", "compare", "run_reference"]
 
