@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.errors import AethernetError, ExportError
+from aethernet.errors import ComparisonError, ExportError
 from aethernet.export.ncnn.conversion import convert
 from aethernet.export.onnx import NATIVE_OPSET, ExportConfig, trace_to_onnx
 from aethernet.graphs.ncnn import NcnnModel, write_ncnn
 
 if TYPE_CHECKING:
     from aethernet.networks.network import Network
+    from aethernet.runtimes.protocol import Runtime
 
 __all__ = ["NcnnFiles", "export_ncnn", "require_same"]
 
@@ -71,20 +72,23 @@ def require_same(converted: NcnnModel, model: Network) -> None:
     from aethernet.runtimes.ncnn import NcnnRuntime
     from aethernet.runtimes.pytorch import TorchRuntime
 
-    noise = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         param = Path(folder) / "network.param"
         write_ncnn(converted, param, param.with_suffix(".bin"), half=False)
-        with NcnnRuntime(param) as found, TorchRuntime(model) as wanted:
-            for height, width in (model.config.size.fit(*size) for size in _SIZES):
-                image = noise.random((1, model.config.in_channels, height, width), dtype=np.float32)
-                truth = wanted.infer(image)
-                try:
-                    output = found.infer(image)
-                except AethernetError as error:
-                    raise ExportError(f"ncnn cannot run it at {height}x{width}: {error}") from error
-                if output.shape != truth.shape:
-                    raise ExportError(f"ncnn gives {output.shape} at {height}x{width}, expected {truth.shape}")
-                largest = float(np.abs(output - truth).max())
-                if not largest <= _TOLERANCE * max(1e-6, float(truth.max() - truth.min())):
-                    raise ExportError(f"ncnn computes another image at {height}x{width}: {largest:.1e} off")
+        try:
+            _require_same(NcnnRuntime(param), TorchRuntime(model), model)
+        except ComparisonError as error:
+            raise ExportError(f"ncnn cannot run it: {error}") from error
+
+
+def _require_same(ncnn: Runtime, pytorch: Runtime, model: Network) -> None:
+    noise = np.random.default_rng(0)
+    with ncnn as found, pytorch as wanted:
+        for height, width in (model.config.size.fit(*size) for size in _SIZES):
+            image = noise.random((1, model.config.in_channels, height, width), dtype=np.float32)
+            output, truth = found.infer(image), wanted.infer(image)
+            if output.shape != truth.shape:
+                raise ExportError(f"ncnn gives {output.shape} at {height}x{width}, expected {truth.shape}")
+            largest = float(np.abs(output - truth).max())
+            if not largest <= _TOLERANCE * max(1e-6, float(truth.max() - truth.min())):
+                raise ExportError(f"ncnn computes another image at {height}x{width}: {largest:.1e} off")

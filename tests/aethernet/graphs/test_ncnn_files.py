@@ -42,14 +42,18 @@ def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
         assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
-@pytest.mark.parametrize(("half", "count", "size"), [(True, 6, 4 + 12 + 8), (False, 6, 4 + 24 + 8), (True, 7, 4 + 28 + 8)])
+@pytest.mark.parametrize(
+    ("half", "count", "size"), [(True, 6, 4 + 12 + 8), (False, 6, 4 + 24 + 8), (True, 7, 4 + 28 + 8)]
+)
 def test_kernels_are_halves_unless_their_number_is_odd(tmp_path: Path, half: bool, count: int, size: int) -> None:
     write_ncnn(small_model(count=count), tmp_path / "a.param", tmp_path / "a.bin", half=half)
     assert (tmp_path / "a.bin").stat().st_size == size
 
 
 def test_a_weight_too_large_for_fp16_is_an_error_and_not_infinity(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="expected weights up to 65504 for fp16, found 7e\\+04 in layer convolution_1"):
+    with pytest.raises(
+        ExportError, match=r"expected weights up to 65504 for fp16, found 7e\+04 in layer convolution_1"
+    ):
         write_ncnn(small_model(7e4), tmp_path / "a.param", tmp_path / "a.bin")
     write_ncnn(small_model(7e4), tmp_path / "a.param", tmp_path / "a.bin", half=False)
 

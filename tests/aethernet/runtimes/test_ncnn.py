@@ -64,9 +64,9 @@ def test_a_renamed_blob_is_found_and_two_outputs_are_refused(param: Path, tmp_pa
 
 def test_missing_weights_and_unknown_layers_are_errors(param: Path, tmp_path: Path) -> None:
     (tmp_path / "a.param").write_text(param.read_text())
-    with pytest.raises(ComparisonError, match="expected the weights a.bin beside a.param"):
+    with pytest.raises(ComparisonError, match=r"expected the weights a\.bin beside a\.param"):
         NcnnRuntime(tmp_path / "a.param").__enter__()
     (tmp_path / "a.bin").write_bytes(param.with_suffix(".bin").read_bytes())
     (tmp_path / "a.param").write_text(param.read_text().replace("Swish ", "Swosh "))
-    with pytest.raises(ComparisonError, match="ncnn cannot load a.param"):
+    with pytest.raises(ComparisonError, match=r"ncnn cannot load a\.param"):
         NcnnRuntime(tmp_path / "a.param").__enter__()
