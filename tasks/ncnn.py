@@ -24,8 +24,8 @@ from tasks.fetch import ValidationImage
 
 __all__ = ["NcnnForm", "NcnnOutcome", "make_ncnn", "measure_tiles", "ncnn_outcome", "try_ncnn"]
 
-_TILES = (100, 200)
-"""Sides the programs choose by themselves on cards with 1 GB and with 2 GB or more."""
+_TILES = (32, 100, 200)
+"""The smallest side that these programs take, and what they choose on cards with 1 GB and with 2 GB or more."""
 _MARGIN = 10
 """Of Upscayl, realesrgan-ncnn-vulkan and Video2X."""
 _SEAM_SIDE = 256
@@ -37,6 +37,8 @@ class NcnnForm(BaseModel):
     param: Artifact | None = None
     weights: Artifact | None = None
     layers: dict[str, int] = {}
+    programs: tuple[ProgramFacts, ...] = ()
+    """Those that load files of anybody; what is made for its own networks alone is no place for these."""
     reason: str | None = None
 
 
@@ -57,7 +59,17 @@ def make_ncnn(fused: Artifact, name: str) -> NcnnForm:
             files = export_ncnn(load(store.get(fused)).folded, folder, name)
         except (ExportError, MissingDependencyError) as error:
             return NcnnForm(reason=error.reason)
-        return NcnnForm(param=store.put(files.param), weights=store.put(files.weights), layers=files.kinds)
+        model = read_param(files.param)
+        return NcnnForm(
+            param=store.put(files.param),
+            weights=store.put(files.weights),
+            layers=files.kinds,
+            programs=tuple(
+                ProgramFacts(name=one.program.name, runs=one.runs, missing=one.missing)
+                for one in fitness(model)
+                if not one.blobs
+            ),
+        )
 
 
 @stage(host_matters=True)
@@ -105,11 +117,8 @@ def ncnn_outcome(
         more = f"; and {len(tried.failures) - 3} more" if len(tried.failures) > 3 else ""
         reason = f"{'; '.join(tried.failures[:3])}{more}"
         return NcnnOutcome(facts=facts.model_copy(update={"status": "skipped", "reason": reason}), compared=compared)
-    model = read_param(current_store().get(form.param))
-    programs = tuple(
-        ProgramFacts(name=one.program.name, runs=one.runs and reference.channels == 3, missing=one.missing)
-        for one in fitness(model)
-        if not one.blobs  # what is made for its own networks alone is no place for these
+    programs = tuple(  # they take and give RGB
+        one.model_copy(update={"runs": one.runs and reference.channels == 3}) for one in form.programs
     )
     seams = tuple(measure_tiles(fp32, reference, images))
     return NcnnOutcome(
