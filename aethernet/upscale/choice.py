@@ -40,6 +40,9 @@ _AUTOMATIC = {
 }
 
 
+_ASKED = {"ncnn-cpu": (Precision.FP16,)}
+"""What runtimes take that are used where they are asked for only; others take fp32."""
+
 _BACKENDS = {"tensorrt": Backend.TENSORRT, "tensorrt-rtx": Backend.TENSORRT_RTX}
 
 
@@ -103,13 +106,10 @@ def candidates(
             hint="--runtime auto takes what there is",
         )
     on_gpu = [name for name in usable if not name.endswith("-cpu")]
-    if (
-        runtime == "auto"
-        and "ncnn-vulkan" in on_gpu
-        and (len(on_gpu) > 1 or all(one.software for one in vulkan_devices()))
-    ):
-        # Where CUDA, DirectML or TensorRT is, it is faster; and a driver that computes on the CPU is slower than all.
-        on_gpu.remove("ncnn-vulkan")
+    if "ncnn-vulkan" in on_gpu and runtime != "ncnn-vulkan":
+        # Where CUDA, DirectML or TensorRT is, that is faster; a driver that computes on the CPU is slower than all.
+        if len(on_gpu) > 1 or all(device.software for device in vulkan_devices()):
+            on_gpu.remove("ncnn-vulkan")
     found = list(_fitting(bundle, on_gpu, runtime, precision, engine))
     if not found:
         found = list(_fitting(bundle, [name for name in usable if name.endswith("-cpu")], runtime, precision, engine))
@@ -135,7 +135,7 @@ def _fitting(
     for name in usable:
         if runtime == "auto" and name not in _AUTOMATIC:
             continue  # PyTorch on a CPU: ONNX Runtime is always there, and faster
-        wanted = _AUTOMATIC.get(name, (Precision.FP32,)) if precision == "auto" else (Precision(precision),)
+        wanted = (_AUTOMATIC | _ASKED).get(name, (Precision.FP32,)) if precision == "auto" else (Precision(precision),)
         if name in _BACKENDS and runtime != "auto" and engine is not None:
             sources = [one for one in wanted if engine_source(bundle, one) is not None]
             if not sources:
