@@ -106,10 +106,10 @@ def candidates(
             hint="--runtime auto takes what there is",
         )
     on_gpu = [name for name in usable if not name.endswith("-cpu")]
-    if "ncnn-vulkan" in on_gpu and runtime != "ncnn-vulkan":
-        # Where CUDA, DirectML or TensorRT is, that is faster; a driver that computes on the CPU is slower than all.
-        if len(on_gpu) > 1 or all(device.software for device in vulkan_devices()):
-            on_gpu.remove("ncnn-vulkan")
+    # Where CUDA, DirectML or TensorRT is, that is faster; a driver that computes on the CPU is slower than all.
+    unasked = "ncnn-vulkan" in on_gpu and runtime != "ncnn-vulkan"
+    if unasked and (len(on_gpu) > 1 or all(device.software for device in vulkan_devices())):
+        on_gpu.remove("ncnn-vulkan")
     found = list(_fitting(bundle, on_gpu, runtime, precision, engine))
     if not found:
         found = list(_fitting(bundle, [name for name in usable if name.endswith("-cpu")], runtime, precision, engine))
