@@ -90,6 +90,9 @@ def release(
     sign_chain: SignChain = None,
     sigstore: Sigstore = False,
     private: Private = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run the flow also where everything is known to be unchanged.")
+    ] = False,
     table: Annotated[
         Path | None, typer.Option(help="Write the comparison table (Markdown) there, also when the gate stays shut.")
     ] = None,
@@ -138,7 +141,7 @@ def release(
             _tabled(table),
         ):
             final = make_spec({**base, **given, **({"checkpoint": fetched} if fetched else {})})
-            outcome, summary = _release(final, output, hub, store, signer, private)
+            outcome, summary = _release(final, output, hub, store, signer, private, fresh)
             if table is not None:
                 _write_table(table, outcome.manifest)
         if as_json:
@@ -631,10 +634,10 @@ def qat_finetune(
         output = output or Path("runs") / f"{checkpoint.stem}_qat.safetensors"
         with embedded_server():
             result = flow(
-                recipe,
                 checkpoint.absolute(),
                 images.absolute(),
                 output.absolute(),
+                recipe,
                 validation and validation.absolute(),
                 residual_scale,
                 device,
@@ -671,15 +674,23 @@ def _signer(key: Path | None, certificate: Path | None, chain: list[Path] | None
 
 
 def _release(
-    spec: Any, output: Path, hub: str | None, store: str | None, signer: Any, private: bool
+    spec: Any, output: Path, hub: str | None, store: str | None, signer: Any, private: bool, fresh: bool
 ) -> tuple[Any, dict[str, Any]]:
     from aethernet.store.store import Store as ArtifactStore
+    from flows.unchanged import known_release, release_key, remember_release
 
+    artifacts = ArtifactStore(store)
+    key = release_key(spec, output, hub, signer, private, code=Path(__file__).resolve().parents[1])
+    if not fresh and (known := known_release(artifacts, key, signer)) is not None:
+        print(f"{spec.name}  unchanged since its last run, nothing to do", file=sys.stderr)
+        return known.outcome, known.summary
     with embedded_server(_import_libraries):
         from flows.release import release as flow
         from flows.running import summarised
 
-        return summarised(ArtifactStore(store), spec, lambda: flow(spec, output.absolute(), hub, signer, private))
+        outcome, summary = summarised(artifacts, spec, lambda: flow(spec, output.absolute(), hub, signer, private))
+    remember_release(artifacts, key, outcome, summary)
+    return outcome, summary
 
 
 def _import_libraries() -> None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
+from aethernet.comparison.measurement import Measurement
 from aethernet.comparison.ncnn import NCNN_LIMITS, NcnnTrial
 from aethernet.comparison.ncnn import try_ncnn as run_files
 from aethernet.comparison.seams import SeamFacts, measure_seams
@@ -19,7 +20,7 @@ from aethernet.images.files import load_image
 from aethernet.release.manifest import NcnnFacts, ProgramFacts
 from aethernet.runtimes.onnxruntime import OnnxRuntime
 from tasks.caching import current_store, stage
-from tasks.compare import Compared, Reference, cases_of
+from tasks.compare import Reference, cases_of
 from tasks.fetch import ValidationImage
 
 __all__ = ["NcnnForm", "NcnnOutcome", "make_ncnn", "measure_tiles", "ncnn_outcome", "try_ncnn"]
@@ -47,7 +48,7 @@ class NcnnOutcome(BaseModel):
 
     facts: NcnnFacts
     files: list[Artifact] = []
-    compared: list[Compared] = []
+    measurements: list[Measurement] = []
 
 
 @stage()
@@ -105,7 +106,7 @@ def ncnn_outcome(
     if form.param is None or form.weights is None:
         return NcnnOutcome(facts=NcnnFacts(status="skipped", reason=form.reason))
     tried = try_ncnn(form.param, form.weights, reference, images)
-    compared = [Compared(measurements=list(tried.measurements), quality=[])]
+    measurements = list(tried.measurements)
     facts = NcnnFacts(
         status="made, not run with Vulkan" if tried.device is None else "released",
         device=tried.device,
@@ -116,7 +117,9 @@ def ncnn_outcome(
     if tried.failures:
         more = f"; and {len(tried.failures) - 3} more" if len(tried.failures) > 3 else ""
         reason = f"{'; '.join(tried.failures[:3])}{more}"
-        return NcnnOutcome(facts=facts.model_copy(update={"status": "skipped", "reason": reason}), compared=compared)
+        return NcnnOutcome(
+            facts=facts.model_copy(update={"status": "skipped", "reason": reason}), measurements=measurements
+        )
     programs = tuple(  # they take and give RGB
         one.model_copy(update={"runs": one.runs and reference.channels == 3}) for one in form.programs
     )
@@ -124,5 +127,5 @@ def ncnn_outcome(
     return NcnnOutcome(
         facts=facts.model_copy(update={"programs": programs, "seams": seams}),
         files=[form.param, form.weights],
-        compared=compared,
+        measurements=measurements,
     )
