@@ -61,7 +61,7 @@ def require_agreement(param: Path, folder: Path, scale: int) -> None:
     with NcnnRuntime(param, vulkan=True) as runtime:
         own = in_tiles(runtime, load_image(image, 3), scale=scale, tile=TILE, margin=MARGIN)[0].transpose(1, 2, 0)
     levels = np.floor(own * 255 + 0.5)
-    # Seen with Mesa's software driver: where the network gives less than 0, the program stores 255. The ends are left out.
+    # Seen with Mesa's software driver: below 0 the program stores 255. The ends are left out.
     inside = (levels > 2) & (levels < 253)
     assert inside.mean() > 0.5
     difference = np.abs(found - levels)[inside]
