@@ -46,7 +46,7 @@ def test_deployments_are_registered_with_parameters_that_read_well(deployed: lis
     release = _deployment("release/testing").parameter_openapi_schema
     assert release["definitions"]["Precision"]["enum"] == ["fp32", "fp16", "int8"]
     assert "required" not in release  # a click makes the sample
-    assert list(release["properties"])[0] == "spec"
+    assert next(iter(release["properties"])) == "spec"
     recipe = _deployment("qat-finetune/testing").parameter_openapi_schema["definitions"]["FinetuningRecipe"]
     assert recipe["properties"]["steps"]["default"] == 500
 
