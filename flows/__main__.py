@@ -544,6 +544,7 @@ def train(
         float, typer.Option(help="Share of crops replaced by noise, stripes and the like: they bound the network.")
     ] = 0.0,
     extreme_weight: Annotated[float, typer.Option(help="What such a crop's error counts beside a photograph's.")] = 1.0,
+    loss: Annotated[str, typer.Option(help="l1 (mean absolute error) or psnr (each crop's decibels).")] = "l1",
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Convolve in bfloat16.")] = False,
     compile_step: Annotated[
         bool, typer.Option("--compile", help="Compile the training step; needs a C++ compiler.")
@@ -573,6 +574,7 @@ def train(
             batch_statistics_share=batch_statistics,
             extreme_share=extremes,
             extreme_weight=extreme_weight,
+            loss=loss,  # type: ignore[arg-type]  # the recipe checks it
             bfloat16=bfloat16,
             compile=compile_step,
             **({"kernels": tuple(kernel)} if kernel else {}),  # type: ignore[arg-type]  # the recipe checks the names

@@ -12,10 +12,13 @@ from aethernet.errors import UsageError
 if TYPE_CHECKING:
     from aethernet.network.config import NetworkConfig
 
-__all__ = ["FinetuningRecipe", "Kernel", "Recipe", "TrainingRecipe"]
+__all__ = ["FinetuningRecipe", "Kernel", "Loss", "Recipe", "TrainingRecipe"]
 
 Kernel = Literal["bicubic", "box", "dpid"]
 """How a picture is shrunk; ``shrinking`` states the formulas."""
+
+Loss = Literal["l1", "psnr"]
+"""What training lowers: mean absolute error, or each crop's mean square error by its logarithm (``trainer``)."""
 
 
 class Recipe(Protocol):
@@ -58,6 +61,8 @@ class TrainingRecipe:
     extreme_weight: float = 1.0
     """What an extreme crop's error counts beside a photograph's. Ten times as large, it decides every step it is in;
     a tenth bounds a network, too."""
+    loss: Loss = "l1"
+    """``l1`` is robust, ``psnr`` pays for what is measured: decibels, in every crop alike."""
     learning_rate: float = 1e-3
     """Peak step size of Adam; a cosine brings it from there to 0 at the end."""
     warmup_steps: int = 200
@@ -83,6 +88,8 @@ class TrainingRecipe:
         )
         if not self.kernels or any(kernel not in get_args(Kernel) for kernel in self.kernels):
             raise UsageError(f"expected kernels from {', '.join(get_args(Kernel))}, found {self.kernels}")
+        if self.loss not in get_args(Loss):
+            raise UsageError(f"expected a loss from {', '.join(get_args(Loss))}, found '{self.loss}'")
         for field in ("seed", "warmup_steps", "weight_decay"):
             if not getattr(self, field) >= 0:
                 raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
