@@ -21,6 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (PyTorch and its libraries are several gigabytes; once only)" >&2
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	@# In the Python registry the name aethernet is another project, which would overwrite files of this one.
+	$(BIN)/python -m pip uninstall -qq --yes aethernet
 	$(BIN)/python -m pip install -qq --editable '.[$(EXTRAS)]' --constraint constraints.txt
 	@for package in $(OPTIONAL); do \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt $$package || \

@@ -15,25 +15,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aethernet.install import require_own_package
+from aethernet.version import __version__
+
 if TYPE_CHECKING:
-    from aethernet.bundle import open_bundle, verify_bundle
     from aethernet.checkpoint import load
     from aethernet.export import export_onnx
-    from aethernet.fusion import fuse
+    from aethernet.networks.fusion import fuse
+    from aethernet.release.bundle import open_bundle
+    from aethernet.release.verification import verify_bundle
     from aethernet.upscale import Upscaler
-
-__version__ = "0.1.0"
 
 __all__ = ["Upscaler", "__version__", "export_onnx", "fuse", "load", "open_bundle", "verify_bundle"]
 
 _HOMES = {
     "Upscaler": "aethernet.upscale",
     "load": "aethernet.checkpoint",
-    "fuse": "aethernet.fusion",
+    "fuse": "aethernet.networks.fusion",
     "export_onnx": "aethernet.export",
-    "open_bundle": "aethernet.bundle",
-    "verify_bundle": "aethernet.bundle",
+    "open_bundle": "aethernet.release.bundle",
+    "verify_bundle": "aethernet.release.verification",
 }
+
+
+require_own_package()
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from aethernet.install import requirement
+
 
 class AethernetError(Exception):
     """Base of all errors raised on purpose."""
@@ -18,6 +20,11 @@ class AethernetError(Exception):
         super().__init__(message)
         if hint:
             self.hint = hint
+
+    @property
+    def reason(self) -> str:
+        """Message and hint in one line, for records of what could not be made."""
+        return f"{self} ({self.hint})" if self.hint else str(self)
 
 
 class UsageError(AethernetError):
@@ -30,10 +37,15 @@ class MissingDependencyError(AethernetError):
     def __init__(self, module: str, extra: str) -> None:
         super().__init__(
             f"this step needs the Python package '{module}', which is not installed",
-            hint=f"install it with: pip install 'aethernet[{extra}]'",
+            hint=f"install it with: pip install '{requirement(extra)}'",
         )
         self.module = module
         self.extra = extra
+
+    @property
+    def reason(self) -> str:
+        """Without the hint, which names a place on this machine."""
+        return f"{self} (extra '{self.extra}')"
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-import aethernet
+from aethernet.version import __version__
 
 __all__ = ["describe_host", "describe_run", "toolchain"]
 
@@ -31,7 +31,7 @@ _PACKAGES = (
 @cache
 def toolchain() -> dict[str, str]:
     """Package -> version of everything that takes part in making a release."""
-    versions = {"aethernet": aethernet.__version__, "python": platform.python_version()}
+    versions = {"aethernet": __version__, "python": platform.python_version()}
     for package in _PACKAGES:
         try:
             versions[package] = metadata.version(package)
@@ -71,7 +71,7 @@ def describe_run() -> dict[str, str]:
         "attempt": "GITHUB_RUN_ATTEMPT",
     }
     told = {key: os.environ[name] for key, name in names.items() if os.environ.get(name)}
-    return told if "commit" in told else {**_source_commit(Path(aethernet.__file__).parents[1]), **told}
+    return told if "commit" in told else {**_source_commit(Path(__file__).parents[1]), **told}
 
 
 def _source_commit(tree: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ from aethernet.errors import MissingDependencyError
 if TYPE_CHECKING:
     from spandrel import Architecture, ArchSupport
 
-    from aethernet.network.config import NetworkConfig
+    from aethernet.networks.config import NetworkConfig
 
 __all__ = ["ARCHITECTURE_ID", "install"]
 
@@ -62,9 +62,9 @@ def _architecture() -> Architecture[Any]:
     """The architecture; its class exists only where spandrel does."""
     from spandrel import Architecture, ImageModelDescriptor, ModelTiling
 
-    from aethernet.architectures.foreign import as_aethernet
+    from aethernet.checkpoint.aethernet import assemble
     from aethernet.checkpoint.embedding import take_apart
-    from aethernet.checkpoint.loading import assemble
+    from aethernet.networks.network import as_aethernet
 
     class AetherNetArchitecture(Architecture):  # type: ignore[misc]  # spandrel ships no types
         """Recognises and builds every form of every generation, through the same code as ``aethernet.load``."""

@@ -130,10 +130,10 @@ def random_checkpoint(name: str, path: Path) -> None:
 def judge_architecture(name: str, *, engines: bool = True) -> Row:
     """Take one architecture through every form."""
     import aethernet
-    from aethernet.architectures.reach import receptive_radius
     from aethernet.errors import AethernetError
     from aethernet.export.attempts import export_freely
     from aethernet.export.onnx import ExportConfig, ShapeRange
+    from aethernet.networks.receptive_field import receptive_radius
     from aethernet.precision import Precision
 
     row, start = Row(name=name), time.perf_counter()
@@ -184,7 +184,7 @@ def _told(size: Any) -> str:
 
 
 def _cases(config: Any, static: tuple[int, int] | None) -> list[np.ndarray]:
-    from aethernet.pictures import load_picture, sample_pictures
+    from aethernet.images.files import load_picture, sample_pictures
 
     picture = load_picture(sample_pictures()[0], 1 if config.in_channels == 1 else 3)
     picture = np.repeat(picture, -(-config.in_channels // picture.shape[1]), axis=1)[:, : config.in_channels]
@@ -233,8 +233,8 @@ def _judged(path: Path, precision: Any, truth: list[np.ndarray], cases: list[np.
 
 
 def _half(fp32: Path, folder: Path, config: Any, network: Any, cases: list[np.ndarray], truth: list[np.ndarray]) -> str:
-    from aethernet.architectures import padded
     from aethernet.export import export_fp16
+    from aethernet.networks.sizes import padded
     from aethernet.precision import Precision
 
     path = folder / "net_fp16.onnx"
@@ -257,9 +257,9 @@ def _half(fp32: Path, folder: Path, config: Any, network: Any, cases: list[np.nd
 
 def _int8(model: Any, folder: Path, config: Any, cases: list[np.ndarray], truth: list[np.ndarray]) -> str:
     from aethernet.export.int8 import export_int8
-    from aethernet.lint import lint_onnx
+    from aethernet.export.lint import lint_onnx
     from aethernet.precision import Precision
-    from aethernet.quantization import quantize
+    from aethernet.quantization.post_training import quantize
 
     path = folder / "net_int8.onnx"
     try:
@@ -274,9 +274,9 @@ def _int8(model: Any, folder: Path, config: Any, cases: list[np.ndarray], truth:
 
 
 def _engine(fp32: Path, folder: Path, size: Any, static: tuple[int, int] | None) -> str:
-    from aethernet.engine import Backend
-    from aethernet.engine.builder import build_engine, plan_builds
-    from aethernet.engine.profiles import parse_profile
+    from aethernet.engines.backends import Backend
+    from aethernet.engines.builder import build_engine, plan_builds
+    from aethernet.engines.profiles import parse_profile
 
     sides = [static or size.fit(side, side) for side in (16, OPTIMUM, LARGEST)]
     profile = ":".join(f"1x{height}x{width}" for height, width in sides)

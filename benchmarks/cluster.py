@@ -35,13 +35,13 @@ def write_specs(folder: Path, count: int) -> None:
 def overhead(folder: Path, spec: Path) -> dict[str, str]:
     """What Prefect, cache and records add to a release, by the same run's own account."""
     os.environ["PREFECT_HOME"] = str(folder / "prefect")
-    from flows._session import embedded_server, prepare_prefect
+    from flows.session import embedded_server, prepare_prefect
 
     prepare_prefect()  # before anything imports Prefect, which reads its settings once
-    from aethernet.spec import read_spec
-    from aethernet.store import Store
-    from flows._running import summarised
+    from aethernet.release.spec import read_spec
+    from aethernet.store.store import Store
     from flows.release import release
+    from flows.running import summarised
 
     read, found = read_spec(spec), {}
     with embedded_server():
@@ -85,13 +85,13 @@ def _added(own: float, whole: float) -> str:
 
 def stage_cost(folder: Path, count: int = 50) -> float:
     """Seconds that a stage which does nothing costs, with its record and lock, on a local store."""
-    from flows._session import embedded_server, prepare_prefect
+    from flows.session import embedded_server, prepare_prefect
 
     prepare_prefect()
     from prefect import flow
 
-    from aethernet.store import Store
-    from tasks._caching import RunContext, running, stage
+    from aethernet.store.store import Store
+    from tasks.caching import RunContext, running, stage
 
     @stage()
     def nothing(number: int) -> int:

@@ -32,8 +32,10 @@ FORK = multiprocessing.get_context("fork")
 def enlarge(release: Path, megabytes: int) -> None:
     """Give a release folder one large file, and records that fit."""
     from aethernet.artifact import file_digest
-    from aethernet.bundle import open_bundle, sealed
-    from aethernet.manifest import BUILD, CARD, MANIFEST, FileEntry, canonical_json
+    from aethernet.records import canonical_json
+    from aethernet.release.assembly import sealed
+    from aethernet.release.bundle import open_bundle
+    from aethernet.release.manifest import BUILD, CARD, MANIFEST, FileEntry
 
     opened = open_bundle(release)
     with open(release / "large.bin", "wb") as file:
@@ -89,9 +91,10 @@ def main() -> None:
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from huggingface_hub import snapshot_download
 
-    from aethernet.bundle import open_bundle
-    from aethernet.hub import Address, connect
+    from aethernet.hub.address import Address
+    from aethernet.hub.connecting import connect
     from aethernet.hub.download import download
+    from aethernet.release.bundle import open_bundle
 
     release = Path(shutil.copytree(options.release, folder / "release"))
     enlarge(release, options.megabytes)

@@ -75,8 +75,8 @@ def folder(options: argparse.Namespace) -> dict[str, Any]:
     """Pictures per second of a folder, against the unfused network in PyTorch, interleaved."""
     import torch
 
-    from aethernet.bundle import open_bundle
     from aethernet.checkpoint import load
+    from aethernet.release.bundle import open_bundle
     from aethernet.upscale import Upscaler
     from aethernet.upscale.files import plan_jobs, upscale_files
 
@@ -126,7 +126,7 @@ def film(options: argparse.Namespace) -> dict[str, Any]:
     import av
 
     from aethernet.upscale import Upscaler
-    from aethernet.upscale.film import FilmOptions, upscale_film
+    from aethernet.upscale.video import FilmOptions, upscale_film
 
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / "film.mkv"

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows._session import embedded_server, prepare_prefect
+from flows.session import embedded_server, prepare_prefect
 
 prepare_prefect()
 
@@ -98,11 +98,11 @@ def release(
     debug: Debug = False,
 ) -> None:
     """Make, prove, assemble, sign and publish one release."""
+    from aethernet.checkpoint.remote import fetched_file, is_remote
     from aethernet.errors import UsageError
-    from aethernet.remote import fetched_file, is_remote
-    from aethernet.spec import make_spec
-    from aethernet.store import Store as ArtifactStore
-    from flows._packing import opened_spec
+    from aethernet.release.spec import make_spec
+    from aethernet.store.store import Store as ArtifactStore
+    from flows.packing import opened_spec
 
     remote = checkpoint is not None and is_remote(checkpoint)
     options = {
@@ -178,7 +178,7 @@ def release_all(
     """Release every spec in a folder; one failure does not stop the others, and makes the exit code 1."""
     with _errors(debug):
         from aethernet.errors import UsageError
-        from aethernet.store import Store as ArtifactStore
+        from aethernet.store.store import Store as ArtifactStore
         from flows.release_all import read_specs, release_on_workers
         from flows.release_all import release_all as flow
 
@@ -204,7 +204,7 @@ def release_all(
             ]
             with embedded_server():
                 if runner is Runner.DASK:
-                    from flows._dask import release_on_dask
+                    from flows.dask import release_on_dask
 
                     results += release_on_dask(specs, artifacts, output.absolute(), options, jobs, scheduler)
                 else:
@@ -232,7 +232,7 @@ def verify_published(
 ) -> None:
     """Fetch a published release into an empty folder, check every byte and who signed, run one picture."""
     with _errors(debug):
-        from aethernet.signing import make_trust
+        from aethernet.release.signing import make_trust
         from flows.verify_published import verify_published as flow
 
         trust = make_trust(public_key, certificates, identity, issuer)
@@ -257,8 +257,8 @@ def status(
         from rich.console import Console
         from rich.table import Table
 
-        from aethernet.store import Store as ArtifactStore
         from aethernet.store.history import recent_runs
+        from aethernet.store.store import Store as ArtifactStore
 
         runs = recent_runs(ArtifactStore(store), limit)
         if as_json:
@@ -288,8 +288,8 @@ def gc(
 ) -> None:
     """Remove from a store what no release of the last days needs; safe beside running flows."""
     with _errors(debug):
-        from aethernet.store import Store as ArtifactStore
         from aethernet.store.collection import collect_garbage
+        from aethernet.store.store import Store as ArtifactStore
 
         artifacts = ArtifactStore(store)
         found = collect_garbage(artifacts, keep_days, dry_run=dry_run)
@@ -332,8 +332,8 @@ def reverify(
     """Look at published releases again: fetch, check, run, hold against what they promise; 1 if they broke it."""
     with _errors(debug):
         from aethernet.hub.reverify import issue_text
-        from aethernet.signing import make_trust
-        from flows._actions import summarize
+        from aethernet.release.signing import make_trust
+        from flows.actions import summarize
         from flows.reverify import reverify as flow
 
         trust = make_trust(public_key, certificates, identity, issuer)
@@ -370,7 +370,7 @@ def plan(
 ) -> None:
     """Say what the release workflow makes, as JSON and as outputs of a GitHub Actions job; by default all specs."""
     with _errors(debug):
-        from flows._actions import plan_releases, set_outputs
+        from flows.actions import plan_releases, set_outputs
 
         planned = plan_releases(
             specs,
@@ -401,7 +401,7 @@ def trigger(
 ) -> None:
     """Run a deployment on the Prefect server of PREFECT_API_URL, in place of this machine."""
     with _errors(debug):
-        from flows._actions import summarize
+        from flows.actions import summarize
         from flows.trigger import trigger as run
 
         def tell(text: str) -> None:
@@ -451,7 +451,7 @@ def open_issue(
 ) -> None:
     """Open an issue in the GitHub repository whose workflow this runs in."""
     with _errors(debug):
-        from flows._actions import open_issue as write
+        from flows.actions import open_issue as write
 
         print(write(title, file.read_text(encoding="utf-8")))
 
@@ -490,7 +490,7 @@ def deploy(
 ) -> None:
     """Register deployments, work pool and concurrency limits on the Prefect server of PREFECT_API_URL."""
     with _errors(debug):
-        from flows._deploying import deploy as run
+        from flows.deploying import deploy as run
 
         for name in run(work_pool, gpu or (), releases=releases, gpu_jobs=gpu_jobs):
             print(name)
@@ -509,7 +509,7 @@ def worker(
 ) -> None:
     """Run what a pool's queues hold on this machine, until stopped."""
     with _errors(debug):
-        from flows._deploying import work
+        from flows.deploying import work
 
         work(work_pool, queue or ["default"], name=name, limit=limit)
 
@@ -555,7 +555,7 @@ def train(
 ) -> None:
     """Train a network; the same command continues an interrupted training."""
     with _errors(debug):
-        from aethernet.network.config import preset_config
+        from aethernet.networks.config import preset_config
         from aethernet.training import TrainingRecipe
         from flows.train import train as flow
 
@@ -661,7 +661,7 @@ def _show_log() -> None:
 
 
 def _signer(key: Path | None, certificate: Path | None, chain: list[Path] | None, sigstore: bool) -> Any:
-    from aethernet.signing import Signer
+    from aethernet.release.signing import Signer
 
     if not any((key, certificate, chain, sigstore)):
         return None
@@ -673,11 +673,11 @@ def _signer(key: Path | None, certificate: Path | None, chain: list[Path] | None
 def _release(
     spec: Any, output: Path, hub: str | None, store: str | None, signer: Any, private: bool
 ) -> tuple[Any, dict[str, Any]]:
-    from aethernet.store import Store as ArtifactStore
+    from aethernet.store.store import Store as ArtifactStore
 
     with embedded_server(_import_libraries):
-        from flows._running import summarised
         from flows.release import release as flow
+        from flows.running import summarised
 
         return summarised(ArtifactStore(store), spec, lambda: flow(spec, output.absolute(), hub, signer, private))
 
@@ -706,7 +706,7 @@ def _next_steps(outcome: Any) -> None:
 def _tabled(table: Path | None) -> Iterator[None]:
     """Keeps the table of a gate that stays shut, and shows it in the summary of a GitHub Actions job."""
     from aethernet.errors import GateError
-    from flows._actions import summarize
+    from flows.actions import summarize
 
     try:
         yield

@@ -15,19 +15,19 @@ from pydantic import BaseModel, TypeAdapter
 
 from aethernet.artifact import Artifact
 from aethernet.comparison import Limits
-from aethernet.engine import find_gpu
+from aethernet.engines.backends import find_gpu
 from aethernet.errors import EngineError
 from aethernet.precision import Precision
-from aethernet.spec import EngineSpec
-from aethernet.store import Store
-from flows._session import limited
-from tasks._caching import RunContext, current_context, running
-from tasks.build import Engine, build
-from tasks.fetch import Picture
+from aethernet.release.spec import EngineSpec
+from aethernet.store.store import Store
+from flows.session import limited
+from tasks.build import EngineOutcome, build
+from tasks.caching import RunContext, current_context, running
+from tasks.fetch import ValidationImage
 
 __all__ = ["BuildRequest", "build_engines", "engines_of"]
 
-_ENGINES = TypeAdapter(list[Engine])
+_ENGINES = TypeAdapter(list[EngineOutcome])
 
 
 class BuildRequest(BaseModel):
@@ -36,7 +36,7 @@ class BuildRequest(BaseModel):
     spec: EngineSpec
     models: dict[Precision, Artifact]
     reference: Artifact
-    pictures: list[Picture]
+    pictures: list[ValidationImage]
     limits: dict[Precision, Limits]
     store: str
 
@@ -60,9 +60,9 @@ def engines_of(
     spec: EngineSpec,
     models: Mapping[Precision, Artifact],
     reference: Artifact,
-    pictures: list[Picture],
+    pictures: list[ValidationImage],
     limits: Mapping[Precision, Limits],
-) -> list[Engine]:
+) -> list[EngineOutcome]:
     """Engines, built where the spec says.
 
     Raises:

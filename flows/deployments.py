@@ -19,7 +19,7 @@ __all__ = ["qat_finetune", "release", "release_all", "reverify"]
 def _run_name() -> str:
     from prefect import runtime
 
-    from flows._packing import named_in
+    from flows.packing import named_in
 
     return f"release {named_in(runtime.flow_run.parameters['spec'])}"
 
@@ -47,13 +47,13 @@ def release(
     """
     from prefect import runtime
 
-    from aethernet.signing import Signer
-    from aethernet.spec import make_spec
-    from flows._deploying import located
-    from flows._packing import opened_spec, pack_bundle
-    from flows._running import opened_store, summarised
-    from flows._session import limited
+    from aethernet.release.signing import Signer
+    from aethernet.release.spec import make_spec
+    from flows.deploying import located
+    from flows.packing import opened_spec, pack_bundle
     from flows.release import release as make
+    from flows.running import opened_store, summarised
+    from flows.session import limited
 
     artifacts = opened_store(store)
     signer = Signer(private_key=Path(sign_key)) if sign_key else None
@@ -91,9 +91,9 @@ def release_all(
         work_pool: Whose workers make the releases; one of them is busy waiting for the others.
     """
     from aethernet.errors import AethernetError
-    from flows._deploying import located
-    from flows._running import opened_store
+    from flows.deploying import located
     from flows.release_all import read_specs, release_on_workers
+    from flows.running import opened_store
 
     specs, unreadable = read_specs(Path(located(folder)))
     results = unreadable + release_on_workers(
@@ -140,9 +140,9 @@ def qat_finetune(
     from contextlib import nullcontext
 
     from aethernet.training import FinetuningRecipe
-    from flows._deploying import located
-    from flows._session import limited
+    from flows.deploying import located
     from flows.qat_finetune import qat_finetune as run
+    from flows.session import limited
 
     recipe = FinetuningRecipe(
         steps=steps,
@@ -177,7 +177,7 @@ def reverify(hub: str, specs: str | None = None, images: list[str] | None = None
     """
     from aethernet.errors import AethernetError
     from aethernet.hub.reverify import issue_text
-    from flows._deploying import located
+    from flows.deploying import located
     from flows.reverify import reverify as run
 
     folders = [Path(located(folder)) for folder in images or []]

@@ -7,12 +7,13 @@ from pathlib import Path
 from prefect import flow
 from pydantic import BaseModel
 
-from aethernet.hub import Publication
-from aethernet.manifest import CARD, OPENMODELDB, REPORT, Manifest
+from aethernet.hub.protocol import Publication
 from aethernet.precision import Precision
-from aethernet.signing import Signer
-from aethernet.spec import ReleaseSpec
-from flows._forms import (
+from aethernet.release.manifest import CARD, OPENMODELDB, REPORT, Manifest
+from aethernet.release.signing import Signer
+from aethernet.release.spec import ReleaseSpec
+from flows.build import engines_of
+from flows.forms import (
     artifact_of,
     engine_measurements,
     engine_models,
@@ -25,15 +26,14 @@ from flows._forms import (
     quantization_facts,
     runs_of,
 )
-from flows._reporting import report_release
-from flows.build import engines_of
+from flows.reporting import report_release
 from tasks.assemble import assemble
-from tasks.benchmark import Contender, benchmark, race
+from tasks.benchmark import BenchmarkFile, benchmark, measure_speedup
 from tasks.card import card
 from tasks.compare import accept, compare, run_reference
 from tasks.describe import bill, describe, describe_network, record_build, released_facts, write_config
 from tasks.draw import draw
-from tasks.export import count_unfused_nodes, export, export_half, settled
+from tasks.export import count_unfused_nodes, export, export_half, resolved_export
 from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_pictures
 from tasks.fuse import fuse
 from tasks.load import load
@@ -41,7 +41,7 @@ from tasks.openmodeldb import openmodeldb
 from tasks.publish import Verified, publish, verify_published
 from tasks.quantize import Int8, export_quantized, quantize
 from tasks.report import report
-from tasks.sensitivity import CHART, Choice, sensitivity
+from tasks.sensitivity import CHART, FloatParts, sensitivity
 from tasks.sign import sign
 
 __all__ = ["Outcome", "release"]
@@ -79,7 +79,7 @@ def release(
     fused = weights[Precision.FP32].safetensors
     metadata = metadata_of(spec, reference)
     models = {Precision.FP32: export(fused, spec.name, spec.export, metadata)}
-    exporting = settled(spec.export, models[Precision.FP32])
+    exporting = resolved_export(spec.export, models[Precision.FP32])
     if Precision.FP16 in spec.wanted:
         half = export_half(models[Precision.FP32], fused, spec.name, exporting, metadata, pictures)
         if half.model is not None:
@@ -88,7 +88,7 @@ def release(
     not_made = {one: "left out by the spec" for one in spec.leave_out if spec.precisions is None}
     if Precision.FP16 in spec.wanted and half.reason is not None:
         not_made[Precision.FP16] = half.reason
-    int8, spelled, choice = None, [], Choice(spec=spec.quantization)
+    int8, spelled, choice = None, [], FloatParts(spec=spec.quantization)
     if Precision.INT8 in spec.wanted:
         calibration = fetch_calibration(spec)
         # Fine-tuning has chosen already.
@@ -109,7 +109,9 @@ def release(
     speedups = {}
     if Precision.INT8 in forms:
         fast = forms[Precision.INT8].models[0].file
-        speedups[Precision.INT8] = race(models[Precision.FP32].file, fast, truth.channels, pictures, exporting.static)
+        speedups[Precision.INT8] = measure_speedup(
+            models[Precision.FP32].file, fast, truth.channels, pictures, exporting.static
+        )
     trained = reference.facts.finetuned or reference.facts.quantization_records > 0
     limits = {precision: spec.limits_of(precision, trained=trained) for precision in forms}
     accepted = accept(compared, truth.quality, limits, spec.required, not_made, speedups)
@@ -118,7 +120,7 @@ def release(
     profiles = engine_profiles(spec.engines, reference.size, exporting.static)
     engines = engines_of(profiles, engine_models(released), reference.weights, pictures, limits)
     compared += engine_measurements(engines)
-    contenders = [Contender(file=form.models[0].file, precision=form.precision) for form in released]
+    contenders = [BenchmarkFile(file=form.models[0].file, precision=form.precision) for form in released]
     speed = benchmark(reference.weights, contenders, pictures, exporting.static)
     nodes = count_unfused_nodes(reference.weights, exporting)
     network = describe_network(

@@ -33,16 +33,16 @@ from prefect.states import Cancelling, Crashed
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel
 
-from aethernet.bundle import open_bundle
 from aethernet.errors import AethernetError, SpecError, UsageError
-from aethernet.spec import read_spec
-from aethernet.store import Store
+from aethernet.release.bundle import open_bundle
+from aethernet.release.spec import read_spec
 from aethernet.store.history import read_note
 from aethernet.store.leases import lease_seconds
-from flows._packing import pack_spec, place_bundle
-from flows._session import require_server, watched
+from aethernet.store.store import Store
+from flows.packing import pack_spec, place_bundle
+from flows.session import require_server, watched
 
-__all__ = ["Result", "read_specs", "release_all", "release_on_workers", "run_release"]
+__all__ = ["ReleaseResult", "read_specs", "release_all", "release_on_workers", "run_release"]
 
 _ATTEMPTS = 3
 """How often a release is given to a worker before its workers' dying is its own failure."""
@@ -51,7 +51,7 @@ _PAGE = 100
 """How many runs Prefect is asked about at once; it answers for 200 at most."""
 
 
-class Result(BaseModel):
+class ReleaseResult(BaseModel):
     """How one of the releases ended."""
 
     name: str
@@ -61,7 +61,7 @@ class Result(BaseModel):
     error: str | None = None
 
 
-def read_specs(folder: Path) -> tuple[dict[str, Path], list[Result]]:
+def read_specs(folder: Path) -> tuple[dict[str, Path], list[ReleaseResult]]:
     """Name of each release in ``folder`` -> its ``release.toml``; and the failures of those that cannot be read.
 
     Raises:
@@ -76,7 +76,7 @@ def read_specs(folder: Path) -> tuple[dict[str, Path], list[Result]]:
         try:
             name = read_spec(path).name
         except SpecError as error:
-            unreadable.append(Result(name=path.parent.name, error=str(error)))
+            unreadable.append(ReleaseResult(name=path.parent.name, error=str(error)))
             continue
         if name in specs:
             raise UsageError(f"expected every spec to have a name of its own, found {name} in {specs[name]} and {path}")
@@ -84,7 +84,7 @@ def read_specs(folder: Path) -> tuple[dict[str, Path], list[Result]]:
     return specs, unreadable
 
 
-def release_all(specs: Mapping[str, Path], options: list[str], jobs: int) -> list[Result]:
+def release_all(specs: Mapping[str, Path], options: list[str], jobs: int) -> list[ReleaseResult]:
     """Run the releases, ``jobs`` at a time; a failed one is reported in its result and does not stop the others.
 
     Args:
@@ -94,27 +94,30 @@ def release_all(specs: Mapping[str, Path], options: list[str], jobs: int) -> lis
     """
 
     @flow(name="release-all", task_runner=ThreadPoolTaskRunner(max_workers=jobs), persist_result=False)
-    def run() -> list[Result]:
+    def run() -> list[ReleaseResult]:
         futures = {name: _release_one.submit(name, spec, options, watch) for name, spec in specs.items()}
         wait(list(futures.values()))
         found = {name: future.result(raise_on_failure=False) for name, future in futures.items()}
-        return [one if isinstance(one, Result) else Result(name=name, error=str(one)) for name, one in found.items()]
+        return [
+            one if isinstance(one, ReleaseResult) else ReleaseResult(name=name, error=str(one))
+            for name, one in found.items()
+        ]
 
     with watched() as watch:
         return run()
 
 
 @task(persist_result=False, task_run_name="release {name}")
-def _release_one(name: str, spec: Path, options: list[str], watch: Callable[[int], None]) -> Result:
+def _release_one(name: str, spec: Path, options: list[str], watch: Callable[[int], None]) -> ReleaseResult:
     return run_release(name, str(spec), options, watch)
 
 
-def run_release(name: str, spec: str, options: list[str], watch: Callable[[int], None]) -> Result:
+def run_release(name: str, spec: str, options: list[str], watch: Callable[[int], None]) -> ReleaseResult:
     """One release in a process of its own, whose messages pass through.
 
     Args:
         name: Of the release.
-        spec: Path, or text of :func:`flows._packing.pack_spec`.
+        spec: Path, or text of :func:`flows.packing.pack_spec`.
         options: Of ``python -m flows release``.
         watch: Told the process, so that it does not outlive ours.
 
@@ -142,7 +145,9 @@ def run_release(name: str, spec: str, options: list[str], watch: Callable[[int],
         reason = re.search(r"^error: (.*?)(\nhint: |\Z)", "".join(told).rstrip(), re.MULTILINE | re.DOTALL)
         raise AethernetError(reason[1] if reason else f"ended with exit code {process.returncode}")
     summary = json.loads(printed)
-    return Result(name=name, bundle=summary["bundle"], identity=summary["identity"], published=summary["published"])
+    return ReleaseResult(
+        name=name, bundle=summary["bundle"], identity=summary["identity"], published=summary["published"]
+    )
 
 
 # --- on workers ------------------------------------------------------------------------------------------------------
@@ -163,7 +168,7 @@ class _Run:
 
 def release_on_workers(
     specs: Mapping[str, Path], store: Store, output: Path, parameters: Mapping[str, Any], work_pool: str
-) -> list[Result]:
+) -> list[ReleaseResult]:
     """Make releases as runs of the deployment ``release/WORK_POOL``, and put their folders in ``output``.
 
     A run that Prefect believes alive but that is silent has lost its worker: it is marked as crashed and started again,
@@ -181,14 +186,14 @@ def release_on_workers(
     """
     require_server()
     deployment = f"release/{work_pool}"
-    results: dict[str, Result] = {}
+    results: dict[str, ReleaseResult] = {}
     runs: dict[str, _Run] = {}
     try:
         for name, path in specs.items():
             try:
                 given = {**parameters, "spec": pack_spec(read_spec(path), store), "store": store.address}
             except AethernetError as error:
-                results[name] = Result(name=name, error=str(error))
+                results[name] = ReleaseResult(name=name, error=str(error))
                 continue
             runs[name] = _Run(name, given, _start(deployment, name, given), 1)
         while runs:
@@ -201,7 +206,7 @@ def release_on_workers(
                     del runs[run.name]
                 elif (state is not None and state.is_crashed()) or _is_silent(run, state, store):
                     if run.attempt == _ATTEMPTS:
-                        results[run.name] = Result(name=run.name, error=f"its worker died {_ATTEMPTS} times")
+                        results[run.name] = ReleaseResult(name=run.name, error=f"its worker died {_ATTEMPTS} times")
                         _give_up(run)
                         del runs[run.name]
                         continue
@@ -266,18 +271,22 @@ def _give_up(run: _Run) -> None:
         client.set_flow_run_state(run.id, Crashed(message="its worker is silent"), force=True)
 
 
-def _result(run: _Run, state: State, store: Store, output: Path) -> Result:
+def _result(run: _Run, state: State, store: Store, output: Path) -> ReleaseResult:
     told = state.message or ""
     if not state.is_completed():
-        return Result(name=run.name, error=told.removeprefix("Flow run encountered an exception: ") or state.name)
+        return ReleaseResult(
+            name=run.name, error=told.removeprefix("Flow run encountered an exception: ") or state.name
+        )
     found = re.search(r" is ([0-9a-f]{64}:\d+)(?:, published as (\S+))?", told)
     if found is None:
-        return Result(name=run.name, error=f"expected to be told where the release is, found: {told}")
+        return ReleaseResult(name=run.name, error=f"expected to be told where the release is, found: {told}")
     try:
         bundle = place_bundle(found[1], output, store)
     except AethernetError as error:
-        return Result(name=run.name, error=str(error))
-    return Result(name=run.name, bundle=bundle, identity=open_bundle(bundle).manifest.identity, published=found[2])
+        return ReleaseResult(name=run.name, error=str(error))
+    return ReleaseResult(
+        name=run.name, bundle=bundle, identity=open_bundle(bundle).manifest.identity, published=found[2]
+    )
 
 
 def _say(text: str) -> None:

@@ -8,9 +8,9 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from aethernet.errors import UsageError
-from aethernet.hub.reverify import Finding, Target, issue_text, released_at, specified_in
-from aethernet.signing import Trust, read_trust
-from flows._reporting import slug
+from aethernet.hub.reverify import ReverifyFinding, Target, issue_text, released_at, specified_in
+from aethernet.release.signing import Trust, read_trust
+from flows.reporting import slug
 from tasks.reverify import reverify as look
 
 __all__ = ["reverify"]
@@ -24,7 +24,7 @@ def reverify(
     images: list[Path] | None = None,
     trust: Trust | None = None,
     seconds: float = 3600,
-) -> list[Finding]:
+) -> list[ReverifyFinding]:
     """Reverify releases one after the other; whatever is wrong with one does not stop the others.
 
     Args:
@@ -35,7 +35,7 @@ def reverify(
         trust: Whose signature must be on them; by default what the user's settings say for each address.
         seconds: What looking at one release may take.
     """
-    unreadable: list[Finding] = []
+    unreadable: list[ReverifyFinding] = []
     if releases:
         targets = [Target(address=address) for address in releases]
     elif hub is None:

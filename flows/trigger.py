@@ -15,7 +15,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 
 from aethernet.errors import HubError, UsageError
-from flows._session import require_server
+from flows.session import require_server
 
 __all__ = ["Triggered", "trigger"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from prefect import flow
 
-from aethernet.hub import Address
+from aethernet.hub.address import Address
 from aethernet.hub.publishing import Verified, verify_release
-from aethernet.signing import Trust
+from aethernet.release.signing import Trust
 
 __all__ = ["verify_published"]
 

@@ -1,1 +1,1 @@
-"""Prefect tasks: each a few lines around one library call, cached by :mod:`tasks._caching`."""
+"""Prefect tasks: each a few lines around one library call, cached by :mod:`tasks.caching`."""

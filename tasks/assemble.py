@@ -8,9 +8,10 @@ from pathlib import Path
 import prefect
 
 from aethernet.artifact import Artifact
-from aethernet.bundle import Bundle, assemble_bundle, open_bundle
-from aethernet.manifest import BuildRecord, Manifest
-from tasks._caching import current_context, reporting
+from aethernet.release.assembly import assemble_bundle
+from aethernet.release.bundle import Bundle, open_bundle
+from aethernet.release.manifest import BuildRecord, Manifest
+from tasks.caching import current_context, reporting
 
 __all__ = ["assemble"]
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-import aethernet.benchmark as library
+import aethernet.benchmark.timing as library
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
 from aethernet.comparison import Case, build_cases
-from aethernet.manifest import SpeedRun
 from aethernet.precision import Precision
-from aethernet.runtimes import open_runtime
+from aethernet.release.manifest import SpeedRun
+from aethernet.runtimes.opening import open_runtime
 from aethernet.runtimes.pytorch import TorchRuntime
-from tasks._caching import current_store, stage
-from tasks.fetch import Picture
+from tasks.caching import current_store, stage
+from tasks.fetch import ValidationImage
 
-__all__ = ["Contender", "benchmark", "race"]
+__all__ = ["BenchmarkFile", "benchmark", "measure_speedup"]
 
 _SIDE = 128
 
 
-class Contender(BaseModel):
+class BenchmarkFile(BaseModel):
     """A released file to time."""
 
     file: Artifact
@@ -29,7 +29,10 @@ class Contender(BaseModel):
 
 @stage(host_matters=True)
 def benchmark(
-    reference: Artifact, contenders: list[Contender], pictures: list[Picture], static: tuple[int, int] | None = None
+    reference: Artifact,
+    contenders: list[BenchmarkFile],
+    pictures: list[ValidationImage],
+    static: tuple[int, int] | None = None,
 ) -> SpeedRun:
     """Latency on a 128x128 picture, the smallest at which small kernels and start-up no longer dominate; or on one of
     the only size the files take.
@@ -43,16 +46,20 @@ def benchmark(
 
 
 @stage(host_matters=True)
-def race(
-    fp32: Artifact, int8: Artifact, channels: int, pictures: list[Picture], static: tuple[int, int] | None = None
+def measure_speedup(
+    fp32: Artifact,
+    int8: Artifact,
+    channels: int,
+    pictures: list[ValidationImage],
+    static: tuple[int, int] | None = None,
 ) -> float:
     """How many times less processor time int8 takes than fp32 in ONNX Runtime."""
     store = current_store()
     case = _case(pictures, channels, static)
     floats, integers = (open_runtime(store.get(one), threads=1) for one in (fp32, int8))
-    return round(library.race(floats, integers, case.input), 3)
+    return round(library.measure_speedup(floats, integers, case.input), 3)
 
 
-def _case(pictures: list[Picture], channels: int, static: tuple[int, int] | None) -> Case:
+def _case(pictures: list[ValidationImage], channels: int, static: tuple[int, int] | None) -> Case:
     low = {pictures[0].name: current_store().get(pictures[0].low)}
     return build_cases(low, channels, static=static or (_SIDE, _SIDE))[0]

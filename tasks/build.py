@@ -10,18 +10,20 @@ from pydantic import BaseModel
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
 from aethernet.comparison import Limits
-from aethernet.engine import Backend, EngineRecord, Gpu, builder, find_gpu, installed_version, trial
-from aethernet.engine.builder import BuildConfig, plan_builds
-from aethernet.engine.identity import SIDECAR, engine_name
-from aethernet.engine.trial import Trial, runs_here
+from aethernet.comparison import engines as trial
+from aethernet.comparison.engines import Trial, runs_here
+from aethernet.engines import builder
+from aethernet.engines.backends import Backend, Gpu, find_gpu, installed_version
+from aethernet.engines.builder import BuildConfig, plan_builds
+from aethernet.engines.identity import SIDECAR, EngineRecord, engine_name
 from aethernet.errors import AethernetError, EngineError, MissingDependencyError, UsageError
-from aethernet.manifest import EngineEntry
 from aethernet.precision import Precision
-from aethernet.spec import EngineSpec
-from tasks._caching import current_store, stage
-from tasks.fetch import Picture
+from aethernet.release.manifest import EngineEntry
+from aethernet.release.spec import EngineSpec
+from tasks.caching import current_store, stage
+from tasks.fetch import ValidationImage
 
-__all__ = ["Engine", "build", "build_engine", "try_engine"]
+__all__ = ["EngineOutcome", "build", "build_engine", "try_engine"]
 
 
 class Compiled(BaseModel):
@@ -32,7 +34,7 @@ class Compiled(BaseModel):
     record: EngineRecord
 
 
-class Engine(BaseModel):
+class EngineOutcome(BaseModel):
     """What became of one engine."""
 
     entry: EngineEntry
@@ -55,7 +57,7 @@ def build_engine(model: Artifact, config: BuildConfig, label: str) -> Compiled:
 
 @stage(host_matters=True)
 def try_engine(
-    compiled: Compiled, gpu: Gpu, reference: Artifact, pictures: list[Picture], limits: Limits, label: str
+    compiled: Compiled, gpu: Gpu, reference: Artifact, pictures: list[ValidationImage], limits: Limits, label: str
 ) -> Trial:
     """Run an engine beside the training form and time it."""
     del gpu, label  # part of the key, and of what progress is called
@@ -75,9 +77,9 @@ def build(
     spec: EngineSpec,
     models: Mapping[Precision, Artifact],
     reference: Artifact,
-    pictures: list[Picture],
+    pictures: list[ValidationImage],
     limits: Mapping[Precision, Limits],
-) -> list[Engine]:
+) -> list[EngineOutcome]:
     """Engines of every form, backend and group of cards; what cannot be built is named with the reason.
 
     Raises:
@@ -102,7 +104,7 @@ def build(
             except (EngineError, MissingDependencyError, UsageError) as error:
                 if spec.precisions is not None:
                     raise
-                engines.append(Engine(entry=_skipped(precision, backend, error)))
+                engines.append(EngineOutcome(entry=_skipped(precision, backend, error)))
     return engines
 
 
@@ -119,9 +121,9 @@ def _build_one(
     precision: Precision,
     config: BuildConfig,
     reference: Artifact,
-    pictures: list[Picture],
+    pictures: list[ValidationImage],
     limits: Limits,
-) -> Engine:
+) -> EngineOutcome:
     target = ", ".join(config.capabilities or ()) or (config.gpu.name if config.gpu else "")
     label = f"{precision.value} {config.backend.label} {target}"
     compiled = build_engine(model, config, label)
@@ -134,7 +136,7 @@ def _build_one(
     )
     gpu = find_gpu()
     if gpu is None or not runs_here(compiled.record.identity):
-        return Engine(entry=entry, engine=compiled.engine, sidecar=compiled.sidecar)
+        return EngineOutcome(entry=entry, engine=compiled.engine, sidecar=compiled.sidecar)
     tried = try_engine(compiled, gpu, reference, pictures, limits, label)
     if tried.failures:
         more = f"; and {len(tried.failures) - 3} more" if len(tried.failures) > 3 else ""
@@ -142,9 +144,8 @@ def _build_one(
             f"{compiled.engine.name} misses its limits on a {gpu.name}: {'; '.join(tried.failures[:3])}{more}"
         )
     passed = entry.model_copy(update={"status": "passed"})
-    return Engine(entry=passed, engine=compiled.engine, sidecar=compiled.sidecar, trial=tried)
+    return EngineOutcome(entry=passed, engine=compiled.engine, sidecar=compiled.sidecar, trial=tried)
 
 
 def _skipped(precision: Precision, backend: Backend, error: AethernetError) -> EngineEntry:
-    reason = f"{error} ({error.hint})" if error.hint else str(error)
-    return EngineEntry(precision=precision, backend=backend, status="skipped", reason=reason)
+    return EngineEntry(precision=precision, backend=backend, status="skipped", reason=error.reason)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from aethernet.artifact import Artifact
-from aethernet.card import render_card
-from aethernet.manifest import CARD, BuildRecord, Manifest
-from tasks._caching import current_store, stage
+from aethernet.release.card import render_card
+from aethernet.release.manifest import CARD, BuildRecord, Manifest
+from tasks.caching import current_store, stage
 
 __all__ = ["card"]
 

@@ -25,13 +25,13 @@ from aethernet.comparison import (
     with_agreement,
 )
 from aethernet.precision import Precision
-from aethernet.runtimes import open_runtime
+from aethernet.runtimes.opening import open_runtime
 from aethernet.runtimes.pytorch import TorchRuntime
-from tasks._caching import current_store, stage
-from tasks.fetch import Picture
+from tasks.caching import current_store, stage
+from tasks.fetch import ValidationImage
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture as PictureArray
+    from aethernet.images.files import ValidationImage as PictureArray
 
 __all__ = ["Compared", "Reference", "accept", "compare", "run_reference"]
 
@@ -54,18 +54,20 @@ class Compared(BaseModel):
     quality: list[Quality]
 
 
-def _cases(pictures: list[Picture], channels: int, static: tuple[int, int] | None) -> list[Case]:
+def _cases(pictures: list[ValidationImage], channels: int, static: tuple[int, int] | None) -> list[Case]:
     store = current_store()
     return build_cases({picture.name: store.get(picture.low) for picture in pictures}, channels, static=static)
 
 
-def _high(pictures: list[Picture]) -> dict[str, Path]:
+def _high(pictures: list[ValidationImage]) -> dict[str, Path]:
     store = current_store()
     return {picture.name: store.get(picture.high) for picture in pictures if picture.high is not None}
 
 
 @stage(host_matters=True)
-def run_reference(reference: Artifact, pictures: list[Picture], static: tuple[int, int] | None = None) -> Reference:
+def run_reference(
+    reference: Artifact, pictures: list[ValidationImage], static: tuple[int, int] | None = None
+) -> Reference:
     """Run the training-form float32 network once on every case; all forms are held against these outputs."""
     from safetensors.numpy import save_file
 
@@ -90,7 +92,9 @@ def run_reference(reference: Artifact, pictures: list[Picture], static: tuple[in
 
 
 @stage(host_matters=True)
-def compare(precision: Precision, files: list[Artifact], reference: Reference, pictures: list[Picture]) -> Compared:
+def compare(
+    precision: Precision, files: list[Artifact], reference: Reference, pictures: list[ValidationImage]
+) -> Compared:
     """Run released files of one form on every case and measure them; bad numbers are numbers, not errors.
 
     Several files that hold the very same tensors are run once, and the numbers are those of each.

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import datetime
 
-from aethernet.architectures.foreign import ForeignNetwork
-from aethernet.architectures.reach import measured
 from aethernet.artifact import Artifact
-from aethernet.bom import BOM, bill_of_materials
 from aethernet.checkpoint import load
 from aethernet.comparison import Acceptance, Limits, Quality
-from aethernet.engine.trial import EngineSpeed
+from aethernet.engines.identity import EngineSpeed
 from aethernet.host import describe_host, describe_run, toolchain
-from aethernet.manifest import (
+from aethernet.networks.receptive_field import measured
+from aethernet.networks.third_party import ForeignNetwork
+from aethernet.precision import Precision
+from aethernet.records import canonical_json
+from aethernet.release.manifest import (
     BuildRecord,
     Conditions,
     EngineEntry,
@@ -25,15 +26,14 @@ from aethernet.manifest import (
     PictureFacts,
     QuantizationFacts,
     SpeedRun,
-    canonical_json,
     identity_of,
 )
-from aethernet.precision import Precision
-from aethernet.spec import ReleaseSpec
-from tasks._caching import current_store, stage
+from aethernet.release.sbom import BOM, bill_of_materials
+from aethernet.release.spec import ReleaseSpec
+from tasks.caching import current_store, stage
 from tasks.compare import Compared
-from tasks.fetch import Picture
-from tasks.load import Loaded
+from tasks.fetch import ValidationImage
+from tasks.load import LoadedCheckpoint
 
 __all__ = ["bill", "describe", "describe_network", "record_build", "released_facts", "write_config"]
 
@@ -79,12 +79,12 @@ def describe(
     spec: dict[str, str],
     authors: tuple[str, ...],
     network: NetworkFacts,
-    loaded: Loaded,
+    loaded: LoadedCheckpoint,
     files: list[FileEntry],
     acceptance: Acceptance,
     required: tuple[Precision, ...],
     limits: dict[Precision, Limits],
-    pictures: list[Picture],
+    pictures: list[ValidationImage],
     compared: list[Compared],
     baselines: list[Quality],
     quantization: QuantizationFacts | None,

@@ -6,16 +6,16 @@ import numpy as np
 from pydantic import BaseModel
 
 from aethernet.artifact import Artifact, atomic_path
-from aethernet.bundle import CHECK_INPUT, CHECK_OUTPUT
 from aethernet.comparison import build_cases, outputs_of
-from aethernet.pictures import load_picture, save_picture
+from aethernet.images.files import load_picture, save_picture
 from aethernet.precision import Precision
-from aethernet.runtimes import open_runtime
-from aethernet.sheet import comparison_sheet, versions_of
-from tasks._caching import current_store, stage
-from tasks.benchmark import Contender
+from aethernet.release.bundle import CHECK_INPUT, CHECK_OUTPUT
+from aethernet.release.sheet import comparison_sheet, versions_of
+from aethernet.runtimes.opening import open_runtime
+from tasks.benchmark import BenchmarkFile
+from tasks.caching import current_store, stage
 from tasks.compare import Reference
-from tasks.fetch import Picture
+from tasks.fetch import ValidationImage
 
 __all__ = ["SHEET", "Drawn", "draw"]
 
@@ -38,7 +38,7 @@ class Drawn(BaseModel):
 
 
 @stage(host_matters=True)
-def draw(reference: Reference, pictures: list[Picture], released: list[Contender]) -> Drawn:
+def draw(reference: Reference, pictures: list[ValidationImage], released: list[BenchmarkFile]) -> Drawn:
     """The sheet and the report's pictures show what released files really make of validation pictures."""
     from safetensors.numpy import load_file
 

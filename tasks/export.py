@@ -10,12 +10,12 @@ from aethernet.comparison.cases import FULL_SIDE
 from aethernet.errors import ExportError
 from aethernet.export import ExportConfig, OnnxDescription, ShapeRange, export_fp16
 from aethernet.export.attempts import export_freely, file_name
-from aethernet.export.contract import describe_onnx
 from aethernet.export.onnx import trace_to_onnx
-from aethernet.pictures import load_picture
-from aethernet.spec import ExportSpec
-from tasks._caching import current_store, stage
-from tasks.fetch import Picture
+from aethernet.graphs.contract import describe_onnx
+from aethernet.images.files import load_picture
+from aethernet.release.spec import ExportSpec
+from tasks.caching import current_store, stage
+from tasks.fetch import ValidationImage
 
 __all__ = ["Exported", "Half", "count_unfused_nodes", "export", "export_config", "export_half", "settled"]
 
@@ -49,7 +49,7 @@ def export_config(spec: ExportSpec) -> ExportConfig:
     return ExportConfig(opset=spec.opset, static=spec.static, shapes=shapes)
 
 
-def settled(spec: ExportSpec, fp32: Exported) -> ExportSpec:
+def resolved_export(spec: ExportSpec, fp32: Exported) -> ExportSpec:
     """The spec with what the fp32 file turned out to need, for all other files."""
     return spec.model_copy(update={"opset": fp32.description.opset, "static": fp32.static})
 
@@ -74,7 +74,12 @@ def count_unfused_nodes(reference: Artifact, spec: ExportSpec) -> int | None:
 
 @stage(host_matters=True)
 def export_half(
-    fp32: Exported, fused: Artifact, name: str, spec: ExportSpec, metadata: dict[str, str], pictures: list[Picture]
+    fp32: Exported,
+    fused: Artifact,
+    name: str,
+    spec: ExportSpec,
+    metadata: dict[str, str],
+    pictures: list[ValidationImage],
 ) -> Half:
     """Write ``NAME_fp16.onnx``; activations are measured on the middle of every validation picture."""
     store = current_store()

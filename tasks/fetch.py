@@ -7,15 +7,15 @@ from pathlib import Path
 
 from aethernet.artifact import Artifact, file_digest
 from aethernet.errors import SpecMismatchError, UsageError
-from aethernet.pictures import list_pictures, pair_by_stem, sample_pictures
-from aethernet.spec import ReleaseSpec
-from tasks._caching import current_context
+from aethernet.images.files import list_pictures, pair_by_stem, sample_pictures
+from aethernet.release.spec import ReleaseSpec
+from tasks.caching import current_context
 
-__all__ = ["Picture", "fetch_calibration", "fetch_checkpoint", "fetch_pictures"]
+__all__ = ["ValidationImage", "fetch_calibration", "fetch_checkpoint", "fetch_pictures"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
+class ValidationImage:
     """A validation picture, with its HR partner where there is one."""
 
     name: str
@@ -37,7 +37,7 @@ def fetch_checkpoint(spec: ReleaseSpec) -> Artifact:
     return current_context().store.put(spec.checkpoint)
 
 
-def fetch_pictures(spec: ReleaseSpec) -> list[Picture]:
+def fetch_pictures(spec: ReleaseSpec) -> list[ValidationImage]:
     """Validation pictures: the spec's, or the two that come with the library."""
     if spec.images is None and spec.hr is not None:
         raise UsageError("HR pictures need their LR partners", hint="give the folder of LR pictures with --images")
@@ -45,14 +45,15 @@ def fetch_pictures(spec: ReleaseSpec) -> list[Picture]:
     high: dict[str, Path] = pair_by_stem(low, list_pictures(spec.hr)) if spec.hr is not None else {}
     put = current_context().store.put
     return [
-        Picture(name=path.stem, low=put(path), high=put(high[path.stem]) if path.stem in high else None) for path in low
+        ValidationImage(name=path.stem, low=put(path), high=put(high[path.stem]) if path.stem in high else None)
+        for path in low
     ]
 
 
-def fetch_calibration(spec: ReleaseSpec) -> list[Picture]:
+def fetch_calibration(spec: ReleaseSpec) -> list[ValidationImage]:
     """Pictures for int8 ranges: the spec's own, or its validation pictures; none where it names neither."""
     folder = spec.calibration or spec.images
     if folder is None:
         return []
     put = current_context().store.put
-    return [Picture(name=path.stem, low=put(path), high=None) for path in list_pictures(folder)]
+    return [ValidationImage(name=path.stem, low=put(path), high=None) for path in list_pictures(folder)]

@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load, save_pth, save_safetensors
-from aethernet.checkpoint.saving import form_of
+from aethernet.networks.network import form_of
 from aethernet.precision import Precision
-from tasks._caching import current_store, stage
+from tasks.caching import current_store, stage
 
 __all__ = ["Weights", "fuse"]
 

@@ -6,21 +6,21 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from aethernet.architectures import SizeRequirements
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load as load_checkpoint
 from aethernet.checkpoint import save_safetensors
-from aethernet.manifest import CheckpointFacts
-from aethernet.network.config import Form
-from tasks._caching import current_store, stage
+from aethernet.networks.config import FoldState
+from aethernet.networks.sizes import SizeRequirements
+from aethernet.release.manifest import CheckpointFacts
+from tasks.caching import current_store, stage
 
-__all__ = ["Loaded", "load"]
+__all__ = ["LoadedCheckpoint", "load"]
 
 
 _NOTHING_TO_FUSE = "nothing to fuse, the network is deployed as it was trained"
 
 
-class Loaded(BaseModel):
+class LoadedCheckpoint(BaseModel):
     """The reference and what is known about where it came from."""
 
     weights: Artifact
@@ -30,15 +30,15 @@ class Loaded(BaseModel):
 
 
 @stage()
-def load(checkpoint: Artifact, name: str, network: dict[str, Any], residual_scale: float | None) -> Loaded:
+def load(checkpoint: Artifact, name: str, network: dict[str, Any], residual_scale: float | None) -> LoadedCheckpoint:
     """Read strictly, hold against the spec, write ``NAME_notfused.safetensors`` (``_source`` if it arrived folded)."""
     store = current_store()
     loaded = load_checkpoint(store.get(checkpoint), expect=network, residual_scale=residual_scale)
-    suffix = "notfused" if loaded.form is Form.TRAINING else "source"
+    suffix = "notfused" if loaded.form is FoldState.TRAINING else "source"
     with store.scratch() as folder:
         path = save_safetensors(loaded.model, folder / f"{name}_{suffix}.safetensors")
         weights = store.put(path)
-    return Loaded(
+    return LoadedCheckpoint(
         weights=weights,
         architecture=loaded.config.descriptor.architecture,
         size=loaded.config.size,

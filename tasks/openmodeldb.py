@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from aethernet.artifact import Artifact
-from aethernet.manifest import OPENMODELDB, BuildRecord, Manifest
-from aethernet.openmodeldb import database_patch, formatted
-from aethernet.spec import OpenModelDbSpec
-from tasks._caching import current_store, stage
+from aethernet.release.manifest import OPENMODELDB, BuildRecord, Manifest
+from aethernet.release.openmodeldb import database_patch, formatted
+from aethernet.release.spec import OpenModelDbSpec
+from tasks.caching import current_store, stage
 
 __all__ = ["openmodeldb"]
 

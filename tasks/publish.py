@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import prefect
 
-from aethernet.bundle import Bundle
 from aethernet.errors import AethernetError, BundleError
-from aethernet.hub import Address, Publication, connect
+from aethernet.hub.address import Address
+from aethernet.hub.connecting import connect
+from aethernet.hub.protocol import Publication
 from aethernet.hub.publishing import Verified, publish_release, take_back, verify_release
-from aethernet.signing import Trust
-from tasks._caching import reporting, stage
+from aethernet.release.bundle import Bundle
+from aethernet.release.signing import Trust
+from tasks.caching import reporting, stage
 
 __all__ = ["Verified", "publish", "verify_published"]
 

@@ -10,16 +10,17 @@ from aethernet.errors import ExportError, QuantizationError
 from aethernet.export import OnnxDescription
 from aethernet.export.attempts import file_name
 from aethernet.export.int8 import export_int8, trace_int8
-from aethernet.lint import Severity, lint_onnx
-from aethernet.manifest import QuantizationFacts, TensorFacts
-from aethernet.pictures import load_picture, sample_pictures
-from aethernet.quantization import Method, from_finetuning
-from aethernet.quantization import quantize as quantize_network
+from aethernet.export.lint import Severity, lint_onnx
+from aethernet.images.files import load_picture, sample_pictures
+from aethernet.quantization.calibration import Method
+from aethernet.quantization.learning import from_finetuning
+from aethernet.quantization.post_training import quantize as quantize_network
 from aethernet.quantization.structure import convs_of
-from aethernet.spec import ExportSpec, QuantizationSpec
-from tasks._caching import current_store, stage
+from aethernet.release.manifest import QuantizationFacts, TensorFacts
+from aethernet.release.spec import ExportSpec, QuantizationSpec
+from tasks.caching import current_store, stage
 from tasks.export import export_config
-from tasks.fetch import Picture
+from tasks.fetch import ValidationImage
 
 __all__ = ["Int8", "Int8Model", "export_quantized", "quantize"]
 
@@ -51,7 +52,7 @@ def quantize(
     residual_scale: float | None,
     fused: Artifact,
     name: str,
-    pictures: list[Picture],
+    pictures: list[ValidationImage],
     spec: QuantizationSpec,
 ) -> Int8:
     """Write ``NAME_int8.safetensors`` and ``.pth``: of the network that fine-tuning left in the checkpoint, or with
@@ -77,7 +78,7 @@ def quantize(
                 seed=spec.seed,
             )
     except QuantizationError as error:
-        return Int8(reason=f"{error} ({error.hint})" if error.hint else str(error))
+        return Int8(reason=error.reason)
     facts = QuantizationFacts(
         origin="qat" if finetuning else "records" if source.quantization is not None else "pictures",
         method="learned" if finetuning else spec.method,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from aethernet.artifact import Artifact
-from aethernet.manifest import REPORT, BuildRecord, Manifest
-from aethernet.report import Piece, render_report
-from tasks._caching import current_store, stage
+from aethernet.release.manifest import REPORT, BuildRecord, Manifest
+from aethernet.release.report import Piece, render_report
+from tasks.caching import current_store, stage
 
 __all__ = ["report"]
 

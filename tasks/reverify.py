@@ -10,18 +10,22 @@ from pathlib import Path
 
 import prefect
 
-from aethernet.hub.reverify import Finding, Target
+from aethernet.hub.reverify import ReverifyFinding, Target
 from aethernet.hub.reverify import reverify as look
-from aethernet.signing import Trust
+from aethernet.release.signing import Trust
 
 __all__ = ["reverify"]
 
 
 @prefect.task(persist_result=False, task_run_name="reverify {target.address}")
-def reverify(target: Target, trust: Trust | None, images: list[Path], seconds: float) -> Finding:
+def reverify(target: Target, trust: Trust | None, images: list[Path], seconds: float) -> ReverifyFinding:
     """A network that crashes its runtime, or never ends, is a finding about that release alone."""
     finding = isolated(partial(look, target, trust=trust, images=images), seconds)
-    return finding if isinstance(finding, Finding) else Finding(address=target.address, problems=(finding,))
+    return (
+        finding
+        if isinstance(finding, ReverifyFinding)
+        else ReverifyFinding(address=target.address, problems=(finding,))
+    )
 
 
 def isolated(call: Callable[[], object], seconds: float) -> object:

@@ -5,27 +5,28 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from aethernet.artifact import Artifact, atomic_path
+from aethernet.benchmark.parts import time_units
 from aethernet.checkpoint import load
 from aethernet.comparison import build_cases
 from aethernet.comparison.measurement import significant
 from aethernet.errors import QuantizationError
-from aethernet.manifest import PartFacts, PartSpeed, SensitivityFacts
-from aethernet.pictures import load_picture, sample_pictures
-from aethernet.quantization import Method
+from aethernet.images.files import load_picture, sample_pictures
+from aethernet.quantization.calibration import Method
 from aethernet.quantization.post_training import calibrate
-from aethernet.quantization.sensitivity import measure_sensitivity, sensitivity_chart
-from aethernet.quantization.timing import time_units
-from aethernet.spec import QuantizationSpec
-from tasks._caching import current_store, stage
-from tasks.fetch import Picture
+from aethernet.quantization.sensitivity import measure_sensitivity
+from aethernet.release.chart import sensitivity_chart
+from aethernet.release.manifest import PartFacts, PartSpeed, SensitivityFacts
+from aethernet.release.spec import QuantizationSpec
+from tasks.caching import current_store, stage
+from tasks.fetch import ValidationImage
 
-__all__ = ["CHART", "Choice", "sensitivity"]
+__all__ = ["CHART", "FloatParts", "sensitivity"]
 
 CHART = "images/sensitivity.png"
 _SIDE = 128
 
 
-class Choice(BaseModel):
+class FloatParts(BaseModel):
     """The parts to keep float with what each costs and gains; or why there is no such choice."""
 
     spec: QuantizationSpec
@@ -41,9 +42,9 @@ def sensitivity(
     checkpoint: Artifact,
     residual_scale: float | None,
     fused: Artifact,
-    pictures: list[Picture],
+    pictures: list[ValidationImage],
     spec: QuantizationSpec,
-) -> Choice:
+) -> FloatParts:
     """Measure every part, and choose for the spec's budget."""
     store = current_store()
     assert spec.budget_db is not None
@@ -62,14 +63,14 @@ def sensitivity(
         )
         measured = measure_sensitivity(calibrated, keep_float=spec.keep_float or (), budget_db=spec.budget_db)
     except QuantizationError as error:
-        return Choice(spec=spec, reason=f"{error} ({error.hint})" if error.hint else str(error))
+        return FloatParts(spec=spec, reason=error.reason)
     case = build_cases(low or own, channels, static=(_SIDE, _SIDE))[0]
     times = time_units(network.model, calibrated.network, case.input)
     with store.scratch() as folder:
         with atomic_path(folder / "sensitivity.png") as temporary:
             # Without times: pictures are part of the release, which is the same whenever it is made.
             sensitivity_chart(measured).save(temporary, format="PNG")
-        return Choice(
+        return FloatParts(
             spec=spec.model_copy(update={"keep_float": measured.kept_float}),
             facts=SensitivityFacts(
                 budget=spec.budget_db,

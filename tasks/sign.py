@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import prefect
 
-from aethernet.bundle import Bundle
-from aethernet.signing import Signer, sign_bundle
-from tasks._caching import reporting
+from aethernet.release.bundle import Bundle
+from aethernet.release.signing import Signer, sign_bundle
+from tasks.caching import reporting
 
 __all__ = ["sign"]
 

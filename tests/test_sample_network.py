@@ -10,17 +10,17 @@ import pytest
 import torch
 
 import aethernet
-from aethernet.network import AetherNet
-from aethernet.pictures import load_picture, sample_pictures
+from aethernet.images.files import load_picture, sample_pictures
+from aethernet.networks import AetherNet
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 CHECKPOINT = Path(__file__).parents[1] / "releases" / "aether_tiny_2x" / "aether_tiny_2x.safetensors"
 SIDE = 64
 
 
-def _extremes() -> dict[str, Picture]:
+def _extremes() -> dict[str, ImageArray]:
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:SIDE, :SIDE]
     patterns = {
@@ -42,7 +42,7 @@ def network() -> AetherNet:
     return aethernet.load(CHECKPOINT).model.eval()
 
 
-def _assert_bounded(network: AetherNet, picture: Picture) -> None:
+def _assert_bounded(network: AetherNet, picture: ImageArray) -> None:
     with torch.inference_mode():
         output = network(torch.from_numpy(picture))
     assert float(output.min()) >= -1

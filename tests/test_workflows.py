@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from aethernet.bundle import SIGNATURE, open_bundle
+from aethernet.release.bundle import SIGNATURE, open_bundle
 from tests.support.actions import Finished, Runner, evaluate, read_workflow, render
 from tests.support.engine import engine
 from tests.support.github_server import GitHubServer, github_server

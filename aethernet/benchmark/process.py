@@ -18,16 +18,16 @@ from aethernet.errors import BenchmarkError
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from aethernet.pictures import Picture
-    from aethernet.runtimes import Runtime
+    from aethernet.images.files import ImageArray
+    from aethernet.runtimes.protocol import Runtime
 
-__all__ = ["Engine", "FormProcess", "Loaded"]
+__all__ = ["FormProcess", "LoadReport", "RuntimeLibrary"]
 
 _PAUSE = 0.02
 """Seconds between two forms: threads of the one before that wait spinning have gone to sleep by then."""
 
 
-class Engine(StrEnum):
+class RuntimeLibrary(StrEnum):
     """What runs a file."""
 
     PYTORCH = "pytorch"
@@ -36,7 +36,7 @@ class Engine(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class LoadReport:
     """A form that is ready to run."""
 
     runtime: str
@@ -56,12 +56,12 @@ class FormProcess:
         threads: CPU threads.
     """
 
-    def __init__(self, path: Path | str, engine: Engine, threads: int) -> None:
+    def __init__(self, path: Path | str, engine: RuntimeLibrary, threads: int) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would share the parent's memory and threads
         self._connection, other = context.Pipe()
         self._process = context.Process(target=_serve, args=(other, str(path), engine, threads), daemon=True)
         self._other = other
-        self.loaded: Loaded
+        self.loaded: LoadReport
 
     def __enter__(self) -> Self:
         """Start, and load the file.
@@ -78,7 +78,7 @@ class FormProcess:
             raise
         return self
 
-    def show(self, picture: Picture) -> None:
+    def show(self, picture: ImageArray) -> None:
         """The picture to run on from now on, [N, C, H, W]; the peak of memory counts from here."""
         self._ask("show", picture)
 
@@ -123,20 +123,20 @@ class FormProcess:
             self._process.join()
 
 
-def _serve(connection: Connection, path: str, engine: Engine, threads: int) -> None:
+def _serve(connection: Connection, path: str, engine: RuntimeLibrary, threads: int) -> None:
     """The process: answers (problem, value) to every request until the other side hangs up."""
-    from aethernet.benchmark import run_once
+    from aethernet.benchmark.timing import run_once
 
     runtime: Any = None
     picture: Any = None
 
-    def load(_: Any) -> Loaded:
+    def load(_: Any) -> LoadReport:
         nonlocal runtime
         _import(engine)
         memory = _memory("VmRSS")
         start = time.perf_counter()
         runtime = _open(path, engine, threads).__enter__()
-        return Loaded(runtime=runtime.name, load_ms=(time.perf_counter() - start) * 1000, memory=memory)
+        return LoadReport(runtime=runtime.name, load_ms=(time.perf_counter() - start) * 1000, memory=memory)
 
     def show(value: Any) -> None:
         nonlocal picture
@@ -165,24 +165,24 @@ def _attempt(action: Callable[[Any], Any], value: Any) -> tuple[str | None, Any]
         return (lines[0] if lines else type(error).__name__), None
 
 
-def _import(engine: Engine) -> None:
+def _import(engine: RuntimeLibrary) -> None:
     """Libraries first, so that they count neither as load time nor as the network's memory."""
-    if engine is Engine.PYTORCH:
+    if engine is RuntimeLibrary.PYTORCH:
         import torch  # noqa: F401
 
         import aethernet.checkpoint  # noqa: F401
-    elif engine is Engine.ONNXRUNTIME:
+    elif engine is RuntimeLibrary.ONNXRUNTIME:
         import onnxruntime  # noqa: F401
     else:
         import openvino  # noqa: F401
 
 
-def _open(path: str, engine: Engine, threads: int) -> Runtime:
-    if engine is Engine.PYTORCH:
+def _open(path: str, engine: RuntimeLibrary, threads: int) -> Runtime:
+    if engine is RuntimeLibrary.PYTORCH:
         from aethernet.runtimes.pytorch import TorchRuntime
 
         return TorchRuntime.from_file(path, threads=threads)
-    if engine is Engine.ONNXRUNTIME:
+    if engine is RuntimeLibrary.ONNXRUNTIME:
         from aethernet.runtimes.onnxruntime import OnnxRuntime
 
         return OnnxRuntime(path, threads=threads)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from aethernet.checkpoint.embedding import FinetunedInt8
-from aethernet.checkpoint.loading import LoadedNetwork, hold_same_tensors, load
+from aethernet.checkpoint.loaded import LoadedNetwork
+from aethernet.checkpoint.loading import hold_same_tensors, load
 from aethernet.checkpoint.saving import save_finetuned, save_pth, save_safetensors
+from aethernet.quantization.finetuned import FinetunedInt8
 
 __all__ = [
     "FinetunedInt8",

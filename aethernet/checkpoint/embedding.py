@@ -10,35 +10,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from aethernet.manifest import FinetuningFacts
-    from aethernet.network import AetherNet
-
-__all__ = ["DESCRIPTION_KEY", "PREFIX", "FinetunedInt8", "held_together", "take_apart", "weights_digest"]
+__all__ = ["DESCRIPTION_KEY", "PREFIX", "held_together", "take_apart", "weights_digest"]
 
 DESCRIPTION_KEY = "quantized"
 """Of what our metadata says about the int8 network."""
 
 PREFIX = "quantized."
 """Before the name of each of its tensors."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinetunedInt8:
-    """An int8 network that came with the float weights it was made from."""
-
-    model: AetherNet = field(repr=False)
-    """Computes in PyTorch what the int8 files compute."""
-    slope: float | None
-    """Generation 1: slope of the sigmoid that stands for GELU's."""
-    facts: FinetuningFacts
-    """How it was made."""
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

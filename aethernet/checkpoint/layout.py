@@ -10,7 +10,6 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,9 +24,10 @@ from aethernet.errors import (
     UnknownNetworkError,
     UsageError,
 )
-from aethernet.network.config import NORM_EPS, PRESETS, Form, NetworkConfig, Norm
+from aethernet.networks.config import NETWORK_PRESETS, NORM_EPS, FoldState, NetworkConfig, Norm
+from aethernet.quantization.records import QuantizationRecords
 
-__all__ = ["QuantizationRecords", "StateDict", "infer_config", "separate", "unwrap"]
+__all__ = ["StateDict", "infer_config", "separate", "unwrap"]
 
 StateDict = dict[str, Tensor]
 
@@ -36,16 +36,6 @@ _RECORD = re.compile(r"(^|\.)(weight_fake_quant|activation_post_process)\.")
 _MOST_DOUBLINGS = 6
 """An upsampler with more steps is no network anyone trained."""
 _BLOCK = re.compile(r"^(?:stages|layers)\.(\d+)\.(\d+)\.conv\.(lk_conv\.weight|fused_conv\.weight)$")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizationRecords:
-    """What quantisation-aware training left beside the weights, by the checkpoint's own names; used by int8 alone."""
-
-    origin: str
-    """``qat`` (observers and fake quantisers) or ``converted`` (PyTorch's packed int8 modules)."""
-    tensors: StateDict = field(repr=False)
-    """Scales, zero-points, ranges and switches; an unused observer holds (+inf, -inf)."""
 
 
 def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
@@ -120,7 +110,7 @@ def _is_packed(value: Any) -> bool:
 
 def infer_config(
     weights: StateDict, metadata: Mapping[str, Any], *, residual_scale: float | None
-) -> tuple[NetworkConfig, Form, list[str]]:
+) -> tuple[NetworkConfig, FoldState, list[str]]:
     """Read generation, form and every size from tensors, and what tensors cannot tell from metadata.
 
     Args:
@@ -148,7 +138,7 @@ def infer_config(
     stated = stated if isinstance(stated, Mapping) else {}
     _check_stated(config, stated)
     config = dataclasses.replace(config, image_range=_positive(stated, "img_range") or 1.0)
-    if generation == 3 and form is not Form.FUSED:
+    if generation == 3 and form is not FoldState.FUSED:
         scale, note = _residual_scale(config, _positive(stated, "res_scale"), residual_scale)
         config = dataclasses.replace(config, residual_scale=scale)
         notes += [note] if note else []
@@ -171,20 +161,20 @@ def _generation(weights: StateDict) -> int:
     )
 
 
-def _form(weights: StateDict, generation: int) -> Form:
+def _form(weights: StateDict, generation: int) -> FoldState:
     kernels = [match for name in weights if (match := _BLOCK.match(name))]
     merged = [match[0] for match in kernels if match[3].startswith("fused")]
     parallel = [match[0] for match in kernels if match[3].startswith("lk")]
     if merged and parallel:
         raise HalfFusedError(merged, parallel)
     if parallel:
-        return Form.TRAINING
+        return FoldState.TRAINING
     # A fused file of generation 1 is known by the mean it carries, one of 2 and 3 by the folded temperature.
     fused = "mean" in weights if generation == 1 else not any(name.endswith(".ffn.temperature") for name in weights)
-    return Form.FUSED if fused else Form.MERGED
+    return FoldState.FUSED if fused else FoldState.MERGED
 
 
-def _shapes(weights: StateDict, generation: int, group: str, form: Form) -> NetworkConfig:
+def _shapes(weights: StateDict, generation: int, group: str, form: FoldState) -> NetworkConfig:
     depths: dict[int, int] = {}
     for name in weights:
         if match := re.match(rf"^{group}\.(\d{{1,4}})\.(\d{{1,4}})\.", name):
@@ -192,12 +182,12 @@ def _shapes(weights: StateDict, generation: int, group: str, form: Form) -> Netw
             depths[stage] = max(depths.get(stage, 0), block + 1)
     first = weights["conv_first.weight"]
     start = f"{group}.0.0"
-    large = weights[f"{start}.conv.{'lk_conv' if form is Form.TRAINING else 'fused_conv'}.weight"]
-    small = weights[f"{start}.conv.sk_conv.weight"].shape[-1] if form is Form.TRAINING else None
+    large = weights[f"{start}.conv.{'lk_conv' if form is FoldState.TRAINING else 'fused_conv'}.weight"]
+    small = weights[f"{start}.conv.sk_conv.weight"].shape[-1] if form is FoldState.TRAINING else None
     gate = weights[f"{start}.ffn.{'fc1_gate' if generation == 1 else 'conv_gate'}.weight"]
     norm = weights.get(f"{start}.norm.weight")
     is_layer_norm = generation == 1 or (norm is not None and norm.ndim == 1)
-    if norm is None and not (form is Form.FUSED and generation != 1):
+    if norm is None and not (form is FoldState.FUSED and generation != 1):
         raise KeyError(f"{start}.norm.weight")
     config = NetworkConfig(
         generation=generation,
@@ -280,7 +270,7 @@ def _residual_scale(config: NetworkConfig, recorded: float | None, stated: float
         return recorded, None
     if stated is not None:
         return stated, None
-    small = {(PRESETS[3][name].embed_dim, PRESETS[3][name].depths) for name in ("mobile", "tiny")}
+    small = {(NETWORK_PRESETS[3][name].embed_dim, NETWORK_PRESETS[3][name].depths) for name in ("mobile", "tiny")}
     guess = 0.2 if (config.embed_dim, config.depths) in small else 0.1
     return guess, (
         f"this generation-3 file does not record its residual scale; {guess} was assumed from its width and depths "

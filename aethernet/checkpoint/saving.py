@@ -10,31 +10,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from aethernet.architectures.foreign import PREFIX, RECORD, ForeignNetwork
 from aethernet.artifact import atomic_path
-from aethernet.checkpoint.embedding import DESCRIPTION_KEY, FinetunedInt8, held_together, weights_digest
-from aethernet.network.config import SCHEMA_VERSION, Form
+from aethernet.checkpoint.embedding import DESCRIPTION_KEY, held_together, weights_digest
+from aethernet.checkpoint.format import METADATA_KEY, RECORD
+from aethernet.networks.config import SCHEMA_VERSION
+from aethernet.networks.network import form_of
+from aethernet.networks.third_party import PREFIX, ForeignNetwork
+from aethernet.quantization.finetuned import FinetunedInt8
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
+    from aethernet.networks.network import Network
 
-__all__ = ["METADATA_KEY", "config_metadata", "form_of", "save_finetuned", "save_pth", "save_safetensors"]
-
-METADATA_KEY = "aethernet"
-"""The one key of the safetensors metadata; its value is JSON."""
-
-
-def form_of(network: Network) -> Form:
-    """How far a network has been folded, from its modules."""
-    if isinstance(network, ForeignNetwork):
-        return network.form
-    from aethernet.fusion import Foldable
-    from aethernet.network.blocks import ReparameterisedLargeKernelConv
-
-    modules = list(network.modules())
-    if any(isinstance(module, ReparameterisedLargeKernelConv) for module in modules):
-        return Form.TRAINING
-    return Form.MERGED if any(isinstance(module, Foldable) for module in modules) else Form.FUSED
+__all__ = ["config_metadata", "save_finetuned", "save_pth", "save_safetensors"]
 
 
 def config_metadata(network: Network) -> dict[str, str]:

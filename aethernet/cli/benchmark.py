@@ -32,7 +32,7 @@ def benchmark_bundle(
     Raises:
         BenchmarkError: A file that was put beside cannot run here.
     """
-    from aethernet.benchmark.contest import Floor, entries_of, foreign_entry, hold_contest
+    from aethernet.benchmark.run import Floor, entries_of, foreign_entry, hold_contest
     from aethernet.host import describe_host, toolchain
 
     bundle, wanted = whole_bundle(path), sizes_of(sizes)
@@ -134,7 +134,7 @@ def benchmark_words(facts: dict[str, Any]) -> Iterator[str]:
 
 def _chart(facts: dict[str, Any]) -> Image:
     """Medians of every size, each on a scale of its own: sizes differ by more than forms do."""
-    from aethernet.chart import Bars, bar_chart
+    from aethernet.release.chart import Bars, bar_chart
 
     rows = []
     for size in facts["sizes"]:

@@ -9,7 +9,7 @@ from aethernet.errors import AethernetError, EngineError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.engine import EngineRecord
+    from aethernet.engines.identity import EngineRecord
 
 __all__ = ["build_engines", "check_file", "record_facts"]
 
@@ -30,10 +30,10 @@ def build_engines(
     Returns:
         Facts of every engine, and a line for each that could not be built.
     """
-    from aethernet.engine import Backend, parse_profile
-    from aethernet.engine.backends import parse_capabilities
-    from aethernet.engine.builder import build_engine, plan_builds
-    from aethernet.engine.identity import engine_name
+    from aethernet.engines.backends import Backend, parse_capabilities
+    from aethernet.engines.builder import build_engine, plan_builds
+    from aethernet.engines.identity import engine_name
+    from aethernet.engines.profiles import parse_profile
 
     if backend not in list(Backend):
         raise UsageError(f"expected --backend {' or '.join(Backend)}, found {backend}")
@@ -52,7 +52,7 @@ def build_engines(
             try:
                 built = build_engine(onnx, destination, config)
             except EngineError as error:
-                failed.append(f"{destination.name}: {error}{f' ({error.hint})' if error.hint else ''}")
+                failed.append(f"{destination.name}: {error.reason}")
                 continue
             made.append({"file": str(built.engine), **record_facts(built.record)})
     return made, failed
@@ -60,7 +60,8 @@ def build_engines(
 
 def _sources(source: Path, precisions: str | None) -> list[Path]:
     """The ONNX files engines are built from: the file itself, or a release's that are on TensorRT's grid."""
-    from aethernet.bundle import open_bundle, verify_bundle
+    from aethernet.release.bundle import open_bundle
+    from aethernet.release.verification import verify_bundle
 
     if source.is_file():
         if precisions is not None:
@@ -122,7 +123,7 @@ def record_facts(record: EngineRecord) -> dict[str, Any]:
 
 def check_file(engine: Path, onnx: Path | None) -> dict[str, Any]:
     """Check an engine; facts, and what could not be checked here."""
-    from aethernet.engine import check_engine
+    from aethernet.engines.identity import check_engine
 
     if onnx is not None and not onnx.is_file():
         raise UsageError(f"expected an ONNX file at {onnx}, found nothing")

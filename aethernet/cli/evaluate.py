@@ -128,7 +128,7 @@ def _names(text: str) -> list[str]:
 
 def _chart(facts: dict[str, Any]) -> Image:
     """PSNR over bicubic's, which is what a network adds."""
-    from aethernet.chart import Bars, bar_chart
+    from aethernet.release.chart import Bars, bar_chart
 
     rows = []
     for name in dict.fromkeys(one["set"] for one in facts["results"]):

@@ -14,7 +14,7 @@ from aethernet.errors import AethernetError, UsageError
 
 if TYPE_CHECKING:
     from aethernet.hub.catalogue import Offer
-    from aethernet.signing import Trust
+    from aethernet.release.signing import Trust
 
 __all__ = ["download", "offer_lines", "publish", "yank"]
 
@@ -23,9 +23,9 @@ def publish(
     bundle: Path, address: str, *, private: bool, verify: bool, run: bool, trust: Trust | None
 ) -> dict[str, Any]:
     """Publish a release folder, look at what arrived, take it back if that is wrong."""
-    from aethernet.bundle import open_bundle
-    from aethernet.hub import Address
+    from aethernet.hub.address import Address
     from aethernet.hub.publishing import publish_release, take_back, verify_release
+    from aethernet.release.bundle import open_bundle
 
     wanted = Address.parse(address)
     version = open_bundle(bundle).manifest.version
@@ -46,9 +46,9 @@ def download(
     address: str, destination: Path | None, *, only: str, runtime: str | None, trust: Trust | None
 ) -> dict[str, Any]:
     """Download a release; trust from the user's settings where no option says otherwise."""
-    from aethernet.hub import Address
+    from aethernet.hub.address import Address
     from aethernet.hub.download import download as fetch
-    from aethernet.signing import read_trust
+    from aethernet.release.signing import read_trust
 
     wanted = Address.parse(address)
     forms = [form for form in only.replace(" ", "").split(",") if form]
@@ -83,7 +83,8 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
 
 def yank(address: str, reason: str | None, *, undo: bool) -> str:
     """Mark a version; returns its address."""
-    from aethernet.hub import Address, connect
+    from aethernet.hub.address import Address
+    from aethernet.hub.connecting import connect
 
     wanted = Address.parse(address)
     if wanted.version is None:

@@ -9,7 +9,7 @@ from aethernet.errors import UsageError
 
 if TYPE_CHECKING:
     from aethernet.checkpoint import LoadedNetwork
-    from aethernet.lint import LintReport
+    from aethernet.export.lint import LintReport
 
 __all__ = ["inspect_path", "lint_facts", "lint_lines"]
 
@@ -26,14 +26,14 @@ def inspect_path(path: Path) -> dict[str, Any]:
         return _bundle(path)
     if path.suffix == ".engine":
         from aethernet.cli.engines import record_facts
-        from aethernet.engine import read_record
+        from aethernet.engines.identity import read_record
 
         return record_facts(read_record(path))
     return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path)
 
 
 def _bundle(path: Path) -> dict[str, Any]:
-    from aethernet.bundle import open_bundle
+    from aethernet.release.bundle import open_bundle
 
     bundle = open_bundle(path)
     manifest = bundle.manifest
@@ -57,7 +57,7 @@ def _onnx(path: Path) -> dict[str, Any]:
     import onnx
 
     from aethernet.artifact import file_digest
-    from aethernet.export.contract import describe_onnx
+    from aethernet.graphs.contract import describe_onnx
 
     try:
         description = describe_onnx(onnx.load(str(path), load_external_data=False))
@@ -77,10 +77,10 @@ def _onnx(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    from aethernet.architectures.foreign import ForeignNetwork
-    from aethernet.architectures.reach import measured
     from aethernet.artifact import file_digest
     from aethernet.checkpoint import load
+    from aethernet.networks.receptive_field import measured
+    from aethernet.networks.third_party import ForeignNetwork
 
     loaded = load(path)
     config = measured(loaded.model) if isinstance(loaded.model, ForeignNetwork) else loaded.config

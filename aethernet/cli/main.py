@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aethernet import __version__
 from aethernet.cli.output import emit_json, exit_code_for, print_error, print_table, require_png, say
+from aethernet.version import __version__
 
 __all__ = ["app", "main"]
 
@@ -174,8 +174,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Find changed, missing and extra files, unsafe paths and links; check who signed; then try one picture."""
-    from aethernet.bundle import verify_bundle
-    from aethernet.signing import make_trust
+    from aethernet.release.signing import make_trust
+    from aethernet.release.verification import verify_bundle
 
     trust = make_trust(public_key, certificates, identity, issuer)
     found = verify_bundle(bundle, run=run, partial=partial, trust=trust)
@@ -214,9 +214,10 @@ def sign(
     ] = False,
 ) -> None:
     """Sign a release folder: every file of it, into model.sig."""
-    from aethernet.bundle import open_bundle, verify_bundle
     from aethernet.errors import BundleError
-    from aethernet.signing import Signer, sign_bundle
+    from aethernet.release.bundle import open_bundle
+    from aethernet.release.signing import Signer, sign_bundle
+    from aethernet.release.verification import verify_bundle
 
     signer = Signer(private_key=private_key, certificate=certificate, chain=tuple(chain or ()), sigstore=sigstore)
     opened = open_bundle(bundle)
@@ -247,7 +248,7 @@ def publish(
 ) -> None:
     """Publish a release in one step: all of it or nothing, and never over another one."""
     from aethernet.cli import hub
-    from aethernet.signing import make_trust
+    from aethernet.release.signing import make_trust
 
     trust = make_trust(public_key, certificates, identity, issuer)
     result = hub.publish(bundle, address, private=private, verify=check, run=run, trust=trust)
@@ -278,7 +279,7 @@ def download(
 ) -> None:
     """Download a release: verified while it arrives, put in place in one step, resumed when interrupted."""
     from aethernet.cli import hub
-    from aethernet.signing import make_trust
+    from aethernet.release.signing import make_trust
 
     trust = make_trust(public_key, certificates, identity, issuer)
     result = hub.download(address, to, only=only, runtime=runtime, trust=trust)
@@ -300,8 +301,8 @@ def list_place(
     import dataclasses
 
     from aethernet.cli import hub
-    from aethernet.hub import connect
     from aethernet.hub.catalogue import list_releases
+    from aethernet.hub.connecting import connect
 
     offers = list_releases(connect(place, tell=say))
     if as_json:
@@ -335,7 +336,7 @@ def lint(
 ) -> None:
     """Check an int8 ONNX file: layers, zero-points, scales, biases, types, and what really runs in integers."""
     from aethernet.cli import inspection
-    from aethernet.lint import lint_onnx
+    from aethernet.export.lint import lint_onnx
 
     report = lint_onnx(file, run=run)
     if as_json:
@@ -451,7 +452,7 @@ def evaluate(
     ] = None,
     only: Annotated[str, typer.Option(help="Forms, such as fp32,int8; all without.")] = "",
     perceptual: Annotated[
-        str, typer.Option(help="Also lpips, dists or both (lpips,dists); needs aethernet[perceptual].")
+        str, typer.Option(help="Also lpips, dists or both (lpips,dists); needs the extra `perceptual`.")
     ] = "",
     chart: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the result.")] = None,
     as_json: AsJson = False,
@@ -614,7 +615,7 @@ def engine_info(
 ) -> None:
     """Say what an engine is tied to and what was counted in it."""
     from aethernet.cli.engines import record_facts
-    from aethernet.engine import read_record
+    from aethernet.engines.identity import read_record
 
     _show(record_facts(read_record(file)), as_json)
 

@@ -11,8 +11,7 @@ from aethernet.cli.steps import case_of_size, float_network, pictures_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from aethernet.quantization.sensitivity import Cost, Sensitivity
-    from aethernet.quantization.timing import UnitTimes
+    from aethernet.quantization.sensitivity import Cost, Sensitivity, UnitTimes
 
 __all__ = ["measure_file", "sensitivity_table"]
 
@@ -33,10 +32,11 @@ def measure_file(
     Raises:
         QuantizationError: The budget cannot be kept.
     """
-    from aethernet.pictures import load_picture
+    from aethernet.benchmark.parts import time_units
+    from aethernet.images.files import load_picture
     from aethernet.quantization.post_training import calibrate
-    from aethernet.quantization.sensitivity import measure_sensitivity, sensitivity_chart
-    from aethernet.quantization.timing import time_units
+    from aethernet.quantization.sensitivity import measure_sensitivity
+    from aethernet.release.chart import sensitivity_chart
 
     loaded = float_network(source, residual_scale)
     fused, pictures = loaded.folded, pictures_of(images)

@@ -11,10 +11,10 @@ from aethernet.errors import BundleError, GateError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
-    from aethernet.bundle import Bundle
     from aethernet.checkpoint import LoadedNetwork
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
+    from aethernet.networks.network import Network
+    from aethernet.release.bundle import Bundle
 
 __all__ = [
     "case_of_size",
@@ -36,7 +36,7 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
 
     from aethernet.artifact import Artifact
     from aethernet.checkpoint import save_pth, save_safetensors
-    from aethernet.fusion import fuse
+    from aethernet.networks.fusion import fuse
 
     writers = {".safetensors": save_safetensors, ".pth": save_pth}
     if destination.suffix not in writers:
@@ -127,7 +127,7 @@ def _verified(model: Network, path: Path, cases: list[Any], atol: float, rtol: f
     import numpy as np
 
     from aethernet.comparison import outputs_of
-    from aethernet.runtimes import open_runtime
+    from aethernet.runtimes.opening import open_runtime
     from aethernet.runtimes.pytorch import TorchRuntime
 
     wanted, found = outputs_of(TorchRuntime(model), cases), outputs_of(open_runtime(path), cases)
@@ -153,8 +153,8 @@ def compare_bundle(
         The numbers as JSON values, the table, and whether every form keeps the release's limits.
     """
     from aethernet.comparison import judge, measurement_table
-    from aethernet.comparison.again import compare_again
-    from aethernet.pictures import list_pictures, pair_by_stem, save_picture
+    from aethernet.images.files import list_pictures, pair_by_stem, save_picture
+    from aethernet.release.again import compare_again
 
     bundle = whole_bundle(path)
     manifest, pictures = bundle.manifest, pictures_of(images)
@@ -187,7 +187,8 @@ def whole_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: It is not.
     """
-    from aethernet.bundle import open_bundle, verify_bundle
+    from aethernet.release.bundle import open_bundle
+    from aethernet.release.verification import verify_bundle
 
     broken = verify_bundle(path, run=False).problems
     if broken:
@@ -197,7 +198,7 @@ def whole_bundle(path: Path) -> Bundle:
 
 def pictures_of(images: Path | None) -> dict[str, Path]:
     """Name -> picture in a folder, or the library's own two."""
-    from aethernet.pictures import list_pictures, sample_pictures
+    from aethernet.images.files import list_pictures, sample_pictures
 
     return {path.stem: path for path in (sample_pictures() if images is None else list_pictures(images))}
 
@@ -208,10 +209,10 @@ def _cases(pictures: Mapping[str, Path], channels: int, static: tuple[int, int] 
     return build_cases(pictures, channels, static=static)
 
 
-def case_of_size(pictures: Mapping[str, Path], channels: int, size: tuple[int, int]) -> Picture:
+def case_of_size(pictures: Mapping[str, Path], channels: int, size: tuple[int, int]) -> ImageArray:
     """The first picture cut, or continued by mirroring, to (H, W) pixels: [1, C, H, W]."""
     name = next(iter(pictures))
-    picture: Picture = _cases({name: pictures[name]}, channels, size)[0].input
+    picture: ImageArray = _cases({name: pictures[name]}, channels, size)[0].input
     return picture
 
 

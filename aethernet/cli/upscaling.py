@@ -17,10 +17,10 @@ from aethernet.cli.progress import Bar
 from aethernet.errors import AethernetError, PictureError, UsageError
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
     from aethernet.upscale import Upscaler
-    from aethernet.upscale.files import Job
-    from aethernet.upscale.film import FilmOptions
+    from aethernet.upscale.files import UpscaleJob
+    from aethernet.upscale.video import FilmOptions
 
 __all__ = ["Request", "parse_bytes", "run"]
 
@@ -47,7 +47,7 @@ class Request:
     compare: Path | None = None
     hr: Path | None = None
     film: dict[str, Any] = field(default_factory=dict)
-    """Options of :class:`aethernet.upscale.film.FilmOptions`."""
+    """Options of :class:`aethernet.upscale.video.FilmOptions`."""
 
 
 def parse_bytes(text: str) -> int:
@@ -131,9 +131,9 @@ def _bundle_folder(address: str) -> Path:
     return fetch_bundle(address, tell=say)
 
 
-def _choice(request: Request, films: Sequence[Job]) -> tuple[str, str]:
+def _choice(request: Request, films: Sequence[UpscaleJob]) -> tuple[str, str]:
     """Runtime and precision as asked for; a film that is gone on with keeps what it was begun with."""
-    from aethernet.upscale.film import remembered_choice
+    from aethernet.upscale.video import remembered_choice
 
     asked = request.runtime, request.precision
     if request.film.get("resume") and len(films) == 1 and (before := remembered_choice(films[0].destination)):
@@ -141,9 +141,9 @@ def _choice(request: Request, films: Sequence[Job]) -> tuple[str, str]:
     return asked
 
 
-def _frame(runtime: str, films: Sequence[Job], pictures: Sequence[Job]) -> tuple[int, int] | None:
+def _frame(runtime: str, films: Sequence[UpscaleJob], pictures: Sequence[UpscaleJob]) -> tuple[int, int] | None:
     """Height and width of everything there is to do, where that is one film and an engine may be built for it."""
-    from aethernet.upscale.film.source import look_at
+    from aethernet.upscale.video.source import look_at
 
     if len(films) != 1 or pictures or not runtime.startswith("tensorrt"):
         return None
@@ -152,7 +152,7 @@ def _frame(runtime: str, films: Sequence[Job], pictures: Sequence[Job]) -> tuple
 
 
 def _film_options(request: Request) -> FilmOptions:
-    from aethernet.upscale.film import FilmOptions
+    from aethernet.upscale.video import FilmOptions
 
     return FilmOptions(**request.film)
 
@@ -176,8 +176,10 @@ def _in_words(result: dict[str, Any]) -> str:
     return "\n".join([words, *(f"  {note}" for note in result["notes"])])
 
 
-def _film(upscaler: Upscaler, job: Job, options: FilmOptions, skip_existing: bool, *, alone: bool) -> dict[str, Any]:
-    from aethernet.upscale.film import is_finished, upscale_film
+def _film(
+    upscaler: Upscaler, job: UpscaleJob, options: FilmOptions, skip_existing: bool, *, alone: bool
+) -> dict[str, Any]:
+    from aethernet.upscale.video import is_finished, upscale_film
 
     if (skip_existing or options.resume) and is_finished(job.destination):
         return {"source": str(job.source), "destination": str(job.destination), "skipped": "exists already"}
@@ -219,7 +221,7 @@ def _clock(seconds: float) -> str:
 
 def _partners(request: Request) -> dict[str, Path]:
     """Stem -> original."""
-    from aethernet.pictures import list_pictures
+    from aethernet.images.files import list_pictures
 
     if request.hr is None:
         return {}
@@ -232,7 +234,7 @@ def _partners(request: Request) -> dict[str, Path]:
 
 def _write_sheet(path: Path, results: Sequence[dict[str, Any]], partners: dict[str, Path], scale: int) -> None:
     """The liveliest part of each picture: nearest, bicubic, ours and the original where there is one."""
-    from aethernet.sheet import comparison_sheet, liveliest_window
+    from aethernet.release.sheet import comparison_sheet, liveliest_window
     from aethernet.upscale.files import is_film
     from aethernet.upscale.reading import read_still
 
@@ -267,23 +269,23 @@ def _write_sheet(path: Path, results: Sequence[dict[str, Any]], partners: dict[s
         comparison_sheet(rows, _ZOOM).save(temporary, format="PNG")
 
 
-def _shown(still: Any) -> Picture:
+def _shown(still: Any) -> ImageArray:
     """[1, 3, H, W] float32 in [0, 1]; transparency is not shown."""
     colour = still.as_rgb().colour
     levels = colour.astype(np.float32) / np.iinfo(colour.dtype).max
-    planes: Picture = np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).transpose(2, 0, 1)[None])
+    planes: ImageArray = np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).transpose(2, 0, 1)[None])
     return planes
 
 
-def _bicubic(low: Picture, scale: int, window: tuple[int, int, int, int]) -> Picture:
+def _bicubic(low: ImageArray, scale: int, window: tuple[int, int, int, int]) -> ImageArray:
     from PIL import Image
 
-    from aethernet.pictures import to_levels
+    from aethernet.images.files import to_levels
 
     top, left, height, width = window
     image = Image.fromarray(to_levels(low)[0].transpose(1, 2, 0))
     enlarged = image.resize(
         (width * scale, height * scale), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
     )
-    levels: Picture = np.asarray(enlarged, dtype=np.float32).transpose(2, 0, 1)[None] / np.float32(255)
+    levels: ImageArray = np.asarray(enlarged, dtype=np.float32).transpose(2, 0, 1)[None] / np.float32(255)
     return levels

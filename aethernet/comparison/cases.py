@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.pictures import load_picture
+from aethernet.images.files import load_picture
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["FULL_SIDE", "SIZES", "Case", "build_cases"]
 
@@ -37,7 +37,7 @@ class Case:
     """Picture and size, such as ``7 256x256`` or ``odd 17x31``; unique."""
     picture: str
     """Name of the picture it comes from, or several joined by +."""
-    input: Picture
+    input: ImageArray
     """[N, C, H, W] float32 in [0, 1]."""
     window: tuple[int, int, int, int] | None
     """For a (nearly) whole picture: top, left, height, width inside it in pixels, so that an HR partner can be cut
@@ -88,7 +88,7 @@ def build_cases(pictures: Mapping[str, Path], channels: int, *, static: tuple[in
     return cases
 
 
-def _crop(picture: Picture, top: int, left: int, height: int, width: int) -> Picture:
+def _crop(picture: ImageArray, top: int, left: int, height: int, width: int) -> ImageArray:
     """A crop; a picture too small for it is continued by mirroring, which keeps it natural."""
     top, left = min(top, max(0, picture.shape[2] - height)), min(left, max(0, picture.shape[3] - width))
     crop = picture[:, :, top : top + height, left : left + width]

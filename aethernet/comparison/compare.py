@@ -17,18 +17,18 @@ from aethernet.comparison.cases import Case
 from aethernet.comparison.measurement import FormId, Measurement, Quality, significant
 from aethernet.comparison.metrics import crop_border, level_shares, luma, psnr, ssim
 from aethernet.errors import ComparisonError
-from aethernet.pictures import load_picture, to_levels
-from aethernet.runtimes import Runtime
+from aethernet.images.files import load_picture, to_levels
+from aethernet.runtimes.protocol import Runtime
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["bicubic", "compare_form", "measure", "measure_quality", "outputs_of", "quality_of", "with_agreement"]
 
 _OUTPUT = "output"
 
 
-def outputs_of(runtime: Runtime, cases: Sequence[Case]) -> dict[str, Picture]:
+def outputs_of(runtime: Runtime, cases: Sequence[Case]) -> dict[str, ImageArray]:
     """Case name -> output of one runtime, run by Polygraphy."""
     results = _run([_runner(runtime)], cases)
     iterations = next(iter(results.values()))
@@ -36,8 +36,8 @@ def outputs_of(runtime: Runtime, cases: Sequence[Case]) -> dict[str, Picture]:
 
 
 def compare_form(
-    form: FormId, runtime: Runtime, reference: Mapping[str, Picture], cases: Sequence[Case]
-) -> tuple[list[Measurement], dict[str, Picture]]:
+    form: FormId, runtime: Runtime, reference: Mapping[str, ImageArray], cases: Sequence[Case]
+) -> tuple[list[Measurement], dict[str, ImageArray]]:
     """Run one form on every case and measure it against the reference outputs.
 
     Args:
@@ -86,7 +86,7 @@ class _Judgement:
         return self.measurement.problem is None and self.measurement.finite
 
 
-def measure(form: FormId, case: Case, wanted: Picture, found: Picture) -> Measurement:
+def measure(form: FormId, case: Case, wanted: ImageArray, found: ImageArray) -> Measurement:
     """All measures of one output against the reference's, both [N, C, H, W]."""
     if wanted.shape != found.shape:
         return _unmeasured(form, case, f"expected an output of shape {wanted.shape}, found {found.shape}")
@@ -122,7 +122,7 @@ def measure(form: FormId, case: Case, wanted: Picture, found: Picture) -> Measur
 
 
 def with_agreement(
-    measurement: Measurement, outputs: Mapping[str, Picture], others: Mapping[str, Picture]
+    measurement: Measurement, outputs: Mapping[str, ImageArray], others: Mapping[str, ImageArray]
 ) -> Measurement:
     """The measurement with the share of 8-bit values that two files give alike to one level, where both gave any."""
     if measurement.case not in outputs or measurement.case not in others:
@@ -138,7 +138,7 @@ def _unmeasured(form: FormId, case: Case, problem: str) -> Measurement:
 
 def measure_quality(
     form: str,
-    outputs: Mapping[str, Picture],
+    outputs: Mapping[str, ImageArray],
     cases: Sequence[Case],
     high: Mapping[str, Path],
     scale: int,
@@ -169,7 +169,7 @@ def measure_quality(
     return found
 
 
-def quality_of(form: str, precision: Any, picture: str, output: Picture, truth: Picture, border: int) -> Quality:
+def quality_of(form: str, precision: Any, picture: str, output: ImageArray, truth: ImageArray, border: int) -> Quality:
     """One output against its original, both [1, C, H, W]; the output is clipped and rounded to 8 bits first.
 
     Args:
@@ -194,7 +194,7 @@ def quality_of(form: str, precision: Any, picture: str, output: Picture, truth: 
     )
 
 
-def _high_window(path: Path, case: Case, scale: int) -> Picture:
+def _high_window(path: Path, case: Case, scale: int) -> ImageArray:
     truth = load_picture(path, case.input.shape[1])
     top, left, height, width = (side * scale for side in case.window or (0, 0, 0, 0))
     wanted = tuple(side * scale for side in case.whole)
@@ -208,14 +208,14 @@ def _high_window(path: Path, case: Case, scale: int) -> Picture:
     return truth[:, :, top : top + height, left : left + width]
 
 
-def bicubic(picture: Picture, scale: int) -> Picture:
+def bicubic(picture: ImageArray, scale: int) -> ImageArray:
     """Pillow's bicubic enlargement of [1, C, H, W] on 8-bit values: the baseline everybody has."""
     from PIL import Image
 
     levels = to_levels(picture)[0]
     size = (levels.shape[2] * scale, levels.shape[1] * scale)
     planes = [np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC)) for plane in levels]
-    enlarged: Picture = np.stack(planes)[None].astype(np.float32) / np.float32(255)
+    enlarged: ImageArray = np.stack(planes)[None].astype(np.float32) / np.float32(255)
     return enlarged
 
 
@@ -232,7 +232,7 @@ def _runner(runtime: Runtime) -> Any:
 
             return TensorMetadata().add("input", dtype=np.float32, shape=(None, None, None, None))
 
-        def infer_impl(self, feed_dict: Mapping[str, Picture]) -> OrderedDict[str, Picture]:
+        def infer_impl(self, feed_dict: Mapping[str, ImageArray]) -> OrderedDict[str, ImageArray]:
             import time
 
             start = time.perf_counter()

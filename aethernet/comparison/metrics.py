@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["LevelShares", "crop_border", "level_shares", "luma", "psnr", "ssim"]
 
@@ -27,13 +27,13 @@ class LevelShares:
     """Largest difference in levels of 255."""
 
 
-def psnr(a: Picture, b: Picture) -> float | None:
+def psnr(a: ImageArray, b: ImageArray) -> float | None:
     """Peak signal-to-noise ratio in dB for peak 1.0; None for identical pictures (it would be infinite)."""
     error = float(np.mean(np.square(a.astype(np.float64) - b.astype(np.float64))))
     return None if error == 0 else -10 * math.log10(error)
 
 
-def ssim(a: Picture, b: Picture) -> float | None:
+def ssim(a: ImageArray, b: ImageArray) -> float | None:
     """Structural similarity (Wang et al. 2004, doi:10.1109/TIP.2003.819861): Gaussian window 11, sigma 1.5, per
     channel.
 
@@ -58,9 +58,9 @@ def ssim(a: Picture, b: Picture) -> float | None:
     return float(np.mean(values))
 
 
-def level_shares(a: Picture, b: Picture) -> LevelShares:
+def level_shares(a: ImageArray, b: ImageArray) -> LevelShares:
     """Compare after clipping to [0, 1] and rounding to 8 bits, as a viewer sees it."""
-    from aethernet.pictures import to_levels
+    from aethernet.images.files import to_levels
 
     distance = np.abs(to_levels(a).astype(np.int16) - to_levels(b).astype(np.int16))
     counts = np.bincount(np.minimum(distance.ravel(), 2), minlength=3) / distance.size
@@ -72,7 +72,7 @@ def level_shares(a: Picture, b: Picture) -> LevelShares:
     )
 
 
-def luma(picture: Picture) -> Picture:
+def luma(picture: ImageArray) -> ImageArray:
     """[N, 3, H, W] RGB -> [N, 1, H, W] Y of ITU-R BT.601 in studio range (16 to 235 of 255), as super-resolution
     papers use.
     """
@@ -83,7 +83,7 @@ def luma(picture: Picture) -> Picture:
     return y[:, None].astype(np.float32)
 
 
-def crop_border(picture: Picture, border: int) -> Picture:
+def crop_border(picture: ImageArray, border: int) -> ImageArray:
     """Cut ``border`` pixels off every side; a picture too small for it comes back whole."""
     if border == 0 or min(picture.shape[2:]) <= 2 * border:
         return picture

@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
-from aethernet.evaluation.degradation import KERNELS, shrink
 from aethernet.evaluation.evaluate import Evaluation, FormQuality, evaluate
-from aethernet.evaluation.sets import Pair, PictureSet, find_sets
+from aethernet.evaluation.sets import ImagePair, ImageSet, find_sets
+from aethernet.images.downscaling import downscale
+from aethernet.images.kernels import KERNELS
 
-__all__ = ["KERNELS", "Evaluation", "FormQuality", "Pair", "PictureSet", "evaluate", "find_sets", "shrink"]
+__all__ = ["KERNELS", "Evaluation", "FormQuality", "ImagePair", "ImageSet", "downscale", "evaluate", "find_sets"]

@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aethernet.benchmark.contest import entries_of
+from aethernet.benchmark.run import entries_of
 from aethernet.comparison import Quality, bicubic, quality_of
 from aethernet.comparison.measurement import significant
 from aethernet.errors import AethernetError, ComparisonError, UsageError
-from aethernet.evaluation.degradation import shrink
-from aethernet.pictures import load_picture, to_levels
+from aethernet.images.downscaling import downscale
+from aethernet.images.files import load_picture, to_levels
 from aethernet.precision import Precision
-from aethernet.runtimes import open_runtime
+from aethernet.runtimes.opening import open_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from aethernet.bundle import Bundle
     from aethernet.evaluation.perceptual import PerceptualMetric
-    from aethernet.evaluation.sets import Pair, PictureSet
-    from aethernet.pictures import Picture
-    from aethernet.runtimes import Runtime
+    from aethernet.evaluation.sets import ImagePair, ImageSet
+    from aethernet.images.files import ImageArray
+    from aethernet.release.bundle import Bundle
+    from aethernet.runtimes.protocol import Runtime
 
 __all__ = ["MEASURES", "Evaluation", "FormQuality", "contestants_of", "evaluate"]
 
@@ -33,7 +33,7 @@ MEASURES = ("psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contestant:
+class EvaluatedFile:
     """A form and how to run it."""
 
     name: str
@@ -105,7 +105,7 @@ class Evaluation:
     """Form -> what went wrong, and on which set."""
 
 
-def contestants_of(bundle: Bundle, only: Sequence[str] = ()) -> tuple[list[Contestant], list[tuple[str, str]]]:
+def contestants_of(bundle: Bundle, only: Sequence[str] = ()) -> tuple[list[EvaluatedFile], list[tuple[str, str]]]:
     """Every form of a release that runs here, and those that do not with the reason.
 
     Files that hold the same tensors as another (``.pth``) and TensorRT's spelling of int8 are not among them.
@@ -117,12 +117,12 @@ def contestants_of(bundle: Bundle, only: Sequence[str] = ()) -> tuple[list[Conte
     Raises:
         UsageError: There is no form of such a name.
     """
-    from aethernet.engine import read_record
-    from aethernet.engine.trial import runs_here
+    from aethernet.comparison.engines import runs_here
+    from aethernet.engines.identity import read_record
 
     manifest = bundle.manifest
     digests = {entry.path: entry.sha256 for entry in manifest.files}
-    found = [Contestant(name="bicubic", file=None, sha256=None, precision=None, runtime=None)]
+    found = [EvaluatedFile(name="bicubic", file=None, sha256=None, precision=None, runtime=None)]
     skipped = []
     for entry in entries_of(bundle):
         file = entry.path.relative_to(bundle.root).as_posix()
@@ -131,7 +131,7 @@ def contestants_of(bundle: Bundle, only: Sequence[str] = ()) -> tuple[list[Conte
             continue
         runtime = open_runtime(entry.path, name=f"{entry.engine.value}-cpu")
         found.append(
-            Contestant(name=entry.name, file=file, sha256=digests[file], precision=entry.precision, runtime=runtime)
+            EvaluatedFile(name=entry.name, file=file, sha256=digests[file], precision=entry.precision, runtime=runtime)
         )
     for one in manifest.files:
         if one.role != "engine":
@@ -140,7 +140,7 @@ def contestants_of(bundle: Bundle, only: Sequence[str] = ()) -> tuple[list[Conte
         if runs_here(read_record(bundle.path(one)).identity):
             runtime = open_runtime(bundle.path(one))
             found.append(
-                Contestant(name=name, file=one.path, sha256=one.sha256, precision=one.precision, runtime=runtime)
+                EvaluatedFile(name=name, file=one.path, sha256=one.sha256, precision=one.precision, runtime=runtime)
             )
         else:
             skipped.append((name, "this engine is for another machine"))
@@ -154,7 +154,7 @@ def contestants_of(bundle: Bundle, only: Sequence[str] = ()) -> tuple[list[Conte
 
 def evaluate(
     bundle: Bundle,
-    sets: Sequence[PictureSet],
+    sets: Sequence[ImageSet],
     *,
     crop: int | None = None,
     only: Sequence[str] = (),
@@ -223,7 +223,7 @@ def evaluate(
     return Evaluation(results=tuple(results), skipped=tuple(skipped), failed=tuple(failed))
 
 
-def _outputs(one: Contestant, low: Sequence[Picture], scale: int) -> Iterator[Picture]:
+def _outputs(one: EvaluatedFile, low: Sequence[ImageArray], scale: int) -> Iterator[ImageArray]:
     if one.runtime is None:
         yield from (bicubic(picture, scale) for picture in low)
         return
@@ -238,7 +238,7 @@ def _outputs(one: Contestant, low: Sequence[Picture], scale: int) -> Iterator[Pi
                 raise ComparisonError(f"could not be run: {told[0]}") from error
 
 
-def _high(pair: Pair, scale: int, channels: int) -> Picture:
+def _high(pair: ImagePair, scale: int, channels: int) -> ImageArray:
     """The original, its sides cut to multiples of the scale at the right and at the bottom ("modcrop")."""
     truth = load_picture(pair.high, channels)
     height, width = (side - side % scale for side in truth.shape[2:])
@@ -247,10 +247,10 @@ def _high(pair: Pair, scale: int, channels: int) -> Picture:
     return np.ascontiguousarray(truth[:, :, :height, :width])
 
 
-def _low(pair: Pair, kernel: str, scale: int, channels: int) -> Picture:
+def _low(pair: ImagePair, kernel: str, scale: int, channels: int) -> ImageArray:
     truth = _high(pair, scale, channels)
     if pair.low is None:
-        levels = shrink(to_levels(truth)[0].transpose(1, 2, 0), scale, kernel)
+        levels = downscale(to_levels(truth)[0].transpose(1, 2, 0), scale, kernel)  # type: ignore[arg-type]  # checked there
         return np.ascontiguousarray(levels.transpose(2, 0, 1)[None] / np.float32(255))
     low = load_picture(pair.low, channels)
     if tuple(side * scale for side in low.shape[2:]) != truth.shape[2:]:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aethernet.errors import AethernetError, MissingDependencyError, UsageError
-from aethernet.pictures import to_levels
+from aethernet.images.files import to_levels
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["PERCEPTUAL", "SMALLEST", "PerceptualMetric", "perceptual_metrics"]
 
@@ -28,7 +28,7 @@ PERCEPTUAL = ("lpips", "dists")
 SMALLEST = 64
 """Least side in pixels: their networks shrink a picture by up to 32."""
 
-PerceptualMetric = Callable[["Picture", "Picture"], float | None]
+PerceptualMetric = Callable[["ImageArray", "ImageArray"], float | None]
 """(output, original), each [1, C, H, W] in [0, 1] -> distance; None where a side is shorter than :data:`SMALLEST`."""
 
 
@@ -63,7 +63,7 @@ def _metric(pyiqa: object, name: str) -> PerceptualMetric:
             hint="run once with a network connection; pyiqa keeps them in its cache folder",
         ) from error
 
-    def measure(output: Picture, truth: Picture) -> float | None:
+    def measure(output: ImageArray, truth: ImageArray) -> float | None:
         if min(truth.shape[2:]) < SMALLEST:
             return None
         pair = [torch.from_numpy(_coloured(picture)) for picture in (output, truth)]
@@ -73,7 +73,7 @@ def _metric(pyiqa: object, name: str) -> PerceptualMetric:
     return measure
 
 
-def _coloured(picture: Picture) -> Picture:
+def _coloured(picture: ImageArray) -> ImageArray:
     """Rounded to 8 bits like all that is measured; grey in three channels."""
     levels = to_levels(picture).astype(np.float32) / np.float32(255)
     return np.repeat(levels, 3, axis=1) if levels.shape[1] == 1 else levels

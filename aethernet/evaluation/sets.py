@@ -14,17 +14,17 @@ from pathlib import Path
 
 from aethernet.artifact import file_digest
 from aethernet.errors import UsageError
-from aethernet.evaluation.degradation import KERNELS
-from aethernet.pictures import SUFFIXES, list_pictures
+from aethernet.images.files import SUFFIXES, list_pictures
+from aethernet.images.kernels import KERNELS
 
-__all__ = ["DEFAULT_KERNEL", "Pair", "PictureSet", "find_sets"]
+__all__ = ["DEFAULT_KERNEL", "ImagePair", "ImageSet", "find_sets"]
 
 DEFAULT_KERNEL = "matlab-bicubic"
 _HIGH = re.compile(r"(.*_)?(hr|gt(mod\d*)?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class ImagePair:
     """One picture."""
 
     name: str
@@ -34,25 +34,25 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PictureSet:
+class ImageSet:
     """Pictures that numbers are averaged over."""
 
     name: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ImagePair, ...]
     kernel: str
     """How the low-resolution pictures came about, in words where they were given."""
     digest: str
     """sha256 over names and contents of all its files; low-resolution ones only where they were given."""
 
 
-def find_sets(high: Path, low: Path | None, scale: int, kernel: str | None = None) -> list[PictureSet]:
+def find_sets(high: Path, low: Path | None, scale: int, kernel: str | None = None) -> list[ImageSet]:
     """The sets in a folder, in the order of their names.
 
     Args:
         high: Pictures, or a set in one of the layouts above, or a folder of such sets.
         low: Their partners, ``scale`` times smaller; None takes those in the layout, or none.
         scale: Of the network.
-        kernel: Where there are no partners, one of :data:`~aethernet.evaluation.degradation.KERNELS`; where there are,
+        kernel: Where there are no partners, one of :data:`~aethernet.images.kernels.KERNELS`; where there are,
             any words about how they were made.
 
     Raises:
@@ -80,7 +80,7 @@ def find_sets(high: Path, low: Path | None, scale: int, kernel: str | None = Non
     return found
 
 
-def _in_layout(root: Path, parts: list[Path], scale: int, kernel: str | None) -> PictureSet:
+def _in_layout(root: Path, parts: list[Path], scale: int, kernel: str | None) -> ImageSet:
     if len(parts) > 1:
         raise UsageError(
             f"expected one folder of high-resolution pictures in {root}, found {', '.join(one.name for one in parts)}",
@@ -102,15 +102,15 @@ def _in_layout(root: Path, parts: list[Path], scale: int, kernel: str | None) ->
     return _paired(name, parts[0], low[0], scale, kernel or _words(low[0])) if low else _made(name, parts[0], kernel)
 
 
-def _made(name: str, folder: Path, kernel: str | None) -> PictureSet:
+def _made(name: str, folder: Path, kernel: str | None) -> ImageSet:
     kernel = kernel or DEFAULT_KERNEL
     if kernel not in KERNELS:
         raise UsageError(f"expected a kernel of {', '.join(KERNELS)}, found '{kernel}'")
-    pairs = tuple(Pair(name=path.stem, high=path, low=None) for path in list_pictures(folder))
-    return PictureSet(name=name, pairs=pairs, kernel=kernel, digest=_digest(pairs))
+    pairs = tuple(ImagePair(name=path.stem, high=path, low=None) for path in list_pictures(folder))
+    return ImageSet(name=name, pairs=pairs, kernel=kernel, digest=_digest(pairs))
 
 
-def _paired(name: str, high: Path, low: Path, scale: int, kernel: str, *, marked: bool = False) -> PictureSet:
+def _paired(name: str, high: Path, low: Path, scale: int, kernel: str, *, marked: bool = False) -> ImageSet:
     """With ``marked``, names say which of the two a picture is."""
     highs = _by_name([one for one in list_pictures(high) if not marked or one.stem.upper().endswith("_HR")], scale)
     lows = _by_name([one for one in list_pictures(low) if not marked or one.stem.upper().endswith("_LR")], scale)
@@ -120,8 +120,8 @@ def _paired(name: str, high: Path, low: Path, scale: int, kernel: str, *, marked
             f"expected a partner for every picture of {name}, found none for {', '.join(alone[:5])}",
             hint=f"names may differ by x{scale} at the end, as in baby.png and babyx{scale}.png",
         )
-    pairs = tuple(Pair(name=one, high=highs[one], low=lows[one]) for one in sorted(highs))
-    return PictureSet(name=name, pairs=pairs, kernel=kernel, digest=_digest(pairs))
+    pairs = tuple(ImagePair(name=one, high=highs[one], low=lows[one]) for one in sorted(highs))
+    return ImageSet(name=name, pairs=pairs, kernel=kernel, digest=_digest(pairs))
 
 
 def _by_name(paths: list[Path], scale: int) -> dict[str, Path]:
@@ -130,7 +130,7 @@ def _by_name(paths: list[Path], scale: int) -> dict[str, Path]:
     return {added.sub("", path.stem): path for path in paths}
 
 
-def _digest(pairs: tuple[Pair, ...]) -> str:
+def _digest(pairs: tuple[ImagePair, ...]) -> str:
     lines = [f"{file_digest(pair.high)}  hr {pair.name}\n" for pair in pairs]
     lines += [f"{file_digest(pair.low)}  lr {pair.name}\n" for pair in pairs if pair.low is not None]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()

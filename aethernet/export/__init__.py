@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aethernet.errors import UsageError
-from aethernet.export.contract import OnnxDescription, describe_onnx, require_contract
 from aethernet.export.half import HalfExport, export_fp16
 from aethernet.export.onnx import ExportConfig, ShapeRange, export_fp32
+from aethernet.graphs.contract import OnnxDescription, describe_onnx, require_contract
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
+    from aethernet.networks.network import Network
 
 __all__ = [
     "ExportConfig",
@@ -36,7 +36,7 @@ def export_onnx(
     *,
     precision: Precision | str = Precision.FP32,
     config: ExportConfig | None = None,
-    pictures: Iterable[Picture] | None = None,
+    pictures: Iterable[ImageArray] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> OnnxDescription:
     """Write one ONNX file and check it against the contract.
@@ -59,7 +59,7 @@ def export_onnx(
     if Precision(precision) is not Precision.FP16:
         raise UsageError(f"expected precision fp32 or fp16, found {precision}")
     if pictures is None:
-        from aethernet.pictures import load_picture, sample_pictures
+        from aethernet.images.files import load_picture, sample_pictures
 
         pictures = [load_picture(path, model.config.in_channels) for path in sample_pictures()]
     with tempfile.TemporaryDirectory() as folder:

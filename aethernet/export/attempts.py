@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aethernet.errors import AethernetError, ExportError
-from aethernet.export.contract import OnnxDescription
 from aethernet.export.onnx import NATIVE_OPSET, ExportConfig, export_fp32, lower, trace_to_onnx, write_fp32
+from aethernet.graphs.contract import OnnxDescription
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import ForeignNetwork, Network
+    from aethernet.networks.network import Network
+    from aethernet.networks.third_party import ForeignNetwork
 
 __all__ = ["export_freely", "file_name"]
 
@@ -49,7 +50,7 @@ def export_freely(
     Raises:
         ExportError: No attempt succeeded; the message names the reason of each.
     """
-    from aethernet.architectures.foreign import ForeignNetwork
+    from aethernet.networks.third_party import ForeignNetwork
 
     if not isinstance(model, ForeignNetwork):
         path = folder / file_name(name, "fp32", config.static)

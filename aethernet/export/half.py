@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.architectures import SizeRequirements, padded
 from aethernet.errors import ExportError
-from aethernet.export.contract import OnnxDescription
-from aethernet.export.onnx import ExportConfig, replace_nodes, write_model
+from aethernet.export.onnx import ExportConfig, write_model
+from aethernet.graphs.contract import OnnxDescription
+from aethernet.graphs.editing import replace_nodes
+from aethernet.networks.sizes import SizeRequirements, padded
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:

@@ -16,17 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aethernet.errors import ExportError
-from aethernet.export.contract import OnnxDescription
 from aethernet.export.half import convert_to_half
-from aethernet.export.onnx import (
-    NATIVE_OPSET,
-    ExportConfig,
-    at_opset,
-    drop_unused_initializers,
-    replace_nodes,
-    trace_to_onnx,
-    write_model,
-)
+from aethernet.export.onnx import NATIVE_OPSET, ExportConfig, at_opset, trace_to_onnx, write_model
+from aethernet.graphs.contract import OnnxDescription
+from aethernet.graphs.editing import drop_unused_initializers, replace_nodes
 from aethernet.precision import Precision
 from aethernet.quantization.scheme import UNSIGNED_ZERO_POINT
 
@@ -34,7 +27,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from aethernet.architectures.foreign import Network
+    from aethernet.networks.network import Network
 
 __all__ = ["TRT_OPSET", "export_int8", "respell_unsigned", "trace_int8"]
 
@@ -105,7 +98,7 @@ def respell_unsigned(proto: onnx.ModelProto) -> None:
 
 def _exportable(network: Network) -> tuple[Network, dict[str, np.ndarray]]:
     """A copy whose convolutions hold plain weights on the grid, and the scales of those weights by parameter name."""
-    from aethernet.merging import merge_tail
+    from aethernet.networks.merging import merge_tail
     from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_mode
 
     traced = merge_tail(network).eval()

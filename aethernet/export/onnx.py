@@ -6,23 +6,24 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aethernet.architectures.descriptor import size_metadata
 from aethernet.artifact import atomic_path
 from aethernet.errors import ExportError, UsageError
-from aethernet.export.contract import MINIMAL_IR, OnnxDescription, require_contract
+from aethernet.graphs.contract import MINIMAL_IR, OnnxDescription, require_contract
+from aethernet.graphs.editing import drop_unused_initializers
+from aethernet.networks.sizes import size_metadata
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
     import onnx
 
-    from aethernet.architectures import SizeRequirements
-    from aethernet.architectures.foreign import Network
+    from aethernet.networks.network import Network
+    from aethernet.networks.sizes import SizeRequirements
 
 __all__ = [
     "NATIVE_OPSET",
@@ -30,11 +31,9 @@ __all__ = [
     "ExportConfig",
     "ShapeRange",
     "at_opset",
-    "drop_unused_initializers",
     "export_fp32",
     "finish_model",
     "lower",
-    "replace_nodes",
     "trace_to_onnx",
     "write_fp32",
     "write_model",
@@ -97,7 +96,7 @@ def export_fp32(
     Raises:
         ExportError: The exporter failed, or the file breaks the contract.
     """
-    from aethernet.merging import merge_tail
+    from aethernet.networks.merging import merge_tail
 
     return write_fp32(model, trace_to_onnx(merge_tail(model), config), destination, config, metadata)
 
@@ -131,8 +130,8 @@ def trace_to_onnx(model: Network, config: ExportConfig) -> onnx.ModelProto:
     """
     import torch
 
-    from aethernet.architectures.foreign import ForeignNetwork
-    from aethernet.architectures.windows import traceable_windows
+    from aethernet.networks.third_party import ForeignNetwork
+    from aethernet.networks.windows import traceable_windows
 
     batch, height, width = _traced_shape(model.config.size) if config.static is None else (1, *config.static)
     example = torch.linspace(0, 1, batch * model.config.in_channels * height * width)
@@ -285,21 +284,6 @@ def _said_by_default(operator: str, attribute: onnx.AttributeProto) -> bool:
         case _, "noop_with_empty_axes":
             return operator.startswith("Reduce") and operator != "ReduceSum"
     return False
-
-
-def replace_nodes(proto: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> None:
-    """Make ``nodes`` the graph's nodes, in place; they may be its own, in another order."""
-    # Copied first: protobuf empties the messages of a list that is cleared.
-    copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    del proto.graph.node[:]
-    proto.graph.node.extend(copies)
-
-
-def drop_unused_initializers(proto: onnx.ModelProto) -> None:
-    """Remove constants that no node reads, in place."""
-    used = {name for node in proto.graph.node for name in node.input}
-    for tensor in [tensor for tensor in proto.graph.initializer if tensor.name not in used]:
-        proto.graph.initializer.remove(tensor)
 
 
 def write_model(

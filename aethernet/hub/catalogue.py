@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aethernet.bundle import LARGEST_RECORD, SIGNATURE
 from aethernet.errors import BundleError, HubError, UnreachableError
-from aethernet.hub import Hub, Snapshot, printable
-from aethernet.manifest import MANIFEST, Manifest, read_model
+from aethernet.hub.address import printable
+from aethernet.hub.protocol import Hub, Snapshot
+from aethernet.records import read_model
+from aethernet.release.bundle import LARGEST_RECORD, SIGNATURE
+from aethernet.release.manifest import MANIFEST, Manifest
 
 __all__ = ["Offer", "list_releases"]
 

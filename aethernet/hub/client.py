@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import aethernet
 from aethernet.errors import ConflictError, HubError, UnreachableError
-from aethernet.hub import printable
+from aethernet.hub.address import printable
+from aethernet.version import __version__
 
 __all__ = ["MissingError", "TakenError", "limited_get", "sensible", "stream", "translated"]
 
@@ -44,7 +44,7 @@ def stream(url: str, what: str, headers: Mapping[str, str], token: bool | None) 
     """A GET answer whose content is still to be read; ``token``: False sends none, None the client's own, if any."""
     from huggingface_hub.utils import build_hf_headers, get_session
 
-    own = build_hf_headers(token=token, library_name="aethernet", library_version=aethernet.__version__)
+    own = build_hf_headers(token=token, library_name="aethernet", library_version=__version__)
     with translated(what):
         # Content-Length and ranges count the bytes as they are stored.
         asked = {**own, **headers, "Accept-Encoding": "identity"}

@@ -21,23 +21,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 from aethernet.artifact import file_digest, fsync_tree
-from aethernet.bundle import (
-    LARGEST_RECORD,
-    SIGNATURE,
-    Bundle,
-    foreign_files,
-    open_bundle,
-    record_problems,
-    replace_folder,
-    stated_digests,
-    verify_bundle,
-)
 from aethernet.errors import AethernetError, BundleError, HubError, StoreError, UnreachableError, UsageError
-from aethernet.hub import Address, Hub, Snapshot, connect, is_address, newest_version, printable
+from aethernet.hub.address import Address, is_address, printable
+from aethernet.hub.connecting import connect
 from aethernet.hub.patience import Patience
-from aethernet.manifest import BUILD, CARD, MANIFEST, RENDERED, FileEntry, Manifest, is_safe_path
+from aethernet.hub.protocol import Hub, Snapshot, newest_version
 from aethernet.precision import Precision
-from aethernet.signing import Trust, check_signature, look_at_signature, read_trust
+from aethernet.release.assembly import foreign_files, replace_folder
+from aethernet.release.bundle import LARGEST_RECORD, SIGNATURE, Bundle, open_bundle, stated_digests
+from aethernet.release.manifest import BUILD, CARD, MANIFEST, RENDERED, FileEntry, Manifest, is_safe_path
+from aethernet.release.signing import Trust, check_signature, look_at_signature, read_trust
+from aethernet.release.verification import record_problems, verify_bundle
 
 __all__ = ["RUNTIMES", "Download", "download", "fetch_bundle", "select_files"]
 
@@ -104,7 +98,7 @@ def fetch_bundle(
         progress: Told bytes done and bytes in all.
 
     Returns:
-        A folder that :func:`aethernet.bundle.open_bundle` takes. With ``only`` or ``runtime`` it may be a part.
+        A folder that :func:`aethernet.release.bundle.open_bundle` takes. With ``only`` or ``runtime`` it may be a part.
 
     Raises:
         HubError: The hub cannot be reached or has no such release.

@@ -14,9 +14,10 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from aethernet.artifact import atomic_path, file_digest, fsync_folder, fsync_tree
-from aethernet.bundle import Bundle, open_bundle
 from aethernet.errors import AlreadyPublishedError, BundleError, HubError
-from aethernet.hub import Publication, Snapshot, require_plain, version_order
+from aethernet.hub.address import require_plain, version_order
+from aethernet.hub.protocol import Publication, Snapshot
+from aethernet.release.bundle import Bundle, open_bundle
 
 __all__ = ["FolderHub"]
 
@@ -34,7 +35,7 @@ class FolderHub:
         self.place = self.root.as_uri()
 
     def publish(self, bundle: Bundle, name: str, *, private: bool = False) -> Publication:  # noqa: ARG002
-        """See :class:`aethernet.hub.Hub`; who may read a folder is the file system's business."""
+        """See :class:`aethernet.hub.protocol.Hub`; who may read a folder is the file system's business."""
         version = bundle.manifest.version
         target = self._folder(name, version)
         if target.exists():
@@ -73,7 +74,7 @@ class FolderHub:
         return Publication.of(bundle, self.place, name, already_there=True)
 
     def retract(self, publication: Publication) -> None:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         target = self._folder(publication.name, publication.version)
         retired = target.with_name(f".{publication.version}.{secrets.token_hex(6)}.old")
         try:
@@ -83,15 +84,15 @@ class FolderHub:
         shutil.rmtree(retired, ignore_errors=True)
 
     def names(self) -> list[str]:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         return sorted(name for name in _folders(self.root) if self.versions(name))
 
     def versions(self, name: str) -> list[str]:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         return sorted(_folders(self._folder(name)), key=version_order, reverse=True)
 
     def yanked(self, name: str) -> dict[str, str]:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         marks = {}
         for mark in sorted((self._folder(name) / ".yanked").glob("*.json")):
             try:
@@ -101,7 +102,7 @@ class FolderHub:
         return marks
 
     def yank(self, name: str, version: str, reason: str | None) -> None:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         self._require(name, version)
         mark = self._folder(name) / ".yanked" / f"{version}.json"
         if reason is None:
@@ -111,7 +112,7 @@ class FolderHub:
                 temporary.write_text(json.dumps({"reason": reason}) + "\n", encoding="utf-8")
 
     def snapshot(self, name: str, version: str) -> Snapshot:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         root = self._require(name, version)
         files = {}
         for folder, folders, names in os.walk(root):
@@ -130,7 +131,7 @@ class FolderHub:
         *,
         fresh: bool = False,  # noqa: ARG002
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         place = self._folder(snapshot.name, snapshot.version) / path
         try:
             with open(place, "rb") as file:
@@ -140,7 +141,7 @@ class FolderHub:
             raise HubError(f"could not read {place}: {error.strerror or error}") from error
 
     def fingerprint(self, name: str, version: str) -> str:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         root = self._folder(name, version)
         if not root.is_dir():
             return ""

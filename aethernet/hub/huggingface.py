@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, urlsplit
 
-import aethernet
-from aethernet.bundle import Bundle
 from aethernet.errors import (
     AlreadyPublishedError,
     BundleError,
@@ -34,10 +32,14 @@ from aethernet.errors import (
     UnreachableError,
     UsageError,
 )
-from aethernet.hub import Publication, Snapshot, printable, require_plain, version_order
+from aethernet.hub.address import printable, require_plain, version_order
 from aethernet.hub.client import MissingError, TakenError, limited_get, sensible, stream, translated
 from aethernet.hub.patience import Patience
-from aethernet.manifest import MANIFEST, Manifest, read_model
+from aethernet.hub.protocol import Publication, Snapshot
+from aethernet.records import read_model
+from aethernet.release.bundle import Bundle
+from aethernet.release.manifest import MANIFEST, Manifest
+from aethernet.version import __version__
 
 __all__ = ["HuggingFaceHub"]
 
@@ -93,13 +95,13 @@ class HuggingFaceHub:
             endpoint=self.endpoint,
             token=self._token,
             library_name="aethernet",
-            library_version=aethernet.__version__,
+            library_version=__version__,
         )
 
     # --- publishing --------------------------------------------------------------------------------------------------
 
     def publish(self, bundle: Bundle, name: str, *, private: bool = False) -> Publication:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         repository, tag = self._repository(name), f"v{bundle.manifest.version}"
         files = {path.relative_to(bundle.root).as_posix(): path for path in bundle.root.rglob("*") if path.is_file()}
         try:
@@ -186,7 +188,7 @@ class HuggingFaceHub:
         return Publication.of(bundle, self.place, name, already_there=True)
 
     def retract(self, publication: Publication) -> None:
-        """See :class:`aethernet.hub.Hub`; the commit stays, and no version points to it any more."""
+        """See :class:`aethernet.hub.protocol.Hub`; the commit stays, and no version points to it any more."""
         tag = f"v{publication.version}"
 
         def attempt() -> None:
@@ -198,7 +200,7 @@ class HuggingFaceHub:
         self._patience.run(attempt, self._tell)
 
     def yank(self, name: str, version: str, reason: str | None) -> None:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         from huggingface_hub import CommitOperationAdd
 
         repository = self._repository(name)
@@ -232,7 +234,7 @@ class HuggingFaceHub:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def names(self) -> list[str]:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         url: str | None = f"{self.endpoint}/api/models?author={quote(self.organisation)}&limit=1000"
         found: list[str] = []
         for _ in range(_MOST_PAGES):
@@ -244,7 +246,7 @@ class HuggingFaceHub:
         return sorted(name for name in found if re.fullmatch(r"[\w.-]{1,96}", name))
 
     def versions(self, name: str) -> list[str]:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         try:
             tags = self._refs(name).tags
         except MissingError:
@@ -253,7 +255,7 @@ class HuggingFaceHub:
         return sorted(found, key=version_order, reverse=True)
 
     def yanked(self, name: str) -> dict[str, str]:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         return self._marks(name, self._refs(name))
 
     def _marks(self, name: str, refs: _Refs) -> dict[str, str]:
@@ -270,7 +272,7 @@ class HuggingFaceHub:
         return {str(version): str(reason) for version, reason in content.items()}
 
     def snapshot(self, name: str, version: str) -> Snapshot:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         require_plain(version)
         try:
             commit = self._require(name, version, self._refs(name))
@@ -291,7 +293,7 @@ class HuggingFaceHub:
     def read(
         self, snapshot: Snapshot, path: str, start: int = 0, *, fresh: bool = False
     ) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """See :class:`aethernet.hub.Hub`; the client's own cache is used."""
+        """See :class:`aethernet.hub.protocol.Hub`; the client's own cache is used."""
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(self._repository(snapshot.name), path, revision=snapshot.revision)
@@ -307,7 +309,7 @@ class HuggingFaceHub:
             yield int(begins[1]) if response.status_code == 206 and begins else 0, response.iter_bytes(_CHUNK)
 
     def fingerprint(self, name: str, version: str) -> str:
-        """See :class:`aethernet.hub.Hub`."""
+        """See :class:`aethernet.hub.protocol.Hub`."""
         try:
             commit = self._refs(name).tags.get(f"v{version}")
         except MissingError:

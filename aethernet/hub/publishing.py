@@ -8,11 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from aethernet.bundle import Bundle, open_bundle, require_accepted, verify_bundle
 from aethernet.errors import AethernetError, BundleError, HubError
-from aethernet.hub import Address, Publication, connect
+from aethernet.hub.address import Address
+from aethernet.hub.connecting import connect
 from aethernet.hub.download import download
-from aethernet.signing import Trust
+from aethernet.hub.protocol import Publication
+from aethernet.release.bundle import Bundle, open_bundle
+from aethernet.release.signing import Trust
+from aethernet.release.verification import require_accepted, verify_bundle
 
 __all__ = ["Fetched", "Verified", "fetched", "publish_release", "take_back", "verify_release"]
 

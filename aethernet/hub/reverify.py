@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aethernet.errors import AethernetError, GateError, HubError, SpecError, UsageError
-from aethernet.hub import Address, connect, printable
+from aethernet.hub.address import Address, printable
+from aethernet.hub.connecting import connect
 
 if TYPE_CHECKING:
-    from aethernet.comparison.again import Again
     from aethernet.hub.publishing import Tell
-    from aethernet.manifest import Manifest
-    from aethernet.signing import Trust
-    from aethernet.spec import ReleaseSpec
+    from aethernet.release.again import Remeasured
+    from aethernet.release.manifest import Manifest
+    from aethernet.release.signing import Trust
+    from aethernet.release.spec import ReleaseSpec
 
-__all__ = ["Finding", "Target", "issue_text", "released_at", "reverify", "specified_in"]
+__all__ = ["ReverifyFinding", "Target", "issue_text", "released_at", "reverify", "specified_in"]
 
 NOISE_FLOOR = 80.0
 """dB of PSNR to the reference above which differences are floating-point noise, another on every processor."""
@@ -44,7 +45,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class ReverifyFinding:
     """What a look at one release found."""
 
     address: str
@@ -67,20 +68,20 @@ class Finding:
         return not self.problems
 
 
-def specified_in(folder: Path, place: str) -> tuple[list[Target], list[Finding]]:
+def specified_in(folder: Path, place: str) -> tuple[list[Target], list[ReverifyFinding]]:
     """The releases that specs in a folder (``NAME/release.toml``) name, and what is wrong with specs that say nothing.
 
     Raises:
         UsageError: There is no spec.
     """
-    from aethernet.spec import read_spec
+    from aethernet.release.spec import read_spec
 
     targets, unreadable = [], []
     for path in sorted(folder.glob("*/release.toml")):
         try:
             spec = read_spec(path)
         except SpecError as error:
-            unreadable.append(Finding(address=f"{place}/{path.parent.name}", problems=(f"{path}: {error}",)))
+            unreadable.append(ReverifyFinding(address=f"{place}/{path.parent.name}", problems=(f"{path}: {error}",)))
         else:
             targets.append(Target(address=f"{place}/{spec.name}@{spec.version}", spec=spec))
     if not targets and not unreadable:
@@ -107,7 +108,7 @@ def released_at(place: str) -> list[Target]:
 
 def reverify(
     target: Target, *, trust: Trust | None = None, images: Sequence[Path] = (), tell: Tell = lambda _: None
-) -> Finding:
+) -> ReverifyFinding:
     """Download a release, check every byte and its signature, run every form, hold it against what it promises.
 
     Whatever goes wrong is a finding and never raised.
@@ -120,8 +121,8 @@ def reverify(
         tell: Told, in words, what is worth knowing.
     """
     from aethernet.comparison import judge
-    from aethernet.comparison.again import compare_again
     from aethernet.hub.publishing import fetched
+    from aethernet.release.again import compare_again
 
     try:
         with fetched(Address.parse(target.address), trust=trust, tell=tell) as found:
@@ -129,9 +130,9 @@ def reverify(
             pictures, partners, note = _pictures(manifest, target.spec, images)
             again = compare_again(found.bundle, pictures, partners)
     except AethernetError as error:
-        return Finding(address=target.address, problems=(str(error),))
+        return ReverifyFinding(address=target.address, problems=(str(error),))
     except Exception as error:  # noqa: BLE001 (a stranger's file may make a library throw anything)
-        return Finding(address=target.address, problems=(f"could not be run: {type(error).__name__}: {error}",))
+        return ReverifyFinding(address=target.address, problems=(f"could not be run: {type(error).__name__}: {error}",))
     problems = _broken_word(manifest, target)
     released = [form.precision for form in manifest.forms if form.status == "released"]
     try:
@@ -142,7 +143,7 @@ def reverify(
     if not note:
         numbers, other = _other_numbers(manifest, again)
         problems += other
-    return Finding(
+    return ReverifyFinding(
         address=target.address,
         problems=tuple(problems),
         identity=verified.identity,
@@ -178,7 +179,7 @@ def _pictures(
 ) -> tuple[dict[str, Path], dict[str, Path], str]:
     """Pictures to run, their originals, and why they are not those its numbers were measured on; empty if they are."""
     from aethernet.artifact import file_digest
-    from aethernet.pictures import list_pictures, sample_pictures
+    from aethernet.images.files import list_pictures, sample_pictures
 
     folders = [*images, *((spec.images, spec.hr) if spec is not None else ())]
     here = [path for folder in folders if folder is not None and folder.is_dir() for path in list_pictures(folder)]
@@ -195,7 +196,7 @@ def _pictures(
     return {one.name: known[one.sha256] for one in stated}, partners, ""
 
 
-def _other_numbers(manifest: Manifest, again: Again) -> tuple[int, list[str]]:
+def _other_numbers(manifest: Manifest, again: Remeasured) -> tuple[int, list[str]]:
     """How many stated numbers were measured again, and those that came out differently."""
     problems = []
     measured = {(item.form.file, item.case): item for item in again.measurements}
@@ -225,7 +226,7 @@ def _other_numbers(manifest: Manifest, again: Again) -> tuple[int, list[str]]:
     return compared, problems
 
 
-def issue_text(findings: Sequence[Finding]) -> str:
+def issue_text(findings: Sequence[ReverifyFinding]) -> str:
     """What to tell people about releases that are not as they were promised, in Markdown.
 
     Texts of releases are strangers' texts: they stand in code blocks, where they mention nobody and link nowhere.
@@ -248,7 +249,7 @@ def issue_text(findings: Sequence[Finding]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _facts(finding: Finding) -> list[str]:
+def _facts(finding: ReverifyFinding) -> list[str]:
     if finding.identity is None:
         return []
     told = [f"{finding.files} files, {len(finding.forms)} run, {finding.numbers} stated numbers measured again"]

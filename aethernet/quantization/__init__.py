@@ -1,13 +1,5 @@
-"""int8: ranges from records or pictures, weights and activations on one grid, biases corrected.
+"""INT8: one grid for every runtime, found from records of training or from images.
 
-:mod:`~aethernet.quantization.scheme` says what is quantised and why; :func:`quantize` does it.
+:mod:`~aethernet.quantization.scheme` says what is quantised and how, :mod:`~aethernet.quantization.post_training` makes
+the int8 network of a float one.
 """
-
-from __future__ import annotations
-
-from aethernet.quantization.calibration import Method
-from aethernet.quantization.learning import from_finetuning
-from aethernet.quantization.post_training import Quantized, TensorRange, quantize
-from aethernet.quantization.structure import units_of
-
-__all__ = ["Method", "Quantized", "TensorRange", "from_finetuning", "quantize", "units_of"]

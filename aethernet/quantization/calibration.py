@@ -23,12 +23,12 @@ from aethernet.errors import CalibrationError
 from aethernet.quantization.scheme import ACTIVATION_MAX, ACTIVATION_MIN, activation_scale
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = [
     "PERCENTILE",
-    "Choice",
     "Method",
+    "RangeChoice",
     "TensorHistogram",
     "as_input",
     "choose_range",
@@ -70,7 +70,7 @@ class TensorHistogram:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class RangeChoice:
     """A range and how it came about."""
 
     scale: float
@@ -82,7 +82,7 @@ class Choice:
 def watch(
     network: nn.Module,
     points: Mapping[str, nn.Module],
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageArray],
     gates: Mapping[str, nn.Module] | None = None,
 ) -> dict[str, TensorHistogram]:
     """Histograms of what goes into each of ``points`` while ``network`` runs over the pictures, twice.
@@ -139,7 +139,7 @@ def watch(
     }
 
 
-def as_input(picture: Picture) -> Tensor:
+def as_input(picture: ImageArray) -> Tensor:
     """[N, C, H, W] as a tensor, channels last in memory, which is what PyTorch is fast for."""
     return torch.from_numpy(picture).to(memory_format=torch.channels_last)
 
@@ -147,7 +147,7 @@ def as_input(picture: Picture) -> Tensor:
 def _run(
     network: nn.Module,
     points: Mapping[str, nn.Module],
-    pictures: Iterable[Picture],
+    pictures: Iterable[ImageArray],
     record: Callable[[str, Tensor], None],
 ) -> int:
     number = 0
@@ -171,7 +171,7 @@ def _hooked(points: Mapping[str, nn.Module], record: Callable[[str, Tensor], Non
             handle.remove()
 
 
-def choose_range(seen: TensorHistogram, method: Method = Method.BEST) -> Choice:
+def choose_range(seen: TensorHistogram, method: Method = Method.BEST) -> RangeChoice:
     """The range for one tensor."""
     widest = activation_scale(seen.low, seen.high)
     scales = {
@@ -181,7 +181,7 @@ def choose_range(seen: TensorHistogram, method: Method = Method.BEST) -> Choice:
     }
     wanted = list(scales) if method is Method.BEST else [method]
     candidates = [
-        Choice(scale=scale, method=one, noise=rounding_noise(seen, scale))
+        RangeChoice(scale=scale, method=one, noise=rounding_noise(seen, scale))
         for one in wanted
         for scale in (activation_scale(0.0, wide * ACTIVATION_MAX) for wide in scales[one])
     ]
@@ -205,7 +205,7 @@ def rounding_noise(seen: TensorHistogram, scale: float) -> float:
     return float((seen.counts * ((x - rounded) ** 2 + min(spread, scale**2 / 12))).sum()) / power
 
 
-def crops_of(pictures: Iterable[Picture], side: int, each: int, seed: int = 0) -> list[Picture]:
+def crops_of(pictures: Iterable[ImageArray], side: int, each: int, seed: int = 0) -> list[ImageArray]:
     """Up to ``each`` crops of at most ``side`` x ``side`` from every picture, the same for the same seed.
 
     Args:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aethernet.architectures.foreign import ForeignNetwork
+from aethernet.networks.third_party import ForeignNetwork
 from aethernet.quantization.generic import last_layer
 from aethernet.quantization.modules import QuantizedConv
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
+    from aethernet.networks.network import Network
 
 __all__ = ["correct_biases", "source_name"]
 

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from aethernet.network.blocks import GatedFeedForward
-from aethernet.network.generation1 import GatedLinear
+from aethernet.networks.blocks import GatedFeedForward
+from aethernet.networks.generation1 import GatedLinear
 from aethernet.quantization.calibration import as_input
 
 if TYPE_CHECKING:
-    from aethernet.network import AetherNet
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
+    from aethernet.networks import AetherNet
 
 __all__ = ["equalize_gates", "equalize_tail"]
 
@@ -34,7 +34,7 @@ _SMALLEST, _LARGEST = 1 / 32, 32.0
 
 
 @torch.no_grad()
-def equalize_gates(fused: AetherNet, crops: Sequence[Picture]) -> None:
+def equalize_gates(fused: AetherNet, crops: Sequence[ImageArray]) -> None:
     """Bring the channels of every gate's product nearer to one size, in place.
 
     Args:
@@ -58,7 +58,7 @@ def equalize_gates(fused: AetherNet, crops: Sequence[Picture]) -> None:
 
 
 @torch.no_grad()
-def equalize_tail(fused: AetherNet, crops: Sequence[Picture]) -> bool:
+def equalize_tail(fused: AetherNet, crops: Sequence[ImageArray]) -> bool:
     """Bring the channels between the convolutions from ``conv_before_upsample`` to the last one to one size, in place.
 
     Args:
@@ -89,7 +89,7 @@ def equalize_tail(fused: AetherNet, crops: Sequence[Picture]) -> bool:
 
 
 def _channel_maxima(
-    fused: AetherNet, layers: Sequence[nn.Module], crops: Sequence[Picture], *, of_input: bool = False
+    fused: AetherNet, layers: Sequence[nn.Module], crops: Sequence[ImageArray], *, of_input: bool = False
 ) -> list[Tensor]:
     """Largest magnitude of each channel a layer gives, or is given; of linear layers the last axis is the channels'."""
     found: dict[nn.Module, Tensor] = {}

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from aethernet.architectures.foreign import ForeignNetwork
 from aethernet.errors import QuantizationError
+from aethernet.networks.third_party import ForeignNetwork
 from aethernet.quantization.modules import QuantizedConv
 
 __all__ = ["last_layer", "quantize_convolutions", "units_of_generic"]

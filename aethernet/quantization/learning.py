@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from aethernet.errors import QuantizationError
+from aethernet.quantization.calibrated import TensorRange
 from aethernet.quantization.correction import source_name
 from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_mode
-from aethernet.quantization.post_training import Quantized, TensorRange, freeze_weights
+from aethernet.quantization.post_training import Quantized, freeze_weights
 from aethernet.quantization.scheme import SMALLEST_SCALE, half_precision, weight_scale
 from aethernet.quantization.state import float_units
 from aethernet.quantization.structure import convs_of, quantizers_of
 
 if TYPE_CHECKING:
-    from aethernet.checkpoint import FinetunedInt8
-    from aethernet.network import AetherNet
+    from aethernet.networks import AetherNet
+    from aethernet.quantization.finetuned import FinetunedInt8
 
 __all__ = ["finished", "from_finetuning", "start_learning"]
 
@@ -66,7 +67,7 @@ def finished(network: AetherNet) -> AetherNet:
 def from_finetuning(
     finetuned: FinetunedInt8, fused: AetherNet, *, keep_float: Collection[str] | None = None
 ) -> Quantized:
-    """What :func:`~aethernet.quantization.quantize` gives, for an int8 network that its checkpoint brought along.
+    """What :func:`~aethernet.quantization.post_training.quantize` gives, for an int8 network that a checkpoint holds.
 
     Args:
         finetuned: From the checkpoint.

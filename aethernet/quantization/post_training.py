@@ -13,9 +13,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from aethernet.architectures import padded
-from aethernet.architectures.foreign import ForeignNetwork, as_aethernet
 from aethernet.errors import CalibrationError
+from aethernet.networks.network import as_aethernet
+from aethernet.networks.sizes import padded
+from aethernet.networks.third_party import ForeignNetwork
+from aethernet.quantization.calibrated import Calibrated, TensorRange
 from aethernet.quantization.calibration import (
     Method,
     TensorHistogram,
@@ -40,11 +42,11 @@ from aethernet.quantization.structure import (
 )
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
-    from aethernet.checkpoint.layout import QuantizationRecords
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
+    from aethernet.networks.network import Network
+    from aethernet.quantization.records import QuantizationRecords
 
-__all__ = ["CROPS_EACH", "CROP_SIDE", "Calibrated", "Quantized", "TensorRange", "calibrate", "quantize"]
+__all__ = ["CROPS_EACH", "CROP_SIDE", "Quantized", "calibrate", "quantize"]
 
 CROP_SIDE, CROPS_EACH = 96, 4
 """Calibration looks at this many crops of this side per picture, one at a time."""
@@ -57,16 +59,6 @@ _SLOPE_CROPS = 2
 _MOST_MEASURED = 100
 """Parts: measuring each takes as many runs of the network, hours for the hundreds of convolutions that some have."""
 _SLOPES = tuple(round(1.58 + 0.02 * step, 2) for step in range(8))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TensorRange:
-    """How one activation is quantised, and why so."""
-
-    name: str
-    scale: float
-    source: str
-    """``records: MODULE``, ``pictures: METHOD``, ``derived`` or ``learned``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,28 +76,12 @@ class Quantized:
     """Largest mean shift of the last layer that bias correction took off, in units of the picture's range."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibrated:
-    """A network with a grid for every tensor, before biases are corrected and weights are put on theirs for good."""
-
-    network: Network = field(repr=False)
-    """Quantisers in place and switched on, weights still exact."""
-    fused: Network = field(repr=False)
-    """The float network it was made from, channels equalised: the same picture."""
-    crops: tuple[Picture, ...] = field(repr=False)
-    """What was looked at, each [1, C, H, W]."""
-    slope: float | None
-    slopes: dict[str, float]
-    """Unit -> slope folded into its gate."""
-    tensors: tuple[TensorRange, ...]
-
-
 def quantize(
     fused: Network,
     *,
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[ImageArray] = (),
     records: QuantizationRecords | None = None,
-    fallback: Sequence[Picture] = (),
+    fallback: Sequence[ImageArray] = (),
     method: Method = Method.BEST,
     keep_float: Collection[str] | None = None,
     seed: int = 0,
@@ -153,9 +129,9 @@ def quantize(
 def calibrate(
     fused: Network,
     *,
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[ImageArray] = (),
     records: QuantizationRecords | None = None,
-    fallback: Sequence[Picture] = (),
+    fallback: Sequence[ImageArray] = (),
     method: Method = Method.BEST,
     keep_float: Collection[str] = (),
     seed: int = 0,
@@ -259,7 +235,7 @@ def freeze_weights(network: nn.Module) -> None:
 
 
 @torch.inference_mode()
-def _fit_slope(fused: Network, crops: Sequence[Picture]) -> float | None:
+def _fit_slope(fused: Network, crops: Sequence[ImageArray]) -> float | None:
     """Generation 1: the slope for all gates with which the network's picture stays nearest to that with exact GELU.
 
     Fitting it to each layer's own values is worse: errors of several layers then point the same way (measured on a real
@@ -280,7 +256,7 @@ def _fit_slope(fused: Network, crops: Sequence[Picture]) -> float | None:
     return min(_SLOPES, key=error)
 
 
-def _batch(crops: Sequence[Picture]) -> torch.Tensor:
+def _batch(crops: Sequence[ImageArray]) -> torch.Tensor:
     """Crops of one size, [N, C, H, W]: as many as have the commonest, spread over the pictures."""
     sizes = [crop.shape[2:] for crop in crops]
     common = max(sorted(set(sizes)), key=sizes.count)

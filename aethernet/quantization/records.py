@@ -11,23 +11,33 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from aethernet.network.generation1 import AetherNet1
+from aethernet.networks.generation1 import AetherNet1
 from aethernet.quantization.structure import quantizers_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from aethernet.checkpoint.layout import QuantizationRecords
-    from aethernet.network import AetherNet
+    from aethernet.networks import AetherNet
 
-__all__ = ["Range", "recorded_ranges", "usable_records"]
+__all__ = ["QuantizationRecords", "Range", "recorded_ranges", "usable_records"]
 
 Range = tuple[float, float]
 """Smallest and largest value."""
 
 _OBSERVER = ".activation_post_process"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationRecords:
+    """What quantisation-aware training left beside the weights, by the checkpoint's own names; used by int8 alone."""
+
+    origin: str
+    """``qat`` (observers and fake quantisers) or ``converted`` (PyTorch's packed int8 modules)."""
+    tensors: dict[str, Tensor] = field(repr=False)
+    """Scales, zero-points, ranges and switches; an unused observer holds (+inf, -inf)."""
 
 
 def usable_records(records: QuantizationRecords) -> dict[str, Range]:

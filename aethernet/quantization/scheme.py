@@ -21,8 +21,8 @@ Quantised
 
 Float
     ``conv_first``: three input channels of full precision, little work.
-    ``conv_last``, and the upsampler's last convolution, which is merged with it (:mod:`aethernet.merging`): the result
-    is the picture, and an integer kernel would have to round that result to 8 bits twice.
+    ``conv_last``, and the upsampler's last convolution, which is merged with it (:mod:`aethernet.networks.merging`):
+    the result is the picture, and an integer kernel would have to round that result to 8 bits twice.
     Large depthwise kernels: slower in integers than in float in ONNX Runtime (measured), and few multiplications.
     Norms, residual additions and the residual stream: errors there add up from block to block.
     Attention: few multiplications, and a gate that multiplies everything after it.

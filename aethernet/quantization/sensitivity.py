@@ -8,7 +8,7 @@ of different layers hardly correlate; wherever a decision depends on their sum, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,7 @@ from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer
 from aethernet.quantization.structure import belongs, convs_of, restructure, units_of
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from aethernet.quantization.post_training import Calibrated
-    from aethernet.quantization.timing import UnitTimes
+    from aethernet.quantization.calibrated import Calibrated
 
 __all__ = [
     "CROPS",
@@ -32,9 +29,9 @@ __all__ = [
     "Cost",
     "Sensitivity",
     "UnitCost",
+    "UnitTimes",
     "measure_sensitivity",
     "out_of_proportion",
-    "sensitivity_chart",
 ]
 
 OUT_OF_PROPORTION = 5.0
@@ -107,6 +104,23 @@ class Sensitivity:
     def kept_float(self) -> tuple[str, ...]:
         """Parts to keep float."""
         return tuple(one.unit for one in self.units if one.kept_float)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitTimes:
+    """Milliseconds of kernels per run, medians; all runs interleaved."""
+
+    units: Mapping[str, tuple[float, float]]
+    """Unit -> fp32, int8."""
+    elsewhere: tuple[float, float]
+    """What belongs to no part: large kernels, norms, sums, first and last convolution."""
+    total: tuple[float, float]
+    """Of the whole run."""
+    shape: tuple[int, ...]
+    """N, C, H, W of the input."""
+    runs: int
+    threads: int
+    """0: as many as ONNX Runtime chose."""
 
 
 def measure_sensitivity(
@@ -189,30 +203,6 @@ def out_of_proportion(calibrated: Calibrated) -> tuple[str, ...]:
     noise = {unit: _cost(switches.pictures({unit}), unquantized).noise for unit in switches.units}
     whole, work = sum(noise.values()), sum(switches.work.values())
     return tuple(unit for unit in noise if noise[unit] * work > OUT_OF_PROPORTION * whole * switches.work[unit])
-
-
-def sensitivity_chart(measured: Sensitivity, times: UnitTimes | None = None) -> Image:
-    """Share of the error, and of the work or (with ``times``) of the time saved, part by part."""
-    from aethernet.chart import Bars, bar_chart
-
-    noise = sum(one.cost.noise for one in measured.units) or 1.0
-    saved = {unit: before - after for unit, (before, after) in times.units.items()} if times is not None else {}
-    whole = sum(max(0.0, one) for one in saved.values()) or 1.0
-    rows = []
-    for one in measured.units:
-        psnr = f"{one.cost.psnr:.1f} dB" if one.cost.psnr is not None else "identical"
-        gain = f", {saved[one.unit]:+.1f} ms saved" if saved else f", {one.work:.1%} of the work"
-        gained = saved[one.unit] / whole if saved else one.work
-        rows.append(
-            Bars(
-                label=one.unit,
-                values=(one.cost.noise / noise, max(0.0, gained)),
-                note=psnr + gain + (" (float)" if one.kept_float else ""),
-                muted=one.kept_float,
-            )
-        )
-    series = ("share of the error", "share of the time saved" if saved else "share of the multiplications")
-    return bar_chart("What int8 costs and saves, part by part", series, rows)
 
 
 class _Switches:

@@ -19,7 +19,7 @@ from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, set_m
 from aethernet.quantization.structure import belongs, convs_of, quantizers_of, restructure, units_of
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
+    from aethernet.networks.network import Network
 
 __all__ = ["float_units", "int8_tensors", "is_int8", "is_quantized", "restore", "split"]
 

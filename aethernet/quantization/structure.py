@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import nn
 
-from aethernet.architectures.foreign import ForeignNetwork
 from aethernet.errors import QuantizationError
-from aethernet.fusion import fold_affine_after, fold_gain_before
-from aethernet.network.blocks import ChannelAttention, ChannelLayerNorm, GatedFeedForward, SpatialAttention
-from aethernet.network.generation1 import AetherNet1, Block1, GatedLinear
+from aethernet.networks.blocks import ChannelAttention, ChannelLayerNorm, GatedFeedForward, SpatialAttention
+from aethernet.networks.fusion import fold_affine_after, fold_gain_before
+from aethernet.networks.generation1 import AetherNet1, Block1, GatedLinear
+from aethernet.networks.third_party import ForeignNetwork
 from aethernet.quantization.generic import quantize_convolutions, units_of_generic
 from aethernet.quantization.modules import QuantizedConv, QuantizedGate, Quantizer, ResidualBlock
 
 if TYPE_CHECKING:
-    from aethernet.architectures.foreign import Network
+    from aethernet.networks.network import Network
 
 SomeNetwork = TypeVar("SomeNetwork", bound="Network")
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from aethernet.architectures import SizeRequirements, fitted
-from aethernet.architectures.descriptor import recorded_size
 from aethernet.errors import ComparisonError
+from aethernet.networks.sizes import SizeRequirements, fitted, recorded_size
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["OnnxRuntime"]
 
@@ -75,12 +74,12 @@ class OnnxRuntime:
             raise ComparisonError(f"expected {self.provider}, found that ONNX Runtime cannot start it here")
         return session
 
-    def infer(self, picture: Picture) -> Picture:
+    def infer(self, picture: ImageArray) -> ImageArray:
         return fitted(picture, self._size, self._scale, self._run)
 
-    def _run(self, picture: Picture) -> Picture:
+    def _run(self, picture: ImageArray) -> ImageArray:
         (output,) = self._session.run(None, {self._input: picture.astype(self._dtype, copy=False)})
-        result: Picture = output.astype(np.float32, copy=False)
+        result: ImageArray = output.astype(np.float32, copy=False)
         return result
 
     def __exit__(

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from aethernet.architectures import SizeRequirements, fitted
-from aethernet.architectures.descriptor import SIZE_KEY, recorded_size
 from aethernet.errors import ComparisonError, MissingDependencyError
+from aethernet.networks.sizes import SIZE_KEY, SizeRequirements, fitted, recorded_size
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["OpenVinoRuntime"]
 
@@ -53,12 +52,12 @@ class OpenVinoRuntime:
         self._size, self._scale = recorded_size(_metadata(self.path))
         return self
 
-    def infer(self, picture: Picture) -> Picture:
+    def infer(self, picture: ImageArray) -> ImageArray:
         return fitted(picture, self._size, self._scale, self._run)
 
-    def _run(self, picture: Picture) -> Picture:
+    def _run(self, picture: ImageArray) -> ImageArray:
         output = self._model([np.ascontiguousarray(picture, dtype=self._dtype)])[0]
-        result: Picture = output.astype(np.float32, copy=False)
+        result: ImageArray = output.astype(np.float32, copy=False)
         return result
 
     def __exit__(

@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from aethernet.architectures import fitted
+from aethernet.networks.sizes import fitted
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["TorchRuntime"]
 
@@ -48,19 +48,19 @@ class TorchRuntime:
             self.model = self.model.half()
         return self
 
-    def infer(self, picture: Picture) -> Picture:
+    def infer(self, picture: ImageArray) -> ImageArray:
         import torch
 
         with torch.inference_mode():
             config = getattr(self.model, "config", None)
             return self._run(picture) if config is None else fitted(picture, config.size, config.scale, self._run)
 
-    def _run(self, picture: Picture) -> Picture:
+    def _run(self, picture: ImageArray) -> ImageArray:
         import torch
 
         given = torch.from_numpy(picture).to(self.device, torch.float16 if self.half else torch.float32)
         # PyTorch may answer channels last; whoever stores the array's bytes relies on C order.
-        result: Picture = self.model(given).float().cpu().contiguous().numpy()
+        result: ImageArray = self.model(given).float().cpu().contiguous().numpy()
         return result
 
     def __exit__(

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aethernet.errors import UsageError
-from aethernet.store import Store
-from aethernet.store.places import Entry, Place, Remote, held
+from aethernet.store.places import Place, Remote, StoredFile, held
+from aethernet.store.store import Store
 
 __all__ = ["Collected", "collect_garbage"]
 
@@ -66,7 +66,9 @@ def collect_garbage(store: Store, keep_days: float, *, dry_run: bool = False, no
 
 
 def _collect(place: Place, oldest: float, yesterday: float, dry_run: bool, collected: Collected) -> None:
-    def sweep(kind: str, entries: list[Entry], limit: float, needed: frozenset[str] = frozenset()) -> list[Entry]:
+    def sweep(
+        kind: str, entries: list[StoredFile], limit: float, needed: frozenset[str] = frozenset()
+    ) -> list[StoredFile]:
         stay = []
         for entry in entries:
             if entry.modified >= limit or Path(entry.path).stem in needed:

@@ -15,8 +15,8 @@ from typing import Literal
 from pydantic import BaseModel, ValidationError
 
 from aethernet.errors import StoreError
-from aethernet.store import Store
 from aethernet.store.leases import lease_seconds
+from aethernet.store.store import Store
 
 __all__ = ["RunNote", "noted", "read_note", "recent_runs"]
 

@@ -14,11 +14,11 @@ from aethernet.artifact import atomic_path
 from aethernet.errors import MissingDependencyError, StoreError, UnreachableStoreError
 from aethernet.store.leases import lease
 
-__all__ = ["Entry", "Folder", "Place", "Remote", "held"]
+__all__ = ["Folder", "Place", "Remote", "StoredFile", "held"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class StoredFile:
     """A file of a store."""
 
     path: str
@@ -40,10 +40,10 @@ class Place(Protocol):
     def touch(self, path: str) -> None:
         """Note that a file is in use."""
 
-    def entry(self, path: str) -> Entry | None:
+    def entry(self, path: str) -> StoredFile | None:
         """What is known about a file, or None where there is none."""
 
-    def entries(self, folder: str) -> list[Entry]:
+    def entries(self, folder: str) -> list[StoredFile]:
         """Every file below a folder, hidden ones too."""
 
     def remove(self, path: str) -> None:
@@ -73,15 +73,15 @@ class Folder:
         with suppress(OSError):  # a store that can only be read has no use for it
             os.utime(self.root / path)
 
-    def entry(self, path: str) -> Entry | None:
+    def entry(self, path: str) -> StoredFile | None:
         """See :class:`Place`."""
         try:
             found = (self.root / path).lstat()
         except OSError:
             return None
-        return Entry(path=path, size=found.st_size, modified=found.st_mtime)
+        return StoredFile(path=path, size=found.st_size, modified=found.st_mtime)
 
-    def entries(self, folder: str) -> list[Entry]:
+    def entries(self, folder: str) -> list[StoredFile]:
         """See :class:`Place`."""
         found = (
             self.entry((Path(parent) / name).relative_to(self.root).as_posix())
@@ -206,15 +206,15 @@ class Remote:
                 return False
             return True
 
-    def entry(self, path: str) -> Entry | None:
+    def entry(self, path: str) -> StoredFile | None:
         """See :class:`Place`."""
         with self._reaching():
             try:
-                return _entry(path, self.filesystem.info(self._at(path)))
+                return _stored_file(path, self.filesystem.info(self._at(path)))
             except FileNotFoundError:
                 return None
 
-    def entries(self, folder: str) -> list[Entry]:
+    def entries(self, folder: str) -> list[StoredFile]:
         """See :class:`Place`."""
         with self._reaching():
             try:
@@ -222,7 +222,7 @@ class Remote:
             except FileNotFoundError:
                 return []
             below = len(self.filesystem._strip_protocol(self.root)) + 1
-            return [_entry(str(name)[below:], info) for name, info in sorted(found.items())]
+            return [_stored_file(str(name)[below:], info) for name, info in sorted(found.items())]
 
     def remove(self, path: str) -> None:
         """See :class:`Place`."""
@@ -244,10 +244,10 @@ class Remote:
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub", "abfs": "adlfs"}
 
 
-def _entry(path: str, info: dict[str, Any]) -> Entry:
+def _stored_file(path: str, info: dict[str, Any]) -> StoredFile:
     modified: Any = next((info[name] for name in _TIMES if name in info), None) or time.time()
     seconds = modified.timestamp() if hasattr(modified, "timestamp") else float(modified)
-    return Entry(path=path, size=int(info.get("size") or 0), modified=seconds)
+    return StoredFile(path=path, size=int(info.get("size") or 0), modified=seconds)
 
 
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")

@@ -2,7 +2,7 @@
 
 A recipe says everything that decides the weights; the folders and the machine are arguments::
 
-    from aethernet.network import preset_config
+    from aethernet.networks import preset_config
     from aethernet.training import TrainingRecipe
     from aethernet.training.trainer import train
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from aethernet.fusion import merge_parallel
-from aethernet.network.blocks import ReparameterisedLargeKernelConv
+from aethernet.networks.blocks import ReparameterisedLargeKernelConv
+from aethernet.networks.fusion import merge_parallel
 
 __all__ = ["speed_up_depthwise_"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from aethernet.training.shrinking import Pixels
+from aethernet.images.downscaling import Pixels
 
 __all__ = ["extreme"]
 

@@ -23,14 +23,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aethernet.architectures.foreign import as_aethernet
 from aethernet.artifact import file_digest
-from aethernet.checkpoint import FinetunedInt8, LoadedNetwork, load, save_finetuned
+from aethernet.checkpoint import LoadedNetwork, load, save_finetuned
 from aethernet.errors import TrainingError, UsageError
-from aethernet.fusion import fuse
-from aethernet.manifest import FinetuningFacts
-from aethernet.network import AetherNet
+from aethernet.images.downscaling import Pixels
+from aethernet.networks import AetherNet
+from aethernet.networks.fusion import fuse
+from aethernet.networks.network import as_aethernet
 from aethernet.quantization.calibration import as_input, crops_of
+from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
 from aethernet.quantization.learning import finished, start_learning
 from aethernet.quantization.modules import Mode, set_mode
 from aethernet.quantization.post_training import quantize
@@ -38,12 +39,11 @@ from aethernet.quantization.structure import gated_units, restructure
 from aethernet.training.pictures import PictureFolder
 from aethernet.training.progress import Alarm, ProgressReport, Standing, show_progress
 from aethernet.training.recipe import FinetuningRecipe
-from aethernet.training.shrinking import Pixels
 from aethernet.training.state import TrainingState
 from aethernet.training.trainer import as_tensor, best_device
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["Closeness", "FinetuningResult", "finetune"]
 
@@ -363,7 +363,7 @@ def _answer(network: AetherNet, picture: Tensor) -> Tensor:
     return answer
 
 
-def _spread_crops(folder: PictureFolder, number: int, seed: int) -> list[Picture]:
+def _spread_crops(folder: PictureFolder, number: int, seed: int) -> list[ImageArray]:
     """At most ``number`` crops, from pictures spread evenly over the folder."""
     pairs = folder.pairs
     chosen = [pairs[index] for index in np.linspace(0, len(pairs) - 1, min(number, len(pairs))).astype(int)]

@@ -12,8 +12,8 @@ from typing import cast
 import torch
 from torch import nn
 
-from aethernet.network import AetherNet, AetherNet2
-from aethernet.network.blocks import GatedFeedForward
+from aethernet.networks import AetherNet, AetherNet2
+from aethernet.networks.blocks import GatedFeedForward
 
 __all__ = ["start_as_nearest_neighbour_"]
 

@@ -14,11 +14,11 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from aethernet.errors import TrainingError
+from aethernet.images.downscaling import Pixels, downscale
+from aethernet.images.kernels import Kernel
 from aethernet.training.extremes import extreme
-from aethernet.training.recipe import Kernel
-from aethernet.training.shrinking import Pixels, downsample
 
-__all__ = ["Batch", "Pair", "PictureFolder", "psnr"]
+__all__ = ["Batch", "CropPair", "PictureFolder", "psnr"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def psnr(one: Pixels, other: Pixels) -> float:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Pair:
+class CropPair:
     """A picture and its shrunk copy."""
 
     name: str
@@ -90,7 +90,7 @@ class PictureFolder:
             )
         self.scale = scale
         self.kernels = tuple(kernels)
-        self.pairs: list[Pair] = []
+        self.pairs: list[CropPair] = []
         digest = hashlib.sha256()
         for name, content_digest, pixels in _read(folder, channels):
             sizes = list(_octaves(pixels, scale, smallest, octaves))
@@ -101,7 +101,9 @@ class PictureFolder:
                 )
                 continue
             digest.update(content_digest)
-            self.pairs.extend(Pair(name, high, downsample(high, scale, kernel)) for high in sizes for kernel in kernels)
+            self.pairs.extend(
+                CropPair(name, high, downscale(high, scale, kernel)) for high in sizes for kernel in kernels
+            )
         if not self.pairs:
             raise TrainingError(
                 f"found no usable picture in {folder}",
@@ -144,15 +146,15 @@ class PictureFolder:
 
     def _extreme(self, random: np.random.Generator, high: Pixels) -> tuple[Pixels, Pixels]:
         high = extreme(random, high, self.scale)
-        return downsample(high, self.scale, self.kernels[int(random.integers(len(self.kernels)))]), high
+        return downscale(high, self.scale, self.kernels[int(random.integers(len(self.kernels)))]), high
 
-    def _place(self, random: np.random.Generator, patch: int) -> tuple[Pair, int, int]:
+    def _place(self, random: np.random.Generator, patch: int) -> tuple[CropPair, int, int]:
         pair = self.pairs[int(random.choice(len(self.pairs), p=self._chances))]
         height, width, _ = pair.low.shape
         return pair, int(random.integers(height - patch + 1)), int(random.integers(width - patch + 1))
 
 
-def _detail(place: tuple[Pair, int, int], patch: int, scale: int) -> float:
+def _detail(place: tuple[CropPair, int, int], patch: int, scale: int) -> float:
     """Mean absolute step between neighbours of the high-resolution crop, in grey or the green of RGB."""
     pair, top, left = place
     channel = min(1, pair.high.shape[2] - 1)
@@ -190,4 +192,4 @@ def _octaves(pixels: Pixels, scale: int, smallest: int, octaves: int) -> Iterato
             return
         pixels = pixels[:height, :width]
         yield pixels
-        pixels = downsample(pixels, 2)
+        pixels = downscale(pixels, 2)

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from aethernet.errors import UsageError
+from aethernet.images.kernels import KERNELS
 
 if TYPE_CHECKING:
-    from aethernet.network.config import NetworkConfig
+    from aethernet.images.kernels import Kernel
+    from aethernet.networks.config import NetworkConfig
 
-__all__ = ["FinetuningRecipe", "Kernel", "Loss", "Recipe", "TrainingRecipe"]
-
-Kernel = Literal["bicubic", "box", "dpid"]
-"""How a picture is shrunk; ``shrinking`` states the formulas."""
+__all__ = ["FinetuningRecipe", "Loss", "Recipe", "TrainingRecipe"]
 
 Loss = Literal["l1", "psnr"]
 """What training lowers: mean absolute error, or each crop's mean square error by its logarithm (``trainer``)."""
@@ -86,8 +85,8 @@ class TrainingRecipe:
         _require_positive(
             self, "steps", "hours", "patch", "batch", "octaves", "candidates", "learning_rate", "gradient_clip"
         )
-        if not self.kernels or any(kernel not in get_args(Kernel) for kernel in self.kernels):
-            raise UsageError(f"expected kernels from {', '.join(get_args(Kernel))}, found {self.kernels}")
+        if not self.kernels or any(kernel not in KERNELS for kernel in self.kernels):
+            raise UsageError(f"expected kernels from {', '.join(KERNELS)}, found {self.kernels}")
         if self.loss not in get_args(Loss):
             raise UsageError(f"expected a loss from {', '.join(get_args(Loss))}, found '{self.loss}'")
         for field in ("seed", "warmup_steps", "weight_decay"):

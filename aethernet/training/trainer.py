@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from aethernet.artifact import file_digest
 from aethernet.checkpoint import load, save_safetensors
 from aethernet.errors import TrainingError
-from aethernet.network import AetherNet, Form, build_network
-from aethernet.network.blocks import DeploymentNorm
+from aethernet.images.downscaling import Pixels, upsample_bicubic
+from aethernet.networks import AetherNet, FoldState, build_network
+from aethernet.networks.blocks import DeploymentNorm
 from aethernet.training.depthwise import speed_up_depthwise_
 from aethernet.training.initialisation import start_as_nearest_neighbour_
 from aethernet.training.pictures import Batch, PictureFolder, psnr
 from aethernet.training.progress import Alarm, ProgressReport, Standing, show_progress
 from aethernet.training.recipe import Loss, TrainingRecipe
-from aethernet.training.shrinking import Pixels, upsample_bicubic
 from aethernet.training.state import TrainingState
 
 __all__ = ["TrainingResult", "as_tensor", "best_device", "train"]
@@ -121,7 +121,7 @@ def _fresh_network(recipe: TrainingRecipe) -> AetherNet:
 
 def _initial_weights(checkpoint: Path, recipe: TrainingRecipe) -> dict[str, Tensor]:
     loaded = load(checkpoint)
-    if loaded.config != recipe.network or loaded.form is not Form.TRAINING:
+    if loaded.config != recipe.network or loaded.form is not FoldState.TRAINING:
         raise TrainingError(
             f"expected the recipe's network in training form as initial checkpoint, found another one in {checkpoint}",
             hint="start from a checkpoint of the same network that was not merged or fused, or from fresh weights",

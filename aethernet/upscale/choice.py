@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aethernet.engine import Backend
+from aethernet.engines.backends import Backend
 from aethernet.errors import AethernetError, EngineError, UsageError
 from aethernet.precision import Precision
-from aethernet.runtimes import RUNTIMES, open_runtime, runtimes_here
+from aethernet.runtimes.opening import RUNTIMES, open_runtime, runtimes_here
 from aethernet.upscale.engines import engine_for, engine_source, released_engines
 
 if TYPE_CHECKING:
-    from aethernet.bundle import Bundle
-    from aethernet.runtimes import Runtime
+    from aethernet.release.bundle import Bundle
+    from aethernet.runtimes.protocol import Runtime
 
-__all__ = ["Candidate", "Choice", "candidates", "choose"]
+__all__ = ["Candidate", "RuntimeChoice", "candidates", "choose"]
 
 _SIDE, _RUNS = 96, 3
 _WORTH = 1.2
@@ -52,7 +52,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class RuntimeChoice:
     """What was chosen; ``runtime`` is open."""
 
     candidate: Candidate
@@ -78,7 +78,7 @@ def candidates(
 
     Args:
         bundle: The release.
-        runtime: ``auto``, one of :data:`aethernet.runtimes.RUNTIMES`, or its part before the dash.
+        runtime: ``auto``, one of :data:`aethernet.runtimes.opening.RUNTIMES`, or its part before the dash.
         precision: ``auto`` or one of the precisions.
         engine: Asked where TensorRT was asked for by name; without it the release's own engines are all there are.
         on_cpu: Leave a GPU aside, which is otherwise all that ``auto`` looks at where something runs on one.
@@ -165,7 +165,7 @@ def choose(
     floor: int = 1,
     frame: tuple[int, int] | None = None,
     tell: Callable[[str], None] = lambda _: None,
-) -> Choice:
+) -> RuntimeChoice:
     """Open the fastest fitting candidate; fp32 unless another precision is clearly faster.
 
     Args:
@@ -201,7 +201,7 @@ def choose(
     here = runtimes_here()
     if runtime == "auto" and best.runtime not in _BACKENDS and any(not here[name] for name in _BACKENDS):
         notes.append("TensorRT is installed: --runtime tensorrt builds an engine for this card")
-    return Choice(candidate=best, runtime=runtime_of_best, milliseconds=told, notes=tuple(notes))
+    return RuntimeChoice(candidate=best, runtime=runtime_of_best, milliseconds=told, notes=tuple(notes))
 
 
 def _race(

@@ -9,13 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aethernet.engine import PRESETS, Backend, Gpu, Profile, check_engine, find_gpu
+from aethernet.engines.backends import Backend, Gpu, find_gpu
+from aethernet.engines.identity import check_engine
+from aethernet.engines.profiles import PROFILE_PRESETS, Profile
 from aethernet.errors import AethernetError, EngineError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.bundle import Bundle
-    from aethernet.manifest import FileEntry
+    from aethernet.release.bundle import Bundle
+    from aethernet.release.manifest import FileEntry
 
 __all__ = ["engine_for", "engine_source", "profile_for", "released_engines"]
 
@@ -45,7 +47,7 @@ def profile_for(floor: int, frame: tuple[int, int] | None) -> Profile:
     if frame is not None:
         shape = (1, *frame)
         return Profile(name="x".join(map(str, shape)), minimum=shape, optimum=shape, maximum=shape)
-    tile = PRESETS["tile"]
+    tile = PROFILE_PRESETS["tile"]
     if tile.maximum[1] >= 2 * floor:
         return tile
     side = -(-2 * floor // 64) * 64
@@ -118,9 +120,9 @@ def _fits(engine: Path, floor: int) -> bool:
 def _kept_or_built(
     onnx: Path, folder: Path, backend: Backend, gpu: Gpu, profile: Profile, tell: Callable[[str], None]
 ) -> Path:
-    from aethernet.engine.backends import DEFAULT_CAPABILITIES
-    from aethernet.engine.builder import build_engine, plan_builds
-    from aethernet.engine.identity import engine_name
+    from aethernet.engines.backends import DEFAULT_CAPABILITIES
+    from aethernet.engines.builder import build_engine, plan_builds
+    from aethernet.engines.identity import engine_name
 
     rtx = backend is Backend.TENSORRT_RTX
     if rtx and gpu.capability not in DEFAULT_CAPABILITIES:

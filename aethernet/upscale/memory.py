@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aethernet.architectures import Descriptor
-from aethernet.network.config import NetworkConfig
+from aethernet.networks.config import NetworkConfig
+from aethernet.networks.descriptor import Descriptor
 
 __all__ = ["bytes_per_pixel", "free_gpu_memory", "free_memory", "return_freed_memory"]
 

@@ -1,6 +1,6 @@
 """Cutting a picture so that it fits into memory, without the cuts changing it.
 
-A network without global pooling sees :attr:`~aethernet.network.config.NetworkConfig.receptive_radius` pixels in every
+A network without global pooling sees :attr:`~aethernet.networks.config.NetworkConfig.receptive_radius` pixels in every
 direction. A tile that reads so much more than it keeps computes what the whole picture would have given there; only
 rounding differs. A network that pools globally has no such radius: its tiles overlap all the same and are faded into
 each other, which hides the seams but does not make the result equal.
@@ -22,7 +22,7 @@ from aethernet.errors import UpscaleError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["Cut", "Span", "TileSize", "out_of_memory", "rows", "size_tiles", "spans"]
 
@@ -163,9 +163,9 @@ def out_of_memory(error: BaseException) -> bool:
 
 def rows(
     shape: tuple[int, int],
-    read: Callable[[slice, slice], Picture],
-    infer: Callable[[Picture], Picture],
-    store: Callable[[Picture], NDArray[Any]],
+    read: Callable[[slice, slice], ImageArray],
+    infer: Callable[[ImageArray], ImageArray],
+    store: Callable[[ImageArray], NDArray[Any]],
     *,
     scale: int,
     cut: Cut,
@@ -224,9 +224,9 @@ def _band(
     reads: slice,
     keeps: slice,
     width: int,
-    read: Callable[[slice, slice], Picture],
-    infer: Callable[[Picture], Picture],
-    store: Callable[[Picture], NDArray[Any]],
+    read: Callable[[slice, slice], ImageArray],
+    infer: Callable[[ImageArray], ImageArray],
+    store: Callable[[ImageArray], NDArray[Any]],
     scale: int,
     cut: Cut,
     size: TileSize,

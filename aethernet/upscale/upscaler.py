@@ -5,29 +5,32 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from aethernet.architectures import Descriptor, describe, fitted
-from aethernet.bundle import Bundle, open_bundle
 from aethernet.errors import UpscaleError, UsageError
+from aethernet.networks.config import describe
+from aethernet.networks.descriptor import Descriptor
+from aethernet.networks.sizes import fitted
 from aethernet.precision import Precision
-from aethernet.runtimes import ShapeLimits, open_runtime
+from aethernet.release.bundle import Bundle, open_bundle
+from aethernet.runtimes.opening import open_runtime
+from aethernet.runtimes.protocol import ShapeLimits
 from aethernet.upscale.choice import candidates, choose
 from aethernet.upscale.memory import bytes_per_pixel, free_gpu_memory, free_memory
+from aethernet.upscale.statistics import Tally
 from aethernet.upscale.tiles import FEATHER, UNKNOWN_REACH, Cut, TileSize, rows, size_tiles
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from aethernet.pictures import Picture
-    from aethernet.runtimes import Runtime
+    from aethernet.images.files import ImageArray
+    from aethernet.runtimes.protocol import Runtime
 
-__all__ = ["Tally", "Upscaler"]
+__all__ = ["Upscaler"]
 
 _OVERLAP_COST, _OVERLAP_COST_OF_HUGE = 1.4, 1.8
 """On a CPU tiles are no larger than where they compute so many times what they keep. Larger ones save little, because
@@ -38,18 +41,6 @@ _LEAST_MEMORY, _MOST_MEMORY = 256 * 2**20, 3 * 2**30
 """Bounds of what the network takes on a CPU unless told otherwise."""
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32).reshape(1, 3, 1, 1)
 """BT.601, as Pillow turns colours to grey."""
-
-
-@dataclass(slots=True)
-class Tally:
-    """What upscaling one picture took."""
-
-    network_seconds: float = 0.0
-    tiles: int = 0
-    redone_in_fp32: int = 0
-    """Tiles whose first output had NaN or infinity in it."""
-    halved: list[tuple[int, int]] = field(default_factory=list)
-    """Tile sizes (height, width) taken after memory ran out."""
 
 
 class Upscaler:
@@ -65,7 +56,7 @@ class Upscaler:
     Args:
         bundle: Release folder, or an opened release.
         precision: ``fp32``, ``fp16`` or ``int8``; ``auto`` takes the fastest that is worth it.
-        runtime: One of :data:`aethernet.runtimes.RUNTIMES`, or its part before the dash; ``auto`` measures.
+        runtime: One of :data:`aethernet.runtimes.opening.RUNTIMES`, or its part before the dash; ``auto`` measures.
         tile: Largest side of a tile in input pixels; None sizes tiles by memory.
         overlap: Input pixels that a tile reads beyond what it keeps, on each side; None takes as many as the network
             sees, so that cuts leave no trace. Fewer are faster and change the picture at the cuts.
@@ -185,8 +176,8 @@ class Upscaler:
         return result[..., 0] if not isinstance(picture, str | Path) and picture.ndim == 2 else result
 
     def upscale_file(self, source: Path | str, destination: Path | str, **options: Any) -> dict[str, Any]:
-        """Enlarge a picture file; see :func:`aethernet.upscale.files.upscale_file`."""
-        from aethernet.upscale.files import upscale_file
+        """Enlarge a picture file; see :func:`aethernet.upscale.image_file.upscale_file`."""
+        from aethernet.upscale.image_file import upscale_file
 
         return upscale_file(self, Path(source), Path(destination), **options)
 
@@ -209,11 +200,11 @@ class Upscaler:
         height, width, _ = pixels.shape
         top = _top(pixels.dtype)
 
-        def read(rows: slice, columns: slice) -> Picture:
+        def read(rows: slice, columns: slice) -> ImageArray:
             part = pixels[rows, columns].transpose(2, 0, 1)[None].astype(np.float32)
             return part / np.float32(top) if top != 1 else part
 
-        def store(values: Picture) -> NDArray[Any]:
+        def store(values: ImageArray) -> NDArray[Any]:
             limited = np.clip(values, 0, 1)
             return limited if top == 1 else np.rint(limited * np.float32(top)).astype(pixels.dtype)
 
@@ -268,7 +259,7 @@ class Upscaler:
 
     # --- the network -------------------------------------------------------------------------------------------------
 
-    def _infer(self, part: Picture, tally: Tally) -> Picture:
+    def _infer(self, part: ImageArray, tally: Tally) -> ImageArray:
         """[1, 1 or 3, h, w] -> [1, 1 or 3, s*h, s*w], whatever the network's own channels are."""
         channels, network = part.shape[1], self.config.in_channels
         if network == 1:
@@ -285,10 +276,10 @@ class Upscaler:
             output = output[..., : part.shape[2] * self.scale, : part.shape[3] * self.scale]
         if network == 1:
             return output.transpose(1, 0, 2, 3)
-        grey: Picture = (output * _LUMA).sum(axis=1, keepdims=True) if channels == 1 else output
+        grey: ImageArray = (output * _LUMA).sum(axis=1, keepdims=True) if channels == 1 else output
         return grey
 
-    def _run(self, given: Picture, tally: Tally) -> Picture:
+    def _run(self, given: ImageArray, tally: Tally) -> ImageArray:
         with self._lock:
             if self._runtime is None:
                 raise UpscaleError("expected an open upscaler, found a closed one")
@@ -306,7 +297,7 @@ class Upscaler:
             tally.tiles += 1
         return output
 
-    def _fitted(self, runtime: Runtime, picture: Picture) -> Picture:
+    def _fitted(self, runtime: Runtime, picture: ImageArray) -> ImageArray:
         """The network on a picture continued to a size it takes; most take any."""
         return fitted(picture, self.config.size, self.scale, runtime.infer)
 

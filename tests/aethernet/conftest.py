@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tests.support.commands import call
+from tests.support.exports import export
 
-__all__ = ["call"]
+__all__ = ["call", "export"]

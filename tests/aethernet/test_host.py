@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import aethernet
+from aethernet import host
 from aethernet.host import describe_host, describe_run, toolchain
 
 
@@ -51,7 +52,7 @@ def test_on_a_desk_the_run_is_the_source_tree_s_commit(tmp_path: Path, monkeypat
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@t", "-C", str(tmp_path)]
     (tmp_path / "aethernet").mkdir()
     (tmp_path / "aethernet" / "file").write_text("1")
-    monkeypatch.setattr(aethernet, "__file__", str(tmp_path / "aethernet" / "__init__.py"))
+    monkeypatch.setattr(host, "__file__", str(tmp_path / "aethernet" / "host.py"))
     assert describe_run() == {}
 
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "first"]):

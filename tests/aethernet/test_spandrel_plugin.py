@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from aethernet import spandrel_plugin
-from aethernet.checkpoint import FinetunedInt8, load, save_finetuned, save_pth, save_safetensors
+from aethernet.checkpoint import load, save_finetuned, save_pth, save_safetensors
 from aethernet.errors import MissingDependencyError
-from aethernet.fusion import fuse, merge_kernels
-from aethernet.manifest import FinetuningFacts
-from aethernet.network import PRESETS, AetherNet, NetworkConfig, build_network, preset_config
-from aethernet.quantization import quantize
+from aethernet.networks import NETWORK_PRESETS, AetherNet, NetworkConfig, build_network, preset_config
+from aethernet.networks.fusion import fuse, merge_kernels
+from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
+from aethernet.quantization.post_training import quantize
 from tests.support.networks import (
     ONE_OF_EACH_GENERATION,
     SELECTED_CONFIGS,
@@ -31,14 +31,14 @@ from tests.support.networks import (
 from tests.support.pictures import natural_picture
 
 spandrel = pytest.importorskip(
-    "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet[spandrel]'", exc_type=ImportError
+    "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet-sr[spandrel]'", exc_type=ImportError
 )
 
 QUICK = {(1, "small"), (2, "tiny"), (3, "mobile"), (3, "tiny")}
 SLOW = {(1, "medium"), (2, "small"), (3, "medium")}
 PRESETS_AT_SOME_SCALE = [
     pytest.param(generation, name, scale, marks=[] if (generation, name) in QUICK else [pytest.mark.slow])
-    for generation, presets in PRESETS.items()
+    for generation, presets in NETWORK_PRESETS.items()
     for name, scale in zip(presets, itertools.cycle((2, 4, 1, 3)), strict=False)
     if (generation, name) in QUICK | SLOW
 ]
@@ -268,7 +268,7 @@ def test_a_missing_spandrel_is_named_with_the_extra(monkeypatch: pytest.MonkeyPa
     with pytest.raises(MissingDependencyError, match="spandrel") as caught:
         spandrel_plugin.install()
 
-    assert "aethernet[spandrel]" in caught.value.hint
+    assert "aethernet-sr[spandrel]" in caught.value.hint
 
 
 def test_importing_the_module_loads_neither_torch_nor_spandrel() -> None:

@@ -7,10 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from aethernet.bundle import open_bundle
 from aethernet.precision import Precision
-from aethernet.signing import Signer, sign_bundle
-from aethernet.spec import ReleaseSpec
+from aethernet.release.bundle import open_bundle
+from aethernet.release.signing import Signer, sign_bundle
+from aethernet.release.spec import ReleaseSpec
 from tests.support.keys import key_pair
 from tests.support.networks import calm_network
 from tests.support.releases import make_release, small_pictures, tiny_checkpoint

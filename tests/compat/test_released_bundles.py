@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 import aethernet
-from aethernet.bundle import open_bundle, verify_bundle
 from aethernet.precision import Precision
-from aethernet.runtimes import open_runtime
-from aethernet.signing import Trust
+from aethernet.release.bundle import open_bundle
+from aethernet.release.signing import Trust
+from aethernet.release.verification import verify_bundle
+from aethernet.runtimes.opening import open_runtime
 from tests.support.pictures import natural_picture
 from tests.support.releases import flip_byte
 

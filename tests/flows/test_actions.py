@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from aethernet.errors import HubError, UsageError
-from flows._actions import open_issue, plan_releases
+from flows.actions import open_issue, plan_releases
 from tests.support.github_server import GitHubServer, github_server
 
 __all__ = ["github_server"]

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aethernet.bundle import verify_bundle
+from aethernet.release.verification import verify_bundle
 from tests.support.browser import chromium
 from tests.support.cluster import POOL, Cluster, Command, started_cluster, wait_for
 from tests.support.networks import tiny_network

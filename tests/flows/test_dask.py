@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from aethernet.bundle import verify_bundle
+from aethernet.release.verification import verify_bundle
 from tests.support.releases import small_spec
 from tests.support.workplace import CommandLine, Workplace
 

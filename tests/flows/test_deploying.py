@@ -12,11 +12,11 @@ import yaml
 from prefect.client.orchestration import get_client
 
 from aethernet.errors import UsageError
-from aethernet.spec import read_spec
-from aethernet.store import Store
-from flows._deploying import deploy, located, queue_of
-from flows._packing import named_in, opened_spec, pack_bundle, pack_spec, place_bundle
-from flows._session import LIMITS, limited
+from aethernet.release.spec import read_spec
+from aethernet.store.store import Store
+from flows.deploying import deploy, located, queue_of
+from flows.packing import named_in, opened_spec, pack_bundle, pack_spec, place_bundle
+from flows.session import LIMITS, limited
 from tests.support.releases import flip_byte, snapshot
 from tests.support.workplace import REPOSITORY, Finished, Workplace
 
@@ -84,7 +84,7 @@ def test_a_limit_that_is_missing_lets_nobody_in(engine: None, monkeypatch: pytes
 
 
 def test_prefects_own_command_takes_prefect_yaml_as_it_stands(deployed: list[str]) -> None:
-    from flows._deploying import _environment
+    from flows.deploying import _environment
 
     with get_client(sync_client=True) as client:
         from prefect.client.schemas.actions import WorkPoolCreate

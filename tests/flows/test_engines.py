@@ -12,16 +12,17 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
-from aethernet.bundle import open_bundle, verify_bundle
 from aethernet.comparison import Limits
-from aethernet.engine import check_engine
+from aethernet.engines.identity import check_engine
 from aethernet.errors import EngineError
 from aethernet.precision import Precision
-from aethernet.spec import EngineSpec
-from aethernet.store import Store
+from aethernet.release.bundle import open_bundle
+from aethernet.release.spec import EngineSpec
+from aethernet.release.verification import verify_bundle
+from aethernet.store.store import Store
 from flows.build import engines_of
-from tasks._caching import RunContext, StageEvent, running
-from tasks.build import Engine
+from tasks.build import EngineOutcome
+from tasks.caching import RunContext, StageEvent, running
 from tests.support.engines import needs_rtx, no_gpu, small_model
 from tests.support.releases import NAME, flip_byte
 from tests.support.workplace import CommandLine, Workplace
@@ -99,7 +100,7 @@ def test_a_worker_builds_engines_for_a_flow_that_runs_elsewhere(
     spec = EngineSpec(profiles=profiles, capabilities=("8.9",), precisions=(Precision.FP16,), deployment=deployment)
 
     @flow(persist_result=False, validate_parameters=False)
-    def elsewhere() -> list[Engine]:
+    def elsewhere() -> list[EngineOutcome]:
         return engines_of(spec, {Precision.FP16: model}, model, [], {Precision.FP16: Limits()})
 
     server = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "CUDA_VISIBLE_DEVICES": ""}

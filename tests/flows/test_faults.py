@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.bundle import open_bundle, verify_bundle
+from aethernet.release.bundle import open_bundle
+from aethernet.release.verification import verify_bundle
 from tests.support.releases import snapshot
 from tests.support.workplace import CommandLine, Finished, Workplace, without_speeds
 

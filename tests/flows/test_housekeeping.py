@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.store import Store
 from aethernet.store.collection import DAY
+from aethernet.store.store import Store
 from tests.support.releases import NAME
 from tests.support.workplace import CommandLine, Finished, Workplace
 

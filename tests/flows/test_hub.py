@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.bundle import SIGNATURE, verify_bundle
-from aethernet.hub import Address
+from aethernet.hub.address import Address
 from aethernet.hub.download import download
-from aethernet.signing import Trust
+from aethernet.release.bundle import SIGNATURE
+from aethernet.release.signing import Trust
+from aethernet.release.verification import verify_bundle
 from tests.support.hub_server import Fault, HubServer
 from tests.support.keys import KeyPair, key_pair
 from tests.support.releases import NAME, snapshot
@@ -137,11 +138,11 @@ def test_search_for_secrets_would_find_one(tmp_path: Path) -> None:
 def test_real_checkpoint_goes_over_http_and_computes_its_picture_afterwards(
     shared_data: Path, tmp_path: Path, hub_server: HubServer, key: KeyPair
 ) -> None:
-    from aethernet.bundle import open_bundle
     from aethernet.hub.publishing import publish_release, verify_release
     from aethernet.precision import Precision
-    from aethernet.signing import Signer, sign_bundle
-    from aethernet.spec import ReleaseSpec
+    from aethernet.release.bundle import open_bundle
+    from aethernet.release.signing import Signer, sign_bundle
+    from aethernet.release.spec import ReleaseSpec
     from tests.support.releases import make_release, small_pictures
 
     spec = ReleaseSpec(

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from aethernet import load
-from aethernet.bundle import open_bundle, verify_bundle
-from aethernet.lint import lint_onnx
+from aethernet.export.lint import lint_onnx
 from aethernet.precision import Precision
-from aethernet.spec import make_spec
+from aethernet.release.bundle import open_bundle
+from aethernet.release.spec import make_spec
+from aethernet.release.verification import verify_bundle
 from tests.support.releases import NAME, make_release, small_pictures, tiny_checkpoint
 from tests.support.workplace import CommandLine, Workplace
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import aethernet
-from aethernet.bundle import open_bundle, verify_bundle
-from aethernet.lint import lint_onnx
+from aethernet.export.lint import lint_onnx
+from aethernet.release.bundle import open_bundle
+from aethernet.release.verification import verify_bundle
 from tests.flows.test_int8 import LIMITS
 from tests.support.foreign import compact, spandrel
 from tests.support.pictures import natural_picture

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from aethernet.bundle import open_bundle, verify_bundle
 from aethernet.checkpoint import load, save_safetensors
+from aethernet.release.bundle import open_bundle
+from aethernet.release.verification import verify_bundle
 from tests.support.networks import calm_network
 from tests.support.releases import NAME
 from tests.support.workplace import CommandLine, Workplace

@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
-from aethernet.bundle import open_bundle, verify_bundle
-from aethernet.signing import Trust
+from aethernet.release.bundle import open_bundle
+from aethernet.release.signing import Trust
+from aethernet.release.verification import verify_bundle
 from tests.support.keys import key_pair
 from tests.support.releases import NAME, flip_byte, snapshot, tiny_checkpoint
 from tests.support.workplace import REPOSITORY, CommandLine, Finished, Workplace
@@ -168,7 +169,7 @@ def test_changed_template_renders_the_card_and_runs_nothing_else(
 ) -> None:
     for package in ("aethernet", "tasks", "flows"):
         shutil.copytree(REPOSITORY / package, tmp_path / "tree" / package)
-    template = tmp_path / "tree/aethernet/card/template.md.jinja"
+    template = tmp_path / "tree/aethernet/release/card/template.md.jinja"
     template.write_text(template.read_text() + "\nA new last line.\n")
     before, published = snapshot(assembled.bundle), snapshot(first_release[0].hub)
     arguments = [*assembled.release[:-3], "--hub", first_release[0].hub.as_uri(), "--json"]
@@ -303,7 +304,7 @@ def _fail(*_: Any, **__: Any) -> Any:
 
 def test_every_stage_of_the_flow_is_listed_here() -> None:
     import flows.release as module
-    from tasks._caching import Stage
+    from tasks.caching import Stage
 
     assert {name for name, value in vars(module).items() if isinstance(value, Stage)} == {*STAGES, *INT8_STAGES}
 

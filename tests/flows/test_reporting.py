@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from prefect.exceptions import PrefectException
 
-from flows import _reporting
-from flows._reporting import ProgressArtifact
-from tasks._caching import StageEvent
+from flows import reporting as _reporting
+from flows.reporting import ProgressArtifact
+from tasks.caching import StageEvent
 from tests.support.releases import NAME
 from tests.support.workplace import CommandLine, Workplace
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.bundle import open_bundle
-from aethernet.hub import connect
+from aethernet.hub.connecting import connect
+from aethernet.release.bundle import open_bundle
 from tests.support.releases import NAME
 from tests.support.workplace import CommandLine
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from aethernet.errors import AethernetError
-from flows import _session
-from flows._session import embedded_server, server_command, server_environment
+from flows import session as _session
+from flows.session import embedded_server, server_command, server_environment
 from tests.support.workplace import Workplace
 
 
@@ -32,7 +32,7 @@ def test_the_server_is_started_as_prefect_starts_it(monkeypatch: pytest.MonkeyPa
 
 _BESIDE_A_SERVER = """
 import sys
-from flows._session import embedded_server, prepare_prefect
+from flows.session import embedded_server, prepare_prefect
 prepare_prefect()
 with embedded_server():
     import flows.release

@@ -30,7 +30,8 @@ def _in_file(name: str, data: bytes, use: Callable[[Path], object]) -> None:
 
 def manifest(data: bytes) -> None:
     """``release.json``."""
-    from aethernet.manifest import MANIFEST, Manifest, read_model
+    from aethernet.records import read_model
+    from aethernet.release.manifest import MANIFEST, Manifest
 
     with contextlib.suppress(AethernetError):
         read_model(Manifest, data, MANIFEST)
@@ -38,7 +39,8 @@ def manifest(data: bytes) -> None:
 
 def build(data: bytes) -> None:
     """``build.json``."""
-    from aethernet.manifest import BUILD, BuildRecord, read_model
+    from aethernet.records import read_model
+    from aethernet.release.manifest import BUILD, BuildRecord
 
     with contextlib.suppress(AethernetError):
         read_model(BuildRecord, data, BUILD)
@@ -46,21 +48,21 @@ def build(data: bytes) -> None:
 
 def spec(data: bytes) -> None:
     """``release.toml``."""
-    from aethernet.spec import read_spec
+    from aethernet.release.spec import read_spec
 
     _in_file("release.toml", data, read_spec)
 
 
 def trust(data: bytes) -> None:
     """``trust.toml``."""
-    from aethernet.signing import read_trust
+    from aethernet.release.signing import read_trust
 
     _in_file("trust.toml", data, lambda path: read_trust("hf://org/net", path))
 
 
 def signature(data: bytes) -> None:
     """``model.sig``."""
-    from aethernet.signing import look_at_signature
+    from aethernet.release.signing import look_at_signature
 
     _in_file("model.sig", data, lambda path: look_at_signature(path, {"a": "b"}))
 
@@ -74,7 +76,8 @@ def checkpoint(data: bytes) -> None:
 
 def address(data: bytes) -> None:
     """What somebody typed."""
-    from aethernet.hub import Address, connect
+    from aethernet.hub.address import Address
+    from aethernet.hub.connecting import connect
 
     with contextlib.suppress(AethernetError):
         connect(Address.parse(data.decode("utf-8", "replace")).place)
@@ -92,10 +95,10 @@ def main() -> None:
     target = TARGETS[sys.argv.pop(1)]
     with atheris.instrument_imports(include=["aethernet"]):
         import aethernet.checkpoint.reading
-        import aethernet.hub
-        import aethernet.manifest
-        import aethernet.signing
-        import aethernet.spec  # noqa: F401
+        import aethernet.hub.protocol
+        import aethernet.release.manifest
+        import aethernet.release.signing
+        import aethernet.release.spec  # noqa: F401
     atheris.Setup(sys.argv, target)
     atheris.Fuzz()
 

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aethernet.bundle import open_bundle, verify_bundle
 from aethernet.errors import AethernetError, BundleError
-from aethernet.hub import Address
+from aethernet.hub.address import Address
 from aethernet.hub.download import download
 from aethernet.hub.publishing import publish_release
-from aethernet.signing import Signer, sign_bundle
+from aethernet.release.bundle import open_bundle
+from aethernet.release.signing import Signer, sign_bundle
+from aethernet.release.verification import verify_bundle
 from tests.fuzz.parsers import TARGETS
 from tests.support.hub_server import HubServer
 from tests.support.keys import KeyPair
@@ -202,7 +203,7 @@ def test_onnx_file_that_points_outside_the_release_is_not_run(release: Path, loc
     from onnx.external_data_helper import set_external_data
 
     from aethernet.artifact import file_digest
-    from aethernet.manifest import identity_of
+    from aethernet.release.manifest import identity_of
     from tests.support.releases import rewrite
 
     path = release / f"{NAME}_fp32.onnx"
@@ -237,7 +238,7 @@ def test_record_that_is_a_link_out_of_the_release_is_not_read(release: Path, tmp
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(find_spec("atheris") is None, reason="needs atheris (pip install 'aethernet[fuzzing]')")
+@pytest.mark.skipif(find_spec("atheris") is None, reason="needs atheris (pip install 'aethernet-sr[fuzzing]')")
 @pytest.mark.parametrize("target", ["manifest", "spec", "signature", "checkpoint"])
 def test_fuzzer_guided_by_coverage_finds_nothing_either(target: str, seeds: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "corpus").mkdir()

@@ -20,7 +20,7 @@ def chromium(profile: Path) -> Iterator[Any]:
     Args:
         profile: An empty folder.
     """
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (aethernet[development])")
+    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (aethernet-sr[development])")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     driver = shutil.which("chromedriver")
     if not (browser and driver):

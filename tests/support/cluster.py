@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from flows._session import free_port
+from flows.session import free_port
 from tests.support.storage import storage_settings
 from tests.support.workplace import REPOSITORY
 

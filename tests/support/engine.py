@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from flows._session import prepare_prefect
+from flows.session import prepare_prefect
 
 __all__ = ["engine", "server"]
 

@@ -10,9 +10,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from aethernet.engine import PRESETS, Backend, EngineIdentity, EngineRecord
-from aethernet.engine.counts import TypedCounts
-from aethernet.engine.identity import Message, this_system, write_record
+from aethernet.engines.backends import Backend
+from aethernet.engines.counts import TypedCounts
+from aethernet.engines.identity import EngineIdentity, EngineRecord, Message, this_system, write_record
+from aethernet.engines.profiles import PROFILE_PRESETS
 from aethernet.precision import Precision
 
 __all__ = [
@@ -112,7 +113,7 @@ def paper_engine(folder: Path, **changes: object) -> Path:
         capabilities=("8.6", "8.9"),
         precision=Precision.FP16,
         channels=3,
-        profiles=(PRESETS["tile"],),
+        profiles=(PROFILE_PRESETS["tile"],),
         flags={"strongly_typed": True, "tf32": False},
         onnx=source.name,
         onnx_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),

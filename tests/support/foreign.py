@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from aethernet.architectures import Descriptor
-from aethernet.architectures.foreign import ForeignNetwork
+from aethernet.networks.descriptor import Descriptor
+from aethernet.networks.third_party import ForeignNetwork
 
 __all__ = ["around", "compact", "span", "spandrel"]
 
 spandrel: Any = pytest.importorskip(
-    "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet[spandrel]'", exc_type=ImportError
+    "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet-sr[spandrel]'", exc_type=ImportError
 )
 
 

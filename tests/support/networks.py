@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aethernet.network import AetherNet, NetworkConfig, Norm, build_network
-from aethernet.network.blocks import AffineMap, ChannelAttention, DeploymentNorm
+from aethernet.networks import AetherNet, NetworkConfig, Norm, build_network
+from aethernet.networks.blocks import AffineMap, ChannelAttention, DeploymentNorm
 from aethernet.training.initialisation import start_as_nearest_neighbour_
 
 __all__ = [

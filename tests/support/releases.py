@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from aethernet.bundle import Bundle, assemble_bundle, open_bundle
 from aethernet.checkpoint import save_safetensors
-from aethernet.manifest import RENDERED, BuildRecord, Manifest, identity_of
-from aethernet.network import AetherNet
+from aethernet.networks import AetherNet
 from aethernet.precision import Precision
-from aethernet.spec import ReleaseSpec
-from aethernet.store import Store
+from aethernet.release.assembly import assemble_bundle
+from aethernet.release.bundle import Bundle, open_bundle
+from aethernet.release.manifest import RENDERED, BuildRecord, Manifest, identity_of
+from aethernet.release.spec import ReleaseSpec
+from aethernet.store.store import Store
 from tests.support.networks import tiny_network
 
 __all__ = [
@@ -63,7 +64,7 @@ def small_spec(
 def make_release(spec: ReleaseSpec, folder: Path) -> Path:
     """Run the release flow's own lines without Prefect's engine and without its cache."""
     import flows.release as module
-    from tasks._caching import RunContext, Stage, current_context, running
+    from tasks.caching import RunContext, Stage, current_context, running
 
     def call(self: Stage, *args: object, **kwargs: object) -> object:
         return self.fn(current_context().store, *args, **kwargs)
@@ -97,8 +98,9 @@ def flip_byte(path: Path, position: float = 0.5) -> None:
 
 def rewrite(bundle: Path, manifest: Manifest | None = None, build: BuildRecord | None = None) -> Bundle:
     """Change a release's records and make their digests and seals fit, as a forger without a signing key would."""
-    from aethernet.bundle import sealed
-    from aethernet.manifest import BUILD, MANIFEST, canonical_json
+    from aethernet.records import canonical_json
+    from aethernet.release.assembly import sealed
+    from aethernet.release.manifest import BUILD, MANIFEST
 
     opened = open_bundle(bundle)
     small = {MANIFEST: canonical_json(manifest or opened.manifest), **rendered_files(bundle)}
@@ -155,7 +157,7 @@ def small_pictures(folder: Path, scale: int = 1) -> Path:
     """The library's sample pictures, 64 pixels times ``scale`` wide."""
     from PIL import Image
 
-    from aethernet.pictures import sample_pictures
+    from aethernet.images.files import sample_pictures
 
     folder.mkdir()
     for path in sample_pictures():

@@ -7,12 +7,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from aethernet.pictures import Picture
+    from aethernet.images.files import ImageArray
 
 __all__ = ["FunctionRuntime", "enlarged"]
 
 
-def enlarged(picture: Picture, scale: int = 2) -> Picture:
+def enlarged(picture: ImageArray, scale: int = 2) -> ImageArray:
     """Every pixel as scale x scale: the simplest upscaler."""
     return picture.repeat(scale, axis=2).repeat(scale, axis=3)
 
@@ -21,7 +21,11 @@ class FunctionRuntime:
     """A runtime around a plain function; ``record`` lists what was called, as ``name event``."""
 
     def __init__(
-        self, function: Callable[[Picture], Picture] = enlarged, *, name: str = "fake", record: list[str] | None = None
+        self,
+        function: Callable[[ImageArray], ImageArray] = enlarged,
+        *,
+        name: str = "fake",
+        record: list[str] | None = None,
     ) -> None:
         self.name = name
         self.function = function
@@ -31,7 +35,7 @@ class FunctionRuntime:
         self.record.append(f"{self.name} opens")
         return self
 
-    def infer(self, picture: Picture) -> Picture:
+    def infer(self, picture: ImageArray) -> ImageArray:
         self.record.append(f"{self.name} runs")
         return self.function(picture)
 

@@ -28,8 +28,8 @@ def storage_settings(endpoint: str) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[str]:
     """The server's address; the environment of the session points there."""
-    pytest.importorskip("s3fs", reason="needs pip install 'aethernet[cluster]'")
-    pytest.importorskip("flask", reason="needs pip install 'aethernet[development]'")
+    pytest.importorskip("s3fs", reason="needs pip install 'aethernet-sr[cluster]'")
+    pytest.importorskip("flask", reason="needs pip install 'aethernet-sr[development]'")
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line per request

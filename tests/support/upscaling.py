@@ -12,9 +12,11 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from aethernet.artifact import Artifact
-from aethernet.bundle import assemble_bundle
 from aethernet.comparison.gate import Limits
-from aethernet.manifest import (
+from aethernet.networks import NetworkConfig
+from aethernet.precision import Precision
+from aethernet.release.assembly import assemble_bundle
+from aethernet.release.manifest import (
     BuildRecord,
     CheckpointFacts,
     Conditions,
@@ -25,8 +27,6 @@ from aethernet.manifest import (
     SpeedRun,
     identity_of,
 )
-from aethernet.network import NetworkConfig
-from aethernet.precision import Precision
 from tests.support.networks import tiny_config
 
 __all__ = ["doubled", "smoothing_bundle"]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from aethernet.artifact import file_digest
-from aethernet.bundle import open_bundle
+from aethernet.release.bundle import open_bundle
 from tests.support.releases import NAME, made_once, small_spec, snapshot
 
 __all__ = ["CommandLine", "Finished", "Workplace", "command_line", "first_release", "prefect_home", "workplace"]
@@ -113,7 +113,7 @@ class Workplace:
 
     def require_nothing_half_done(self) -> None:
         """Whatever has a final name is whole."""
-        from aethernet.bundle import verify_bundle
+        from aethernet.release.verification import verify_bundle
 
         objects = [path for path in (self.store / "objects").rglob("[!.]*") if path.is_file()]
         assert [path for path in objects if file_digest(path) != path.stem] == []

@@ -9,14 +9,15 @@ import pytest
 
 from aethernet.artifact import Artifact
 from aethernet.comparison import Limits
-from aethernet.engine import Backend, Gpu, parse_profile
-from aethernet.engine.builder import BuildConfig
+from aethernet.engines.backends import Backend, Gpu
+from aethernet.engines.builder import BuildConfig
+from aethernet.engines.profiles import parse_profile
 from aethernet.errors import MissingDependencyError
 from aethernet.precision import Precision
-from aethernet.spec import EngineSpec
-from aethernet.store import Store
-from tasks._caching import RunContext, Stage, current_context, running
-from tasks.build import Engine, build, build_engine
+from aethernet.release.spec import EngineSpec
+from aethernet.store.store import Store
+from tasks.build import EngineOutcome, build, build_engine
+from tasks.caching import RunContext, Stage, current_context, running
 from tests.support.engines import needs_rtx, no_gpu, small_model
 
 PROFILE = "1x32x32"
@@ -52,7 +53,7 @@ def test_everything_an_engine_is_tied_to_is_in_its_key(change: dict[str, object]
 
 
 @pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Engine]]:
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[EngineOutcome]]:
     """Build engines of one small file without Prefect's engine and without its cache."""
     no_gpu(monkeypatch)
     store = Store(tmp_path / "store")
@@ -62,7 +63,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
 
     monkeypatch.setattr(Stage, "__call__", call)
 
-    def run(precision: Precision = Precision.FP16, *, unsigned: bool = False, **spec: object) -> list[Engine]:
+    def run(precision: Precision = Precision.FP16, *, unsigned: bool = False, **spec: object) -> list[EngineOutcome]:
         model = store.put(small_model(tmp_path / f"net_{precision}.onnx", precision, unsigned=unsigned))
         with running(RunContext(store=store)):
             return build(
@@ -103,18 +104,17 @@ def test_one_that_cannot_be_built_is_skipped_with_the_reason(make) -> None:
 
 
 def test_a_missing_backend_is_a_reason_that_names_the_extra(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aethernet.engine.backends.installed_version", lambda backend: None)
+    monkeypatch.setattr("aethernet.engines.backends.installed_version", lambda backend: None)
 
     (engine,) = make()
 
     assert engine.entry.reason == (
-        "this step needs the Python package 'tensorrt_rtx', which is not installed "
-        "(install it with: pip install 'aethernet[tensorrt-rtx]')"
+        "this step needs the Python package 'tensorrt_rtx', which is not installed (extra 'tensorrt-rtx')"
     )
 
 
 def test_without_a_gpu_tensorrt_is_skipped_with_that_reason(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aethernet.engine.backends.installed_version", lambda backend: "11.2.0")
+    monkeypatch.setattr("aethernet.engines.backends.installed_version", lambda backend: "11.2.0")
 
     (engine,) = make(backends=(Backend.TENSORRT,))
 
@@ -123,7 +123,7 @@ def test_without_a_gpu_tensorrt_is_skipped_with_that_reason(make, monkeypatch: p
 
 
 def test_an_engine_that_is_asked_for_must_be_built(make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aethernet.engine.backends.installed_version", lambda backend: None)
+    monkeypatch.setattr("aethernet.engines.backends.installed_version", lambda backend: None)
 
     with pytest.raises(MissingDependencyError):
         make(precisions=(Precision.FP16,))

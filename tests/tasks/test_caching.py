@@ -22,10 +22,10 @@ from aethernet.artifact import Artifact
 from aethernet.comparison import Limits
 from aethernet.errors import StoreError
 from aethernet.precision import Precision
-from aethernet.spec import ExportSpec
-from aethernet.store import Store
-from tasks import _caching
-from tasks._caching import CacheKeyError, RunContext, Stage, StageEvent, current_store, running, stage
+from aethernet.release.spec import ExportSpec
+from aethernet.store.store import Store
+from tasks import caching as _caching
+from tasks.caching import CacheKeyError, RunContext, Stage, StageEvent, current_store, running, stage
 from tests.support.releases import flip_byte
 
 ARTIFACT = Artifact(name="net.safetensors", sha256="a" * 64, size=5)
@@ -410,7 +410,7 @@ def test_input_without_a_key_fails_the_flow(engine: None, tmp_path: Path) -> Non
 _HOLDER = textwrap.dedent(
     """
     import sys, time
-    from aethernet.store import Store
+    from aethernet.store.store import Store
     with Store(sys.argv[1]).lock("key"):
         print("held", flush=True)
         time.sleep(600)
@@ -438,7 +438,7 @@ def test_lock_is_free_once_its_holder_is_dead(tmp_path: Path, ending: signal.Sig
 @pytest.fixture
 def machines(engine: None, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Runs]:
     def machine(name: str) -> Runs:
-        monkeypatch.setattr("aethernet.store.default_store", lambda: tmp_path / name / "store")
+        monkeypatch.setattr("aethernet.store.store.default_store", lambda: tmp_path / name / "store")
         return Runs(Store(bucket), [])
 
     return [machine("one"), machine("other")]

@@ -9,12 +9,12 @@ import pytest
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import save_safetensors
 from aethernet.errors import SpecError
-from aethernet.fusion import fuse
-from aethernet.pictures import list_pictures
-from aethernet.spec import QuantizationSpec, make_spec
-from aethernet.store import Store
-from tasks.fetch import Picture
-from tasks.sensitivity import Choice, sensitivity
+from aethernet.images.files import list_pictures
+from aethernet.networks.fusion import fuse
+from aethernet.release.spec import QuantizationSpec, make_spec
+from aethernet.store.store import Store
+from tasks.fetch import ValidationImage
+from tasks.sensitivity import FloatParts, sensitivity
 from tests.support.networks import tiny_network
 from tests.support.releases import small_pictures
 
@@ -22,24 +22,24 @@ pytestmark = pytest.mark.slow  # every part is timed
 
 
 @pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact, list[Picture]]:
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Artifact, list[ValidationImage]]:
     folder = tmp_path_factory.mktemp("sensitivity")
     store = Store(folder / "store")
     fused = store.put(save_safetensors(fuse(tiny_network(2, depths=(1,))), folder / "fused.safetensors"))
     pictures = [
-        Picture(name=path.stem, low=store.put(path), high=None)
+        ValidationImage(name=path.stem, low=store.put(path), high=None)
         for path in list_pictures(small_pictures(folder / "low"))
     ]
     return store, fused, pictures
 
 
 @pytest.fixture(scope="module")
-def chosen(inputs: tuple[Store, Artifact, list[Picture]]) -> Choice:
+def chosen(inputs: tuple[Store, Artifact, list[ValidationImage]]) -> FloatParts:
     store, fused, pictures = inputs
     return sensitivity.fn(store, fused, None, fused, pictures, QuantizationSpec(budget_db=40))
 
 
-def test_the_choice_is_a_spec_with_the_parts_chosen(chosen: Choice) -> None:
+def test_the_choice_is_a_spec_with_the_parts_chosen(chosen: FloatParts) -> None:
     assert chosen.reason is None
     assert chosen.facts is not None
     assert chosen.spec.keep_float == tuple(part.name for part in chosen.facts.parts if part.kept_float)
@@ -49,7 +49,7 @@ def test_the_choice_is_a_spec_with_the_parts_chosen(chosen: Choice) -> None:
 
 
 def test_the_same_inputs_give_the_same_choice_and_the_same_chart(
-    chosen: Choice, inputs: tuple[Store, Artifact, list[Picture]]
+    chosen: FloatParts, inputs: tuple[Store, Artifact, list[ValidationImage]]
 ) -> None:
     store, fused, pictures = inputs
 
@@ -58,7 +58,7 @@ def test_the_same_inputs_give_the_same_choice_and_the_same_chart(
     assert (again.facts, again.spec, again.chart) == (chosen.facts, chosen.spec, chosen.chart)
 
 
-def test_a_budget_out_of_reach_is_a_reason(inputs: tuple[Store, Artifact, list[Picture]]) -> None:
+def test_a_budget_out_of_reach_is_a_reason(inputs: tuple[Store, Artifact, list[ValidationImage]]) -> None:
     store, fused, pictures = inputs
 
     choice = sensitivity.fn(store, fused, None, fused, pictures, QuantizationSpec(budget_db=100))
@@ -68,7 +68,7 @@ def test_a_budget_out_of_reach_is_a_reason(inputs: tuple[Store, Artifact, list[P
     assert "budget_db" in (choice.reason or "")
 
 
-def test_without_pictures_or_records_there_is_a_reason(inputs: tuple[Store, Artifact, list[Picture]]) -> None:
+def test_without_pictures_or_records_there_is_a_reason(inputs: tuple[Store, Artifact, list[ValidationImage]]) -> None:
     store, fused, _ = inputs
 
     choice = sensitivity.fn(store, fused, None, fused, [], QuantizationSpec(budget_db=40))

@@ -13,13 +13,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from aethernet.checkpoint import FinetunedInt8, load, save_finetuned, save_pth, save_safetensors
+from aethernet.checkpoint import load, save_finetuned, save_pth, save_safetensors
 from aethernet.checkpoint.embedding import PREFIX, weights_digest
 from aethernet.cli.inspection import inspect_path
 from aethernet.errors import CheckpointError, KeyMismatchError, NonFiniteWeightsError, QuantizationError
-from aethernet.fusion import fuse
-from aethernet.manifest import FinetuningFacts
-from aethernet.quantization import from_finetuning, quantize
+from aethernet.networks.fusion import fuse
+from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
+from aethernet.quantization.learning import from_finetuning
+from aethernet.quantization.post_training import quantize
 from aethernet.quantization.structure import quantizers_of
 from tests.support.networks import ONE_OF_EACH_GENERATION, tiny_config, tiny_network
 from tests.support.pictures import natural_picture

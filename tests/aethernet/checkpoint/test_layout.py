@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from aethernet.checkpoint.aethernet import assemble
 from aethernet.checkpoint.layout import infer_config, separate, unwrap
-from aethernet.checkpoint.loading import assemble
 from aethernet.errors import (
     CheckpointError,
     HalfFusedError,
@@ -18,8 +18,8 @@ from aethernet.errors import (
     NotACheckpointError,
     UnknownNetworkError,
 )
-from aethernet.fusion import fuse, merge_kernels
-from aethernet.network import Form, NetworkConfig, build_network
+from aethernet.networks import FoldState, NetworkConfig, build_network
+from aethernet.networks.fusion import fuse, merge_kernels
 from tests.support.networks import SELECTED_CONFIGS, tiny_config, tiny_network
 
 
@@ -42,7 +42,7 @@ def test_folded_networks_are_recognised_from_their_tensors(config: NetworkConfig
 
     found, form, _ = infer_config(weights, {}, residual_scale=None)
 
-    assert form is (Form.FUSED if fold is fuse else Form.MERGED)
+    assert form is (FoldState.FUSED if fold is fuse else FoldState.MERGED)
     assert dataclasses.replace(found, small_kernel=3, residual_scale=config.residual_scale) == config
 
 

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aethernet.checkpoint import load, save_pth, save_safetensors
+from aethernet.checkpoint.format import METADATA_KEY
 from aethernet.checkpoint.loading import hold_same_tensors
-from aethernet.checkpoint.saving import METADATA_KEY, config_metadata
+from aethernet.checkpoint.saving import config_metadata
 from aethernet.errors import (
     CheckpointError,
     KeyMismatchError,
@@ -24,8 +25,8 @@ from aethernet.errors import (
     SpecMismatchError,
     UsageError,
 )
-from aethernet.fusion import fuse, merge_kernels
-from aethernet.network import Form, Norm, build_network
+from aethernet.networks import FoldState, Norm, build_network
+from aethernet.networks.fusion import fuse, merge_kernels
 from tests.support.networks import (
     FILES,
     ONE_OF_EACH_GENERATION,
@@ -70,7 +71,7 @@ def test_every_network_is_recognised_from_its_tensors_alone(tmp_path: Path, conf
 
     loaded = load(path, residual_scale=RESIDUAL_SCALE[config.generation])
 
-    assert (loaded.config, loaded.form) == (config, Form.TRAINING)
+    assert (loaded.config, loaded.form) == (config, FoldState.TRAINING)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
@@ -102,7 +103,7 @@ def test_folded_files_without_metadata_are_recognised(tmp_path: Path, config: An
 
     loaded = load(path, residual_scale=0.2 if (config.generation, form) == (3, merge_kernels) else None)
 
-    assert loaded.form is (Form.FUSED if form is fuse else Form.MERGED)
+    assert loaded.form is (FoldState.FUSED if form is fuse else FoldState.MERGED)
     assert loaded.config.small_kernel is None
     assert largest_difference(network, loaded.model, natural_picture()) == 0
 
@@ -135,7 +136,7 @@ def test_running_statistics_beside_merged_kernels_of_generation_3_are_still_used
 
     loaded = load(written(tmp_path, kernels | others), residual_scale=0.2)
 
-    assert loaded.form is Form.MERGED
+    assert loaded.form is FoldState.MERGED
     assert largest_difference(network, loaded.model, natural_picture()) <= 1e-5
 
 
@@ -300,7 +301,7 @@ def test_an_arch_config_with_an_impossible_number_is_refused(tmp_path: Path, nam
 def test_metadata_of_another_kind_is_passed_over(tmp_path: Path, metadata: Any) -> None:
     content = {"state_dict": tiny_network(2).state_dict(), "metadata": metadata}
 
-    assert load(written(tmp_path, content)).form is Form.TRAINING
+    assert load(written(tmp_path, content)).form is FoldState.TRAINING
 
 
 def test_an_image_range_in_the_arch_config_is_used(tmp_path: Path) -> None:

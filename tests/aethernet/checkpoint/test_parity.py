@@ -10,24 +10,24 @@ import torch
 from torch import Tensor
 
 from aethernet.checkpoint import LoadedNetwork, load
-from aethernet.fusion import fuse
-from aethernet.network import Form, Norm
+from aethernet.networks import FoldState, Norm
+from aethernet.networks.fusion import fuse
 
 TOLERANCE = 1e-5
 
 # case, the recorded output to meet, generation, form, scale, (channel, spatial) attention, residual scale
 FLOAT_CASES = [
-    ("v1_fused_x4", "output", 1, Form.MERGED, 4, (False, False), 1.0),
-    ("v1_unfused_x2", "output", 1, Form.TRAINING, 2, (False, False), 1.0),
-    ("v1_qat_x2", "output_float", 1, Form.TRAINING, 2, (False, False), 1.0),
-    ("v2_fused_attn_x4", "output", 2, Form.MERGED, 4, (True, True), 1.0),
-    ("v2_unfused_x2", "output", 2, Form.TRAINING, 2, (True, True), 1.0),
-    ("v2_qat_x2", "output_float", 2, Form.MERGED, 2, (False, False), 1.0),
-    ("v3_fused_x3", "output", 3, Form.MERGED, 3, (False, False), 0.1),
-    ("v3_unfused_attn_x2", "output", 3, Form.TRAINING, 2, (True, True), 0.1),
-    ("v3_qat_x2", "output_float", 3, Form.MERGED, 2, (False, False), 0.1),
-    ("v3_metadata_res02_x2", "output", 3, Form.TRAINING, 2, (False, False), 0.2),
-    ("v3_module_prefix_ema_and_params_x2", "output", 3, Form.TRAINING, 2, (True, False), 0.1),
+    ("v1_fused_x4", "output", 1, FoldState.MERGED, 4, (False, False), 1.0),
+    ("v1_unfused_x2", "output", 1, FoldState.TRAINING, 2, (False, False), 1.0),
+    ("v1_qat_x2", "output_float", 1, FoldState.TRAINING, 2, (False, False), 1.0),
+    ("v2_fused_attn_x4", "output", 2, FoldState.MERGED, 4, (True, True), 1.0),
+    ("v2_unfused_x2", "output", 2, FoldState.TRAINING, 2, (True, True), 1.0),
+    ("v2_qat_x2", "output_float", 2, FoldState.MERGED, 2, (False, False), 1.0),
+    ("v3_fused_x3", "output", 3, FoldState.MERGED, 3, (False, False), 0.1),
+    ("v3_unfused_attn_x2", "output", 3, FoldState.TRAINING, 2, (True, True), 0.1),
+    ("v3_qat_x2", "output_float", 3, FoldState.MERGED, 2, (False, False), 0.1),
+    ("v3_metadata_res02_x2", "output", 3, FoldState.TRAINING, 2, (False, False), 0.2),
+    ("v3_module_prefix_ema_and_params_x2", "output", 3, FoldState.TRAINING, 2, (True, False), 0.1),
 ]
 float_case = pytest.mark.parametrize("case", FLOAT_CASES, ids=lambda case: case[0])
 
@@ -136,7 +136,7 @@ def test_the_real_network_is_the_published_small_one(shared_data: Path) -> None:
         expect={"generation": 1, "scale": 2, "embed_dim": 96, "depths": (4, 4, 4, 4), "preset": "small"},
     )
 
-    assert network.form is Form.TRAINING
+    assert network.form is FoldState.TRAINING
     assert sum(parameter.numel() for parameter in network.model.parameters()) == 1_388_963
     assert network.quantization is not None
     assert network.quantization.origin == "qat"

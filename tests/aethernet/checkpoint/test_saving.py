@@ -14,10 +14,11 @@ from safetensors import safe_open
 
 from aethernet.artifact import file_digest
 from aethernet.checkpoint import load, save_pth, save_safetensors
-from aethernet.checkpoint.saving import METADATA_KEY, form_of
+from aethernet.checkpoint.format import METADATA_KEY
 from aethernet.errors import StoreError
-from aethernet.fusion import fuse, merge_kernels
-from aethernet.network import AetherNet, Form, NetworkConfig, build_network
+from aethernet.networks import AetherNet, FoldState, NetworkConfig, build_network
+from aethernet.networks.fusion import fuse, merge_kernels
+from aethernet.networks.network import form_of
 from tests.support.networks import (
     ONE_OF_EACH_GENERATION,
     SELECTED_CONFIGS,
@@ -39,7 +40,7 @@ def as_trained(network: AetherNet) -> AetherNet:
 each_generation = pytest.mark.parametrize("config", ONE_OF_EACH_GENERATION.values(), ids=ONE_OF_EACH_GENERATION.keys())
 each_form = pytest.mark.parametrize(
     ("fold", "form"),
-    [(as_trained, Form.TRAINING), (merge_kernels, Form.MERGED), (fuse, Form.FUSED)],
+    [(as_trained, FoldState.TRAINING), (merge_kernels, FoldState.MERGED), (fuse, FoldState.FUSED)],
     ids=["training", "merged", "fused"],
 )
 each_format = pytest.mark.parametrize(
@@ -49,7 +50,7 @@ each_format = pytest.mark.parametrize(
 
 @each_form
 @each_generation
-def test_safetensors_come_back_as_they_were(tmp_path: Path, config: NetworkConfig, fold: Fold, form: Form) -> None:
+def test_safetensors_come_back_as_they_were(tmp_path: Path, config: NetworkConfig, fold: Fold, form: FoldState) -> None:
     network = fold(randomised(build_network(config)))
 
     loaded = load(save_safetensors(network, tmp_path / "net.safetensors"))
@@ -61,9 +62,9 @@ def test_safetensors_come_back_as_they_were(tmp_path: Path, config: NetworkConfi
 
 @each_form
 @each_generation
-def test_pth_files_come_back_as_they_were(tmp_path: Path, config: NetworkConfig, fold: Fold, form: Form) -> None:
+def test_pth_files_come_back_as_they_were(tmp_path: Path, config: NetworkConfig, fold: Fold, form: FoldState) -> None:
     network = fold(randomised(build_network(config)))
-    stated = 0.2 if config.generation == 3 and form is not Form.FUSED else None
+    stated = 0.2 if config.generation == 3 and form is not FoldState.FUSED else None
 
     loaded = load(save_pth(network, tmp_path / "net.pth"), residual_scale=stated)
 
@@ -77,7 +78,7 @@ def test_a_fused_pth_file_tells_everything_by_itself(tmp_path: Path, config: Net
 
     loaded = load(save_pth(fused, tmp_path / "net.pth"))
 
-    assert (loaded.form, loaded.notes) == (Form.FUSED, ())
+    assert (loaded.form, loaded.notes) == (FoldState.FUSED, ())
     assert largest_difference(fused, loaded.model, natural_picture(channels=config.in_channels)) == 0
 
 
@@ -94,7 +95,7 @@ def test_a_fused_file_carries_its_image_range_folded(tmp_path: Path, generation:
 @each_form
 @each_generation
 def test_saving_twice_gives_the_same_bytes(
-    tmp_path: Path, config: NetworkConfig, fold: Fold, form: Form, save: Save, name: str
+    tmp_path: Path, config: NetworkConfig, fold: Fold, form: FoldState, save: Save, name: str
 ) -> None:
     first = save(fold(randomised(build_network(config))), tmp_path / name)
     second = save(fold(randomised(build_network(config))), tmp_path / "folder" / f"another-{name}")
@@ -179,7 +180,7 @@ def test_the_config_travels_in_one_json_record(tmp_path: Path) -> None:
 
 @each_form
 @each_generation
-def test_the_form_is_known_from_the_modules(config: NetworkConfig, fold: Fold, form: Form) -> None:
+def test_the_form_is_known_from_the_modules(config: NetworkConfig, fold: Fold, form: FoldState) -> None:
     assert form_of(fold(build_network(config))) is form
 
 
@@ -199,10 +200,10 @@ def test_nothing_half_written_is_left_when_saving_fails(tmp_path: Path, monkeypa
 @each_form
 @each_generation
 def test_pth_files_open_in_the_strictest_unpickler(
-    tmp_path: Path, config: NetworkConfig, fold: Fold, form: Form, dtype: torch.dtype | None
+    tmp_path: Path, config: NetworkConfig, fold: Fold, form: FoldState, dtype: torch.dtype | None
 ) -> None:
     """The one of spandrel allows tensors and dictionaries, nothing else; chaiNNer and others load through it."""
-    reason = "needs spandrel with torchvision: pip install 'aethernet[spandrel]'"
+    reason = "needs spandrel with torchvision: pip install 'aethernet-sr[spandrel]'"
     unpickler = pytest.importorskip("spandrel.__helpers.unpickler", reason=reason, exc_type=ImportError)
     network = fold(randomised(build_network(config)))
     path = save_pth(network, tmp_path / "net.pth", dtype=dtype)

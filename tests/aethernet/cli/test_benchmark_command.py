@@ -15,7 +15,7 @@ from rich.console import Console
 
 from aethernet.cli import main as cli
 from aethernet.cli.benchmark import benchmark_tables, benchmark_words
-from tests.aethernet.benchmark.test_contest import foreign_file
+from tests.aethernet.benchmark.test_run import foreign_file
 from tests.support.releases import flip_byte
 
 

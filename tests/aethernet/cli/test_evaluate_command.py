@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from aethernet.bundle import open_bundle
 from aethernet.cli.evaluate import evaluation_tables
+from aethernet.release.bundle import open_bundle
 from tests.aethernet.cli.test_benchmark_command import called
 from tests.support.releases import flip_byte, small_pictures
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from aethernet.checkpoint import load
-from aethernet.fusion import fuse
-from aethernet.quantization import units_of
+from aethernet.networks.fusion import fuse
+from aethernet.quantization.structure import units_of
 from tests.support.releases import small_pictures, tiny_checkpoint
 
 

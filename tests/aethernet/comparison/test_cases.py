@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aethernet.comparison import Case, build_cases
-from aethernet.pictures import load_picture, sample_pictures, save_picture
+from aethernet.images.files import load_picture, sample_pictures, save_picture
 from tests.support.pictures import natural_picture
 
 SHAPES = {

@@ -12,7 +12,7 @@ import pytest
 from aethernet.comparison import Case, FormId, bicubic, compare_form, measure_quality, outputs_of
 from aethernet.comparison.compare import measure
 from aethernet.errors import ComparisonError
-from aethernet.pictures import load_picture, save_picture
+from aethernet.images.files import load_picture, save_picture
 from aethernet.precision import Precision
 from tests.support.pictures import natural_picture
 from tests.support.runtimes import FunctionRuntime, enlarged

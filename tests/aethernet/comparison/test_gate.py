@@ -25,10 +25,10 @@ from aethernet.comparison import (
 )
 from aethernet.comparison.gate import NOISE_SIDE, failures_of
 from aethernet.errors import GateError
-from aethernet.fusion import fuse
-from aethernet.network import AetherNet
+from aethernet.networks import AetherNet
+from aethernet.networks.fusion import fuse
 from aethernet.precision import Precision
-from aethernet.runtimes import Runtime
+from aethernet.runtimes.protocol import Runtime
 from aethernet.runtimes.pytorch import TorchRuntime
 from tests.support.networks import tiny_network
 from tests.support.pictures import natural_picture

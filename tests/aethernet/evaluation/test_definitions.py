@@ -12,7 +12,7 @@ from PIL import Image
 
 from aethernet.comparison import quality_of
 from aethernet.comparison.metrics import luma
-from aethernet.evaluation import shrink
+from aethernet.images.downscaling import downscale
 from tests.support.pictures import natural_picture
 
 SIZES = [(48, 64), (37, 41), (96, 31), (63, 64), (21, 101)]
@@ -102,7 +102,7 @@ def test_matlab_bicubic_is_pytorchs_antialiased_one_away_from_edges(scale: int) 
     pixels = levels(natural_picture(12 * scale, 15 * scale, seed=scale).numpy())
     floats = torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1)[None]
 
-    found = shrink(pixels, scale, "matlab-bicubic")
+    found = downscale(pixels, scale, "matlab-bicubic")
     wanted = torch.nn.functional.interpolate(floats, scale_factor=1 / scale, mode="bicubic", antialias=True)
 
     inside = np.abs(found.astype(float) - wanted[0].permute(1, 2, 0).numpy())[3:-3, 3:-3]
@@ -118,9 +118,11 @@ def test_edges_continue_mirrored() -> None:
     pixels = levels(natural_picture(20, 24).numpy())
     doubled = np.concatenate([pixels[:, ::-1], pixels, pixels[:, ::-1]], axis=1)
 
-    assert np.array_equal(shrink(doubled, 2, "matlab-bicubic")[:, 12:24], shrink(pixels, 2, "matlab-bicubic"))
+    assert np.array_equal(downscale(doubled, 2, "matlab-bicubic")[:, 12:24], downscale(pixels, 2, "matlab-bicubic"))
     repeated = np.concatenate([pixels[:, :1].repeat(24, 1), pixels, pixels[:, ::-1]], axis=1)
-    assert not np.array_equal(shrink(repeated, 2, "matlab-bicubic")[:, 12:24], shrink(pixels, 2, "matlab-bicubic"))
+    assert not np.array_equal(
+        downscale(repeated, 2, "matlab-bicubic")[:, 12:24], downscale(pixels, 2, "matlab-bicubic")
+    )
 
 
 def test_a_step_shrinks_as_worked_out_by_hand() -> None:
@@ -128,4 +130,4 @@ def test_a_step_shrinks_as_worked_out_by_hand() -> None:
     step = np.zeros((4, 16, 1), dtype=np.uint8)
     step[:, 8:] = 200
 
-    assert shrink(step, 2, "matlab-bicubic")[0, :, 0].tolist() == [0, 0, 0, 13, 187, 202, 200, 200]
+    assert downscale(step, 2, "matlab-bicubic")[0, :, 0].tolist() == [0, 0, 0, 13, 187, 202, 200, 200]

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aethernet.bundle import open_bundle
 from aethernet.errors import MissingDependencyError, UsageError
 from aethernet.evaluation import evaluate, find_sets
 from aethernet.evaluation.perceptual import perceptual_metrics
-from aethernet.pictures import save_picture
+from aethernet.images.files import save_picture
+from aethernet.release.bundle import open_bundle
 from tests.support.pictures import natural_picture
 
 HAS_PYIQA = importlib.util.find_spec("pyiqa") is not None
@@ -84,7 +84,7 @@ else:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not HAS_PYIQA, reason="needs pyiqa (aethernet[perceptual])")
+@pytest.mark.skipif(not HAS_PYIQA, reason="needs pyiqa (aethernet-sr[perceptual])")
 @pytest.mark.parametrize(("weights", "told"), [("honest", "0.0 True None"), ("evil", "refused False")])
 def test_pyiqa_measures_and_its_files_are_not_unpickled(tmp_path: Path, weights: str, told: str) -> None:
     """Its own code on weights made here; those it would fetch are not at hand offline."""

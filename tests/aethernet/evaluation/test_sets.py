@@ -9,7 +9,7 @@ import pytest
 
 from aethernet.errors import UsageError
 from aethernet.evaluation import find_sets
-from aethernet.pictures import save_picture
+from aethernet.images.files import save_picture
 from tests.support.pictures import natural_picture
 
 

@@ -10,7 +10,7 @@ import pytest
 import aethernet
 from aethernet.errors import UsageError
 from aethernet.export import ExportConfig, export_onnx
-from tests.aethernet.export.conftest import REFERENCE, Export
+from tests.support.exports import REFERENCE, Export
 from tests.support.pictures import natural_picture
 
 

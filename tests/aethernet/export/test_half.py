@@ -19,8 +19,8 @@ from torch.overrides import TorchFunctionMode
 from aethernet.errors import ExportError
 from aethernet.export import ExportConfig, HalfExport, export_fp16, half
 from aethernet.export.half import SAFE_MAGNITUDE, activation_ranges
-from aethernet.merging import merge_tail
-from tests.aethernet.export.conftest import CONFIGS, REFERENCE, Export, Exported
+from aethernet.networks.merging import merge_tail
+from tests.support.exports import CONFIGS, REFERENCE, Export, Exported
 from tests.support.pictures import natural_picture
 
 PICTURES = [natural_picture(12, 10, channels=1, seed=seed).numpy() for seed in (0, 1)]

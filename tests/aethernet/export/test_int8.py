@@ -18,14 +18,14 @@ from onnx import TensorProto, numpy_helper
 
 from aethernet.export import ExportConfig, OnnxDescription
 from aethernet.export.int8 import TRT_OPSET, _exportable, export_int8, trace_int8
+from aethernet.export.lint import LintReport, Severity, Signedness, lint_onnx
 from aethernet.export.onnx import NATIVE_OPSET, at_opset, trace_to_onnx
-from aethernet.fusion import fuse
-from aethernet.lint import Form, LintReport, Severity, lint_onnx
-from aethernet.network import AetherNet
-from aethernet.quantization import quantize
+from aethernet.networks import AetherNet
+from aethernet.networks.fusion import fuse
+from aethernet.quantization.post_training import quantize
 from aethernet.quantization.scheme import MAC_SHARE
 from aethernet.quantization.structure import convs_of
-from aethernet.runtimes import open_runtime
+from aethernet.runtimes.opening import open_runtime
 from tests.support.networks import tiny_network
 from tests.support.pictures import natural_picture
 
@@ -157,7 +157,7 @@ def test_the_file_passes_the_lint(int8: Int8Export, name: str, form: str) -> Non
 
     assert errors(report) == []
     assert report.ok
-    assert report.form is (Form.SIGNED if FORMS[form] else Form.UNSIGNED)
+    assert report.form is (Signedness.SIGNED if FORMS[form] else Signedness.UNSIGNED)
 
 
 @every_unsigned_file

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from aethernet.errors import ExportError, UsageError
 from aethernet.export import ExportConfig, ShapeRange, export_fp32
 from aethernet.export import onnx as onnx_export
-from aethernet.fusion import fuse
-from aethernet.network import NetworkConfig, build_network
-from tests.aethernet.export.conftest import CONFIGS, REFERENCE, Export, every_network
+from aethernet.networks import NetworkConfig, build_network
+from aethernet.networks.fusion import fuse
+from tests.support.exports import CONFIGS, REFERENCE, Export, every_network
 from tests.support.networks import SELECTED_CONFIGS, randomised
 from tests.support.pictures import natural_picture
 
@@ -162,7 +162,7 @@ def test_exporting_again_gives_the_same_bytes_and_leaves_the_network_as_it_was(e
 def test_file_says_nothing_about_the_machine_that_made_it(export: Export, name: str) -> None:
     content = export(name).path.read_bytes()
     traces = [str(Path.cwd()), str(Path.home()), sys.prefix, str(Path(torch.__file__).parent), "site-packages"]
-    traces += [".py", "Traceback", 'File "', "torch.", "aethernet.network"]
+    traces += [".py", "Traceback", 'File "', "torch.", "aethernet.networks"]
 
     found = [trace for trace in traces if trace.encode() in content]
 

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-from aethernet.bundle import open_bundle, verify_bundle
 from aethernet.errors import AethernetError, BundleError, HubError, SignatureError, UnreachableError, UsageError
-from aethernet.hub import Address, connect
+from aethernet.hub.address import Address
+from aethernet.hub.connecting import connect
 from aethernet.hub.download import Download, download, fetch_bundle, select_files
 from aethernet.hub.publishing import publish_release
-from aethernet.signing import Signer, Trust, sign_bundle
+from aethernet.release.bundle import open_bundle
+from aethernet.release.signing import Signer, Trust, sign_bundle
+from aethernet.release.verification import verify_bundle
 from tests.support.hub_server import Fault, HubServer
 from tests.support.keys import KeyPair
 from tests.support.releases import NAME, flip_byte, rewrite, snapshot
@@ -353,7 +355,7 @@ def test_manifest_of_another_version_is_refused(published: Path, hub_server: Hub
 def test_unsafe_path_in_the_manifest_is_refused(published: Path, hub_server: HubServer, place: Path) -> None:
     manifest = open_bundle(published).manifest
     entry = manifest.files[0].model_copy(update={"path": "../../escaped"})
-    from aethernet.manifest import canonical_json
+    from aethernet.records import canonical_json
 
     forged = canonical_json(manifest.model_copy(update={"files": (*manifest.files, entry)}))
     _tag(hub_server, lambda tree: tree.update({"release.json": hub_server.put(forged)}))

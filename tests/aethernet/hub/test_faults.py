@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.bundle import verify_bundle
 from aethernet.errors import AethernetError, BundleError, HubError
-from aethernet.hub import Address
+from aethernet.hub.address import Address
 from aethernet.hub.download import download
 from aethernet.hub.publishing import publish_release
+from aethernet.release.verification import verify_bundle
 from tests.support.hub_server import Fault, HubServer
 from tests.support.releases import NAME, snapshot
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.bundle import open_bundle, verify_bundle
 from aethernet.errors import AlreadyPublishedError, HubError, UsageError
-from aethernet.hub import Address, connect
+from aethernet.hub.address import Address
+from aethernet.hub.connecting import connect
 from aethernet.hub.download import download
 from aethernet.hub.folder import FolderHub
+from aethernet.release.bundle import open_bundle
+from aethernet.release.verification import verify_bundle
 from tests.support.releases import NAME, rewrite, snapshot
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.bundle import open_bundle
 from aethernet.errors import AlreadyPublishedError, ConflictError, HubError, UnreachableError, UsageError
-from aethernet.hub import Publication, connect, newest_version
 from aethernet.hub.catalogue import list_releases
+from aethernet.hub.connecting import connect
+from aethernet.hub.protocol import Publication, newest_version
 from aethernet.hub.publishing import publish_release
-from aethernet.manifest import MANIFEST
+from aethernet.release.bundle import open_bundle
+from aethernet.release.manifest import MANIFEST
 from tests.support.hub_server import Fault, HubServer
 from tests.support.releases import NAME, flip_byte, rewrite, snapshot
 
@@ -33,7 +34,7 @@ def with_version(bundle: Path, version: str) -> Path:
 def with_other_identity(bundle: Path) -> Path:
     """Another release under the same version, whole in itself."""
     from aethernet.artifact import file_digest
-    from aethernet.manifest import identity_of
+    from aethernet.release.manifest import identity_of
 
     opened = open_bundle(bundle)
     (bundle / "config.json").write_text("{}")
@@ -252,7 +253,7 @@ def writer(hub_server: HubServer, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_token_from_the_environment_is_sent_to_the_hub_and_never_to_where_it_sends_us(
     slim_release: Path, hub_server: HubServer, writer: str, tmp_path: Path
 ) -> None:
-    from aethernet.hub import Address
+    from aethernet.hub.address import Address
     from aethernet.hub.download import download
 
     publication = publish_release(slim_release, hub_server.place, NAME, private=True)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.bundle import open_bundle
 from aethernet.errors import BundleError, GateError, HubError
-from aethernet.hub import Address, Publication, connect, newest_version
+from aethernet.hub.address import Address
 from aethernet.hub.catalogue import list_releases
+from aethernet.hub.connecting import connect
+from aethernet.hub.protocol import Publication, newest_version
 from aethernet.hub.publishing import publish_release, take_back, verify_release
+from aethernet.release.bundle import open_bundle
 from tests.support.hub_server import Fault, HubServer
 from tests.support.releases import NAME, rewrite, snapshot
 

@@ -11,13 +11,13 @@ import pytest
 from onnx import numpy_helper
 
 from aethernet.artifact import file_digest
-from aethernet.bundle import open_bundle
 from aethernet.errors import HubError, UsageError
-from aethernet.hub import connect
-from aethernet.hub.reverify import Finding, Target, issue_text, released_at, reverify, specified_in
-from aethernet.manifest import identity_of
-from aethernet.signing import Signer, sign_bundle
-from aethernet.spec import ReleaseSpec, make_spec
+from aethernet.hub.connecting import connect
+from aethernet.hub.reverify import ReverifyFinding, Target, issue_text, released_at, reverify, specified_in
+from aethernet.release.bundle import open_bundle
+from aethernet.release.manifest import identity_of
+from aethernet.release.signing import Signer, sign_bundle
+from aethernet.release.spec import ReleaseSpec, make_spec
 from tests.support.keys import KeyPair, key_pair
 from tests.support.releases import NAME, flip_byte, rewrite, tiny_checkpoint
 
@@ -223,8 +223,8 @@ def test_all_of_a_place_is_looked_at_but_what_is_yanked(release: Path, tmp_path:
 
 
 def test_text_of_a_hostile_release_stays_in_its_block() -> None:
-    hostile = Finding(address="hf://org/x`@everyone`", problems=("```\n@everyone <img src=x>\n## heading",))
-    good = Finding(address="hf://org/y@1.0.0", problems=(), identity="0" * 64, files=3, numbers=7)
+    hostile = ReverifyFinding(address="hf://org/x`@everyone`", problems=("```\n@everyone <img src=x>\n## heading",))
+    good = ReverifyFinding(address="hf://org/y@1.0.0", problems=(), identity="0" * 64, files=3, numbers=7)
 
     text = issue_text([hostile, good])
 

@@ -20,8 +20,8 @@ from aethernet.quantization.calibration import (
 )
 from aethernet.quantization.scheme import activation_scale
 from aethernet.quantization.structure import quantizers_of, restructure
-from tests.aethernet.quantization.conftest import calibration_pictures, fused_network
 from tests.support.pictures import natural_picture
+from tests.support.quantization import calibration_pictures, fused_network
 
 
 def noise(*shape: int, seed: int = 0, tail: float = 1.0) -> np.ndarray:

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from aethernet.network import AetherNet
+from aethernet.networks import AetherNet
 from aethernet.quantization.calibration import as_input, choose_range, watch
 from aethernet.quantization.correction import correct_biases, source_name
 from aethernet.quantization.modules import Mode, QuantizedConv, set_mode
 from aethernet.quantization.structure import convs_of, quantizers_of, restructure
-from tests.aethernet.quantization.conftest import Prepared, same_tensors, slopes_of, snapshot
+from tests.support.quantization import Prepared, same_tensors, slopes_of, snapshot
 
 SLOPE = 1.7
 

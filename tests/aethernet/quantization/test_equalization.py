@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from aethernet.network import AetherNet
-from aethernet.network.blocks import GatedFeedForward
-from aethernet.network.generation1 import GatedLinear
+from aethernet.networks import AetherNet
+from aethernet.networks.blocks import GatedFeedForward
+from aethernet.networks.generation1 import GatedLinear
 from aethernet.quantization.calibration import as_input
 from aethernet.quantization.equalization import equalize_gates, equalize_tail
-from tests.aethernet.quantization.conftest import (
+from tests.support.quantization import (
     GENERATIONS,
     calibration_pictures,
     fused_network,

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from aethernet.network import AetherNet
-from aethernet.quantization import quantize
+from aethernet.networks import AetherNet
 from aethernet.quantization.learning import finished, start_learning
 from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer
+from aethernet.quantization.post_training import quantize
 from aethernet.quantization.scheme import ACTIVATION_MAX, half_precision, weight_scale
 from aethernet.quantization.structure import convs_of, quantizers_of
-from tests.aethernet.quantization.conftest import Prepared, same_tensors, snapshot
 from tests.support.pictures import natural_picture
+from tests.support.quantization import Prepared, same_tensors, snapshot
 
 
 @pytest.fixture

@@ -10,16 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-from aethernet.checkpoint.layout import QuantizationRecords
 from aethernet.errors import CalibrationError, QuantizationError
-from aethernet.fusion import fuse
-from aethernet.network import AetherNet
-from aethernet.quantization import Method, Quantized, quantize, units_of
-from aethernet.quantization.calibration import watch
-from aethernet.quantization.records import recorded_ranges
+from aethernet.networks import AetherNet
+from aethernet.networks.fusion import fuse
+from aethernet.quantization.calibration import Method, watch
+from aethernet.quantization.post_training import Quantized, quantize
+from aethernet.quantization.records import QuantizationRecords, recorded_ranges
 from aethernet.quantization.scheme import WEIGHT_MAX, activation_scale
-from aethernet.quantization.structure import convs_of, quantizers_of, restructure
-from tests.aethernet.quantization.conftest import (
+from aethernet.quantization.structure import convs_of, quantizers_of, restructure, units_of
+from tests.support.networks import tiny_network
+from tests.support.pictures import natural_picture
+from tests.support.quantization import (
     Prepared,
     calibration_pictures,
     decibels,
@@ -27,8 +28,6 @@ from tests.aethernet.quantization.conftest import (
     same_tensors,
     snapshot,
 )
-from tests.support.networks import tiny_network
-from tests.support.pictures import natural_picture
 
 DECIBELS = 36
 """A floor, with the picture's range as peak. Random networks of 16 channels gave 39 to 51 dB over two seeds: little

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from aethernet.checkpoint import load
-from aethernet.checkpoint.layout import QuantizationRecords
-from aethernet.fusion import fuse
+from aethernet.networks.fusion import fuse
 from aethernet.quantization.calibration import TensorHistogram, watch
-from aethernet.quantization.records import Range, recorded_ranges, usable_records
+from aethernet.quantization.records import QuantizationRecords, Range, recorded_ranges, usable_records
 from aethernet.quantization.structure import quantizers_of, restructure
-from tests.aethernet.quantization.conftest import fused_network, slopes_of
+from tests.support.quantization import fused_network, slopes_of
 
 CASES = ("v1_qat_x2", "v2_qat_x2", "v3_qat_x2", "v1_packed_int8_x2")
 SLOPE = 1.65

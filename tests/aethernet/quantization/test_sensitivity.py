@@ -11,18 +11,14 @@ import torch
 from torch import Tensor
 
 from aethernet.errors import CalibrationError, QuantizationError
-from aethernet.network import AetherNet
-from aethernet.quantization import quantize, units_of
+from aethernet.networks import AetherNet
+from aethernet.quantization.calibrated import Calibrated
 from aethernet.quantization.modules import Mode, set_mode
-from aethernet.quantization.post_training import Calibrated, calibrate
-from aethernet.quantization.sensitivity import (
-    Sensitivity,
-    measure_sensitivity,
-    out_of_proportion,
-    sensitivity_chart,
-)
-from aethernet.quantization.structure import convs_of, quantizers_of
-from tests.aethernet.quantization.conftest import (
+from aethernet.quantization.post_training import calibrate, quantize
+from aethernet.quantization.sensitivity import Sensitivity, measure_sensitivity, out_of_proportion
+from aethernet.quantization.structure import convs_of, quantizers_of, units_of
+from aethernet.release.chart import sensitivity_chart
+from tests.support.quantization import (
     Prepared,
     calibration_pictures,
     fused_network,

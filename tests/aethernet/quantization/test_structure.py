@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 from aethernet.errors import QuantizationError
-from aethernet.fusion import fuse
-from aethernet.network import AetherNet, Norm
+from aethernet.networks import AetherNet, Norm
+from aethernet.networks.fusion import fuse
 from aethernet.quantization.modules import Mode, QuantizedConv, Quantizer, ResidualBlock, set_mode
 from aethernet.quantization.structure import convs_of, gated_units, quantizers_of, restructure, units_of
-from tests.aethernet.quantization.conftest import (
+from tests.support.networks import tiny_network
+from tests.support.pictures import natural_picture
+from tests.support.quantization import (
     BOTH,
     GENERATIONS,
     Prepared,
@@ -26,8 +28,6 @@ from tests.aethernet.quantization.conftest import (
     snapshot,
     with_sigmoid_for_gelu,
 )
-from tests.support.networks import tiny_network
-from tests.support.pictures import natural_picture
 
 SLOPE = 1.7
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from aethernet.checkpoint import save_pth, save_safetensors
 from aethernet.errors import ComparisonError, MissingDependencyError
 from aethernet.export import export_onnx
-from aethernet.fusion import fuse
-from aethernet.runtimes import open_runtime
+from aethernet.networks.fusion import fuse
 from aethernet.runtimes.onnxruntime import OnnxRuntime
+from aethernet.runtimes.opening import open_runtime
 from aethernet.runtimes.openvino import OpenVinoRuntime
 from aethernet.runtimes.pytorch import TorchRuntime
 from tests.support.networks import tiny_network
@@ -210,4 +210,4 @@ def test_without_openvino_the_error_says_how_to_get_it(tmp_path: Path, monkeypat
     ):
         pass
 
-    assert "aethernet[openvino]" in raised.value.hint
+    assert "aethernet-sr[openvino]" in raised.value.hint

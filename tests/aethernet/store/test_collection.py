@@ -12,8 +12,8 @@ import pytest
 
 from aethernet.artifact import Artifact
 from aethernet.errors import UsageError
-from aethernet.store import Store
 from aethernet.store.collection import DAY, collect_garbage
+from aethernet.store.store import Store
 
 
 def put(store: Store, folder: Path, content: bytes) -> Artifact:
@@ -139,7 +139,7 @@ def test_a_store_that_does_not_exist_yet_has_no_garbage(store: Store) -> None:
 def test_both_sides_of_a_shared_store_are_looked_through(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aethernet.store.default_store", lambda: tmp_path / "here" / "store")
+    monkeypatch.setattr("aethernet.store.store.default_store", lambda: tmp_path / "here" / "store")
     store = Store(bucket)
     needed, garbage = put(store, tmp_path, b"needed"), put(store, tmp_path, b"garbage")
     record(store, "a" * 64, needed)

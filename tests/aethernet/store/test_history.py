@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from aethernet.errors import ComparisonError
-from aethernet.store import Store
 from aethernet.store.history import noted, read_note, recent_runs
 from aethernet.store.leases import LEASE_VARIABLE
+from aethernet.store.store import Store
 
 
 def test_runs_are_listed_with_how_they_ended_the_latest_first(tmp_path: Path) -> None:

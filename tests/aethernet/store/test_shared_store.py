@@ -13,9 +13,9 @@ import pytest
 
 from aethernet.artifact import Artifact
 from aethernet.errors import MissingDependencyError, StoreError, UnreachableStoreError
-from aethernet.store import Store
 from aethernet.store.leases import LEASE_VARIABLE, Lease
 from aethernet.store.places import Remote, held
+from aethernet.store.store import Store
 
 
 class Machine:
@@ -24,7 +24,7 @@ class Machine:
     def __init__(self, folder: Path, address: str, patch: pytest.MonkeyPatch) -> None:
         folder.mkdir(parents=True)
         self.folder = folder
-        patch.setattr("aethernet.store.default_store", lambda: folder / "store")
+        patch.setattr("aethernet.store.store.default_store", lambda: folder / "store")
         self.store = Store(address)
 
     def put(self, content: bytes, name: str = "file.bin") -> Artifact:
@@ -130,7 +130,7 @@ def test_what_is_there_is_not_sent_again(machines: list[Machine], monkeypatch: p
 def test_storage_that_does_not_answer_is_a_clear_error(
     tmp_path: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aethernet.store.default_store", lambda: tmp_path / "store")
+    monkeypatch.setattr("aethernet.store.store.default_store", lambda: tmp_path / "store")
     (tmp_path / "file").write_bytes(b"content")
 
     with pytest.raises(UnreachableStoreError, match="cannot use the store s3://no-such-bucket") as refused:

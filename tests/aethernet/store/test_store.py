@@ -13,7 +13,7 @@ import pytest
 
 from aethernet.artifact import Artifact
 from aethernet.errors import StoreError
-from aethernet.store import Store
+from aethernet.store.store import Store
 
 
 def put(store: Store, folder: Path, content: bytes, name: str = "file.bin") -> Artifact:
@@ -67,10 +67,10 @@ def test_a_spoilt_file_is_noticed_and_can_be_put_again(tmp_path: Path, spoil: st
 
 
 def test_a_store_shared_through_fsspec_serves_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aethernet.store.default_store", lambda: tmp_path / "one" / "store")
+    monkeypatch.setattr("aethernet.store.store.default_store", lambda: tmp_path / "one" / "store")
     artifact = put(Store("memory://shared/store"), tmp_path, b"content")
 
-    monkeypatch.setattr("aethernet.store.default_store", lambda: tmp_path / "other" / "store")
+    monkeypatch.setattr("aethernet.store.store.default_store", lambda: tmp_path / "other" / "store")
     fetched = Store("memory://shared/store").get(artifact)
 
     assert fetched.read_bytes() == b"content"

@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from aethernet.checkpoint import FinetunedInt8, load, save_safetensors
+from aethernet.checkpoint import load, save_safetensors
 from aethernet.errors import AethernetError, QuantizationError, TrainingError, UsageError
-from aethernet.pictures import list_pictures, load_picture
-from aethernet.quantization import Quantized, quantize
+from aethernet.images.files import list_pictures, load_picture
+from aethernet.quantization.finetuned import FinetunedInt8
 from aethernet.quantization.modules import Mode, set_mode
+from aethernet.quantization.post_training import Quantized, quantize
 from aethernet.quantization.scheme import PAIR_MAX, half_precision
 from aethernet.quantization.structure import convs_of, quantizers_of
 from aethernet.training import FinetuningRecipe, finetuning

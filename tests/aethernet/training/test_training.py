@@ -19,14 +19,14 @@ from torch.nn import functional as F
 
 from aethernet.checkpoint import save_safetensors
 from aethernet.errors import TrainingError, UsageError
-from aethernet.network import Form, NetworkConfig, build_network, preset_config
+from aethernet.images.downscaling import Pixels, downscale, upsample_bicubic
+from aethernet.networks import FoldState, NetworkConfig, build_network, preset_config
 from aethernet.training import TrainingRecipe, trainer
 from aethernet.training.depthwise import speed_up_depthwise_
 from aethernet.training.extremes import extreme
 from aethernet.training.initialisation import start_as_nearest_neighbour_
 from aethernet.training.pictures import PictureFolder, psnr
 from aethernet.training.progress import Standing
-from aethernet.training.shrinking import Pixels, downsample, upsample_bicubic
 from aethernet.training.trainer import train
 
 MICRO = NetworkConfig(
@@ -94,6 +94,23 @@ def test_loss_falls_and_the_network_improves(pictures: Path, held_out: Path, tmp
     assert standings[0].psnr is not None
     assert result.psnr > standings[0].psnr > 0
     assert standings[-1].remaining_seconds == 0
+
+
+def test_the_loss_in_decibels_is_lowered_and_told_in_hundredths(pictures: Path, held_out: Path, tmp_path: Path) -> None:
+    result = train(recipe(loss="psnr", steps=120), pictures, tmp_path / "out", validation=held_out, progress=silent)
+    first = train(recipe(loss="psnr", steps=1), pictures, tmp_path / "first", progress=silent)
+
+    assert result.psnr > result.bicubic_psnr
+    assert -0.5 < result.loss < first.loss < 0
+
+
+def test_flat_crops_do_not_decide_the_loss_in_decibels() -> None:
+    off = torch.tensor([1e-4, 1e-1]).view(2, 1, 1, 1).expand(2, 3, 4, 4).clone().requires_grad_()
+
+    trainer._loss(off, torch.zeros_like(off), torch.ones(2), "psnr").backward()  # type: ignore[no-untyped-call]
+
+    nearly_perfect, bad = off.grad.abs().sum(dim=(1, 2, 3))
+    assert nearly_perfect < bad  # by its logarithm alone it would be pulled a thousand times as hard
 
 
 def test_equal_recipes_give_equal_weights_and_another_seed_other_ones(pictures: Path, tmp_path: Path) -> None:
@@ -295,9 +312,11 @@ def test_continuing_with_another_initial_checkpoint_is_refused(pictures: Path, t
         train(recipe(steps=1), pictures, tmp_path / "first", initial=first, progress=silent)
 
 
-@pytest.mark.parametrize("form", [Form.TRAINING, Form.FUSED])
-def test_initial_checkpoint_of_another_network_or_form_is_refused(form: Form, pictures: Path, tmp_path: Path) -> None:
-    config = dataclasses.replace(MICRO, embed_dim=24) if form is Form.TRAINING else MICRO
+@pytest.mark.parametrize("form", [FoldState.TRAINING, FoldState.FUSED])
+def test_initial_checkpoint_of_another_network_or_form_is_refused(
+    form: FoldState, pictures: Path, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(MICRO, embed_dim=24) if form is FoldState.TRAINING else MICRO
     initial = save_safetensors(build_network(config, form), tmp_path / "initial.safetensors")
 
     with pytest.raises(TrainingError, match="the recipe's network in training form"):
@@ -368,7 +387,7 @@ def test_downsampling_is_pillows_antialiased_bicubic() -> None:
     colours = picture(6)
 
     expected = np.asarray(colours.resize((24, 20), Image.Resampling.BICUBIC))
-    assert np.array_equal(downsample(np.asarray(colours), 2), expected)
+    assert np.array_equal(downscale(np.asarray(colours), 2), expected)
 
 
 def test_bicubic_kernel_is_the_cubic_with_a_half_widened_by_the_factor() -> None:
@@ -381,34 +400,34 @@ def test_bicubic_kernel_is_the_cubic_with_a_half_widened_by_the_factor() -> None
 
     centres = np.arange(16) * 2 + 0.5
     expected = np.clip(np.round([255 * cubic((16 - centre) / 2) / 2 for centre in centres]), 0, 255)
-    assert downsample(impulse, 2)[:, 16 // 2, 0].tolist() == expected.tolist()
+    assert downscale(impulse, 2)[:, 16 // 2, 0].tolist() == expected.tolist()
 
 
 def test_box_kernel_is_the_mean() -> None:
     pixels = np.asarray(picture(7))
 
     mean = pixels.reshape(20, 2, 24, 2, 3).mean(axis=(1, 3))
-    assert np.abs(downsample(pixels, 2, "box") - mean).max() <= 1
+    assert np.abs(downscale(pixels, 2, "box") - mean).max() <= 1
 
 
 def test_dpid_keeps_a_line_that_the_mean_blurs() -> None:
     line = np.zeros((16, 16, 3), np.uint8)
     line[:, 8] = 200
 
-    assert downsample(line, 2, "box")[4, 4].tolist() == [100] * 3
+    assert downscale(line, 2, "box")[4, 4].tolist() == [100] * 3
     # Distances to the surrounding mean (50 at the line): 150 and 50, so the line weighs sqrt(3) times as much.
-    assert downsample(line, 2, "dpid")[4, 4].tolist() == [round(200 * 3**0.5 / (3**0.5 + 1))] * 3
+    assert downscale(line, 2, "dpid")[4, 4].tolist() == [round(200 * 3**0.5 / (3**0.5 + 1))] * 3
 
 
 def test_dpid_keeps_flat_areas() -> None:
     flat = np.full((12, 18, 3), 77, np.uint8)
 
-    assert np.array_equal(downsample(flat, 3, "dpid"), flat[:4, :6])
+    assert np.array_equal(downscale(flat, 3, "dpid"), flat[:4, :6])
 
 
 def test_sides_that_do_not_divide_are_refused() -> None:
-    with pytest.raises(TrainingError, match="divide by 2, found 47x40"):
-        downsample(np.asarray(picture(1, width=47)), 2)
+    with pytest.raises(UsageError, match="divide by 2, found 47x40"):
+        downscale(np.asarray(picture(1, width=47)), 2)
 
 
 def test_bicubic_enlargement_is_pillows() -> None:
@@ -449,7 +468,7 @@ def test_extremes_are_shrunk_like_photographs(channels: int, pictures: Path) -> 
     low, high, _ = folder.batch(0, seed=0, size=32, patch=8, candidates=1, extreme_share=1.0)
 
     assert high.shape == (32, 16, 16, channels)
-    assert all(np.array_equal(downsample(pixels, 2, "dpid"), small) for pixels, small in zip(high, low, strict=True))
+    assert all(np.array_equal(downscale(pixels, 2, "dpid"), small) for pixels, small in zip(high, low, strict=True))
 
 
 def test_extremes_reach_black_and_white_from_one_pixel_to_the_next() -> None:
@@ -561,8 +580,9 @@ def test_faster_depthwise_convolutions_give_the_same_gradients() -> None:
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"batch_statistics_share": 2.0}, "batch_statistics_share"),
         ({"extreme_share": -0.1}, "extreme_share"),
-        ({"kernels": ("lanczos",)}, "expected kernels from bicubic, box, dpid"),
+        ({"kernels": ("lanczos",)}, "expected kernels from matlab-bicubic, bicubic, box, dpid"),
         ({"kernels": ()}, "expected kernels"),
+        ({"loss": "huber"}, "expected a loss from l1, psnr"),
         ({"name": "../up"}, "file stem"),
         ({"network": dataclasses.replace(MICRO, scale=1)}, "enlarges"),
     ],

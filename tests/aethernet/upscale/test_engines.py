@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aethernet.bundle import open_bundle
-from aethernet.engine import Backend, Gpu, read_record
+from aethernet.engines.backends import Backend, Gpu
+from aethernet.engines.identity import read_record
 from aethernet.errors import EngineError, UpscaleError, UsageError
 from aethernet.precision import Precision
-from aethernet.runtimes import ShapeLimits
+from aethernet.release.bundle import open_bundle
 from aethernet.runtimes.onnxruntime import OnnxRuntime
+from aethernet.runtimes.protocol import ShapeLimits
 from aethernet.upscale import Upscaler
 from aethernet.upscale.choice import candidates
 from aethernet.upscale.engines import engine_for, profile_for

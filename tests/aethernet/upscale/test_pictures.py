@@ -22,7 +22,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from aethernet.errors import PictureError, UsageError
 from aethernet.upscale import Upscaler
-from aethernet.upscale.files import plan_jobs, upscale_file, upscale_files
+from aethernet.upscale.files import plan_jobs, upscale_files
+from aethernet.upscale.image_file import upscale_file
 from aethernet.upscale.reading import read_still
 from tests.support.upscaling import doubled, smoothing_bundle
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from aethernet.errors import UpscaleError
-from aethernet.network import NetworkConfig, build_network
+from aethernet.networks import NetworkConfig, build_network
 from aethernet.runtimes.pytorch import TorchRuntime
 from aethernet.upscale.tiles import Cut, TileSize, rows, size_tiles, spans
 from tests.support.networks import randomised, tiny_config

@@ -10,9 +10,10 @@ import pytest
 
 import aethernet
 from aethernet.errors import UpscaleError, UsageError
-from aethernet.upscale import Tally, Upscaler
+from aethernet.upscale import Upscaler
 from aethernet.upscale.choice import candidates
 from aethernet.upscale.reading import Still
+from aethernet.upscale.statistics import Tally
 from tests.support.upscaling import doubled, smoothing_bundle
 
 

@@ -1,0 +1,225 @@
+"""From a file's content to an AetherNet of any generation and form, strictly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from aethernet.checkpoint.embedding import DESCRIPTION_KEY, take_apart, weights_digest
+from aethernet.checkpoint.format import METADATA_KEY
+from aethernet.checkpoint.layout import StateDict, infer_config, separate, unwrap
+from aethernet.checkpoint.loaded import LoadedNetwork
+from aethernet.errors import CheckpointError, KeyMismatchError, NonFiniteWeightsError, SpecMismatchError, UsageError
+from aethernet.networks import build_network
+from aethernet.networks.config import FoldState, NetworkConfig, Norm
+from aethernet.networks.network import Network, as_aethernet
+from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
+from aethernet.quantization.state import is_int8, restore, split
+
+__all__ = ["assemble", "is_aethernet"]
+
+
+def is_aethernet(content: Mapping[str, Any]) -> bool:
+    """Whether a file's content is an AetherNet; nothing is raised about what it is not."""
+    try:
+        entries, _ = unwrap(content)
+    except CheckpointError:
+        return False
+    return any(name.startswith(("layers.0.0.conv.", "stages.0.0.conv.")) for name in entries)
+
+
+def assemble(
+    content: Mapping[str, Any],
+    metadata: Mapping[str, str],
+    *,
+    file_format: str = "pytorch",
+    expect: Mapping[str, Any] | None = None,
+    residual_scale: float | None = None,
+) -> LoadedNetwork:
+    """The AetherNet that a file's content describes: all of :func:`load` but the reading.
+
+    Args:
+        content: Tensors by name, or wrappers around them.
+        metadata: Safetensors metadata, empty where there is none.
+        file_format: What the content was read from, ``pytorch`` or ``safetensors``.
+        expect: As for :func:`load`.
+        residual_scale: As for :func:`load`.
+
+    Raises:
+        CheckpointError: As for :func:`load`.
+    """
+    entries, inner_metadata = unwrap(content)
+    entries, embedded = take_apart(entries)
+    stored, scales = split(entries) if is_int8(entries) else (entries, {})
+    weights, records = separate(stored)
+    config, form, notes = infer_config(
+        weights, _own_metadata(metadata) | dict(inner_metadata), residual_scale=residual_scale
+    )
+    if METADATA_KEY in metadata:
+        config = _agreed_config(metadata[METADATA_KEY], config, form)
+    _check_expectations(config, expect or {})
+    dtypes = sorted(
+        {str(tensor.dtype).removeprefix("torch.") for tensor in entries.values() if _counts(tensor)}
+        if scales
+        else {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values() if tensor.is_floating_point()}
+    )
+    weights = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    broken = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if broken:
+        raise NonFiniteWeightsError(broken)
+    weights, set_aside = _settle_norms(weights, config, form)
+    if config.generation == 3 and records is not None and "quant_fusion_layer.error_comp" in weights:
+        # Generation 3 skips this constant while training quantised, so without it is what was trained.
+        set_aside["quant_fusion_layer.error_comp"] = weights["quant_fusion_layer.error_comp"]
+        weights["quant_fusion_layer.error_comp"] = torch.zeros_like(weights["quant_fusion_layer.error_comp"])
+        notes.append("error_comp was set to zero: generation 3 leaves it out in quantisation-aware training")
+    model: Network = build_network(config, form)
+    _fill(model, weights)
+    if scales and form is not FoldState.FUSED:
+        raise CheckpointError(f"expected int8 weights of a fused network, found the {form.value} form")
+    if scales:
+        model = restore(model, entries, scales)
+    return LoadedNetwork(
+        model=model.eval().requires_grad_(False),
+        config=config,
+        form=form,
+        quantization=records,
+        notes=tuple(notes),
+        format=file_format,
+        stored_dtype="+".join(dtypes),
+        int8=bool(scales),
+        finetuned=_finetuned(embedded, metadata, model),
+        set_aside=set_aside,
+    )
+
+
+def _finetuned(embedded: Mapping[str, Any], metadata: Mapping[str, str], model: Network) -> FinetunedInt8 | None:
+    """The int8 network in the file, if there is one and it was made from the very weights beside it."""
+    description = _description(metadata[METADATA_KEY]).get(DESCRIPTION_KEY) if METADATA_KEY in metadata else None
+    if not embedded and description is None:
+        return None
+    hint = "use the file as fine-tuning saved it, or fine-tune again"
+    if not embedded or not isinstance(description, Mapping):
+        found = "only its tensors" if embedded else "only the record"
+        raise CheckpointError(
+            f"expected an int8 network and the record of its fine-tuning in the file, found {found}", hint=hint
+        )
+    if description.get("weights") != weights_digest(model.state_dict()):
+        raise CheckpointError(
+            "the int8 network in the file was not made from the float weights beside it",
+            hint="use the file as fine-tuning saved it, or fine-tune these weights",
+        )
+    try:
+        slope = description.get("slope")
+        facts = FinetuningFacts.model_validate(description.get("facts"))
+        slope = None if slope is None else float(slope)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"the record of the file's fine-tuning is invalid: {error}", hint=hint) from error
+    loaded = assemble(embedded, {METADATA_KEY: json.dumps(dict(description))}, file_format="safetensors")
+    if not loaded.int8 or loaded.config != model.config:
+        raise CheckpointError("expected an int8 form of the same network in the file, found another network", hint=hint)
+    return FinetunedInt8(model=as_aethernet(loaded.model), slope=slope, facts=facts)
+
+
+def _counts(tensor: Any) -> bool:
+    return isinstance(tensor, torch.Tensor) and (tensor.is_floating_point() or tensor.dtype is torch.int8)
+
+
+def _description(text: str) -> Mapping[str, Any]:
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError("the file's aethernet metadata is not JSON", hint="save the network again") from error
+    if not isinstance(description, Mapping) or not isinstance(description.get("network"), Mapping):
+        raise CheckpointError("the file's aethernet metadata has no network config", hint="save the network again")
+    return description
+
+
+def _own_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Our own record, in the shape of the one the original trainer writes, so that one code path uses both."""
+    if METADATA_KEY not in metadata:
+        return {}
+    network = _description(metadata[METADATA_KEY])["network"]
+    names = {"residual_scale": "res_scale", "image_range": "img_range"}
+    return {"arch_config": {names[field]: network[field] for field in names if field in network}}
+
+
+def _agreed_config(text: str, inferred: NetworkConfig, form: FoldState) -> NetworkConfig:
+    """The recorded config, which must not contradict the tensors."""
+    description = _description(text)
+    try:
+        recorded = NetworkConfig.from_json(description["network"])
+    except UsageError as error:
+        raise CheckpointError(
+            f"the file's aethernet metadata is invalid: {error}", hint="save the network again"
+        ) from error
+    untold = {"small_kernel", "residual_scale", "image_range", "norm_eps", "reconstruction_channels"}
+    facts, found = recorded.to_json(), inferred.to_json()
+    differing = [name for name in facts if name not in untold and facts[name] != found[name]]
+    if recorded.upsampled_channels != inferred.upsampled_channels:
+        differing.append("reconstruction_channels")
+    if description.get("form") != form.value:
+        differing.append("form")
+    if differing:
+        raise SpecMismatchError(f"the file's recorded config and its tensors disagree on {', '.join(differing)}")
+    return recorded
+
+
+def _check_expectations(config: NetworkConfig, expect: Mapping[str, Any]) -> None:
+    found = config.to_json() | {"preset": config.preset_name()}
+    unknown = sorted(set(expect) - set(found))
+    if unknown:
+        raise UsageError(f"no such network field: {', '.join(unknown)}", hint=f"known are {', '.join(sorted(found))}")
+    wrong = [
+        f"{name}: expected {expect[name]}, found {found[name]}"
+        for name in expect
+        if _plain(expect[name]) != found[name]
+    ]
+    if wrong:
+        raise SpecMismatchError("the spec does not describe this checkpoint; " + "; ".join(wrong))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _settle_norms(weights: StateDict, config: NetworkConfig, form: FoldState) -> tuple[StateDict, StateDict]:
+    """Running statistics beside merged kernels: generation 2 leaves them unused, generation 3 still needs them."""
+    if form is not FoldState.MERGED or config.norm is not Norm.DEPLOYMENT:
+        return weights, {}
+    leftover = {name: tensor for name, tensor in weights.items() if name.endswith((".running_mean", ".running_var"))}
+    settled = {name: tensor for name, tensor in weights.items() if name not in leftover}
+    if config.generation == 2:
+        return settled, leftover
+    for name in leftover:
+        norm, _, statistic = name.rpartition(".")
+        if statistic == "running_mean" or f"{norm}.running_mean" not in leftover:
+            continue
+        gain = settled[f"{norm}.weight"].double() / torch.sqrt(leftover[name].double() + config.norm_eps)
+        shift = settled[f"{norm}.bias"].double() - leftover[f"{norm}.running_mean"].double() * gain
+        settled[f"{norm}.weight"], settled[f"{norm}.bias"] = gain.float(), shift.float()
+    return settled, {}
+
+
+def _fill(model: Network, weights: StateDict) -> None:
+    wanted = model.state_dict()
+    # A generation-2 file may come without the buffer that names its scale; the value was inferred from shapes.
+    optional = {"scale", "mean"} & (wanted.keys() - weights.keys())
+    missing = wanted.keys() - weights.keys() - optional
+    unexpected = weights.keys() - wanted.keys()
+    misshapen = [
+        f"{name} (expected {tuple(wanted[name].shape)}, found {tuple(weights[name].shape)})"
+        for name in wanted.keys() & weights.keys()
+        if wanted[name].shape != weights[name].shape
+    ]
+    misshapen += [
+        f"{name} (expected floating point, found {str(weights[name].dtype).removeprefix('torch.')})"
+        for name in wanted.keys() & weights.keys()
+        if wanted[name].is_floating_point() and not weights[name].is_floating_point()
+    ]
+    if missing or unexpected or misshapen:
+        raise KeyMismatchError(missing, unexpected, misshapen)
+    model.load_state_dict(weights | {name: wanted[name] for name in optional}, strict=True)

@@ -1,0 +1,1 @@
+"""ONNX graphs as data: what a file promises, and how graphs are read and changed."""

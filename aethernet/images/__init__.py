@@ -1,0 +1,1 @@
+"""Images in and out of arrays, and how low-resolution ones are made."""
