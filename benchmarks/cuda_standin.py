@@ -1,3 +1,4 @@
+# ruff: noqa: ARG001, ARG002  (parameters are those of the calls that are stood for)
 """A stand-in for a CUDA card, so that what runs on one can be rehearsed where there is none.
 
 It computes on the CPU and keeps the contract of the calls that it stands for, errors included:
@@ -42,7 +43,7 @@ _CARD = torch.device("cuda", 0)
 _PRODUCTS = ("convolution", "conv2d", "linear", "mm", "addmm", "bmm", "matmul")
 _TENSOR_CORES = {getattr(torch.ops.aten, name).default for name in _PRODUCTS}
 """What float32 is rounded to TF32 for, and fp16 added up in fp32."""
-_BETWEEN_DEVICES = {torch.ops.aten.copy_.default}
+_BETWEEN_DEVICES = {torch.ops.aten.copy_.default, torch.ops.aten._has_compatible_shallow_copy_type.default}
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -122,7 +123,8 @@ class CardTensor(Tensor):
 
     def numpy(self, *_: Any, **__: Any) -> Any:
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+            "can't convert cuda:0 device type tensor to numpy. "
+            "Use Tensor.cpu() to copy the tensor to host memory first."
         )
 
     def __array__(self, *_: Any, **__: Any) -> Any:
@@ -145,7 +147,9 @@ class CardTensor(Tensor):
         values_args, values_kwargs = tree_map(_values_of, args), tree_map(_values_of, kwargs)
         if func in _TENSOR_CORES:
             values_args = _as_the_card_computes(values_args)
-        half = func in _TENSOR_CORES and any(isinstance(one, Tensor) and one.dtype == torch.float16 for one in values_args)
+        half = func in _TENSOR_CORES and any(
+            isinstance(one, Tensor) and one.dtype == torch.float16 for one in values_args
+        )
         if half:  # products of fp16 are added up in fp32
             values_args = tree_map(lambda one: one.float() if isinstance(one, Tensor) else one, values_args)
         result = func(*values_args, **values_kwargs)

@@ -50,6 +50,8 @@ SHAPES: tuple[Shape, ...] = ((1, 3, 256, 256), (1, 3, 540, 960), (1, 3, 1080, 19
 REHEARSED: tuple[Shape, ...] = ((1, 3, 24, 32),)
 WARM_UP, RUNS, SECONDS_EACH = 5, 30, 2.0
 """Runs before and while timing, and the seconds after which fewer have to do."""
+STOOD_IN_FOR = ("pytorch-cuda", "onnxruntime-cuda")
+"""Runtimes that a rehearsal has something for."""
 PACKAGES = (
     "torch", "triton", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx", "polygraphy", "ncnn",
     "cuda-bindings", "numpy", "spandrel", "av",
@@ -199,9 +201,7 @@ def orchestrate(options: argparse.Namespace) -> int:
             command += ["--rehearse"] if options.rehearse else []
             start = time.monotonic()
             with open(log, "wb") as words:
-                process = subprocess.Popen(
-                    command, stdout=words, stderr=words, start_new_session=True, env=environment
-                )
+                process = subprocess.Popen(command, stdout=words, stderr=words, start_new_session=True, env=environment)
                 ended = follow(process, lines, report, min(part.most, left))
             if ended:
                 said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
@@ -280,7 +280,10 @@ class Work:
         kept = self.folder / "reference.npz"
         if not kept.exists():
             outputs = outputs_of(TorchRuntime(self.reference()), cases)
-            np.savez(kept.with_suffix(".part.npz"), **{f"case{index}": outputs[case.name] for index, case in enumerate(cases)})
+            np.savez(
+                kept.with_suffix(".part.npz"),
+                **{f"case{index}": outputs[case.name] for index, case in enumerate(cases)},
+            )
             kept.with_suffix(".part.npz").replace(kept)
         with np.load(kept) as stored:
             return cases, {case.name: stored[f"case{index}"] for index, case in enumerate(cases)}
@@ -353,7 +356,10 @@ class CardForm:
 
     def run(self, tensor: Any) -> Any:
         """The network alone; fp32 means fp32, not TF32."""
-        with self.torch.inference_mode(), self.torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+        with (
+            self.torch.inference_mode(),
+            self.torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False),
+        ):
             return self.network(tensor)
 
     def infer(self, image: Any) -> Any:
@@ -379,7 +385,9 @@ def _pytorch_forms(work: Work, forms: list[tuple[str, str, bool, bool]], *, comp
         with work.trying(what):
             precision = Precision.FP16 if half else Precision.FP32
             model = (
-                work.reference() if kind == "training" else load(work.file("weights", Precision.FP32, ".safetensors")).model.eval()
+                work.reference()
+                if kind == "training"
+                else load(work.file("weights", Precision.FP32, ".safetensors")).model.eval()
             )
             with CardForm(torch, model, half=half, channels_last=channels_last, compiled=compiled) as form:
                 figures: dict[str, Any] = {}
@@ -435,7 +443,9 @@ def onnxruntime(work: Work) -> None:
     from aethernet.runtimes import open_runtime
 
     if "CUDAExecutionProvider" not in library.get_available_providers():
-        raise Missing(f"onnxruntime {metadata_version('onnxruntime')} has no CUDAExecutionProvider; onnxruntime-gpu has")
+        raise Missing(
+            f"onnxruntime {metadata_version('onnxruntime')} has no CUDAExecutionProvider; onnxruntime-gpu has"
+        )
     if hasattr(library, "preload_dlls") and not work.rehearsal:
         library.preload_dlls()
     random = np.random.default_rng(0)
@@ -450,7 +460,9 @@ def onnxruntime(work: Work) -> None:
                 timings = []
                 for shape in work.shapes:
                     binding = session.io_binding()
-                    value = library.OrtValue.ortvalue_from_numpy(random.random(shape, np.float32).astype(dtype), "cuda", 0)
+                    value = library.OrtValue.ortvalue_from_numpy(
+                        random.random(shape, np.float32).astype(dtype), "cuda", 0
+                    )
                     binding.bind_ortvalue_input(given.name, value)
                     binding.bind_output(made.name, "cuda", 0)
 
@@ -461,7 +473,9 @@ def onnxruntime(work: Work) -> None:
                     timings.append(_timed_by_clock(run, shape))
                 # The library's own account ends where another library's begins: what the whole card lost.
                 taken = round((before - torch.cuda.mem_get_info()[0]) / 1e6, 1)
-                work.tell(precision, timings=timings, card_memory_mb=taken, gate=work.compare(runtime, precision, file.name))
+                work.tell(
+                    precision, timings=timings, card_memory_mb=taken, gate=work.compare(runtime, precision, file.name)
+                )
 
 
 def _timed_by_clock(run: Callable[[], Any], shape: Shape) -> dict[str, Any]:
@@ -544,6 +558,8 @@ def upscale(work: Work) -> None:
         raise Missing(f"this version has no runtime {runtime}")
     if lack := runtimes_here()[runtime]:
         raise Missing(lack)
+    if work.rehearsal and runtime not in STOOD_IN_FOR:
+        raise Missing(f"the stand-in is no {runtime}")
     source = work.image or next(iter(work.images().values()))
     if work.rehearsal:
         whole = np.asarray(Image.open(source).convert("RGB"))
@@ -590,13 +606,13 @@ def _command(work: Work, source: Path, made: Path, precision: str, runtime: str,
     """``aethernet upscale``: seconds, and what ``--json`` tells."""
     from aethernet.cli.main import main
 
-    told = io.StringIO()
+    told, said = io.StringIO(), io.StringIO()
     command = ["aethernet", "upscale", str(source), "-o", str(made), "--bundle", str(work.bundle.root)]
     command += ["--precision", precision, "--runtime", runtime, "--json", *more]
     before, start = sys.argv, time.perf_counter()
     sys.argv = command
     try:
-        with contextlib.redirect_stdout(told):
+        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(said):
             main()
         code = 0
     except SystemExit as ending:
@@ -604,7 +620,7 @@ def _command(work: Work, source: Path, made: Path, precision: str, runtime: str,
     finally:
         sys.argv = before
     if code:
-        raise RuntimeError(f"aethernet upscale ended with code {code}: {told.getvalue().strip()[-400:]}")
+        raise RuntimeError(f"aethernet upscale ended with code {code}: {said.getvalue().strip()[-400:]}")
     result = json.loads(told.getvalue())
     kept = {key: result.get(key) for key in ("runtime", "precision", "file", "notes") if key in result}
     return {"seconds": round(time.perf_counter() - start, 3), "told": kept | {"results": result.get("results")}}
@@ -635,7 +651,11 @@ def tensorrt(work: Work) -> None:
         with work.trying(precision):
             onnx = work.file("onnx", precision, suffix)
             (config,) = plan_builds(
-                backend, (profile,), capabilities=(gpu.capability,) if rtx else None, timeout=120, memory=gpu.memory or None
+                backend,
+                (profile,),
+                capabilities=(gpu.capability,) if rtx else None,
+                timeout=120,
+                memory=gpu.memory or None,
             )
             built = build_engine(onnx, work.folder / f"{onnx.stem}.engine", config)
             limits = work.bundle.manifest.limits.get(precision, DEFAULT_LIMITS[precision])
@@ -689,11 +709,15 @@ def require_card() -> None:
     if torch.version.cuda is None:
         raise Missing(f"PyTorch {torch.__version__} was built without CUDA")
     if not torch.cuda.is_available():
-        raise Missing(f"PyTorch {torch.__version__} for CUDA {torch.version.cuda} finds no card: is the driver new enough?")
+        raise Missing(
+            f"PyTorch {torch.__version__} for CUDA {torch.version.cuda} finds no card: is the driver new enough?"
+        )
     major, minor = torch.cuda.get_device_capability()
     known = getattr(torch.cuda, "get_arch_list", list)()
     if known and not any(one in (f"sm_{major}{minor}", f"sm_{major}0") or one.startswith("compute_") for one in known):
-        raise Missing(f"PyTorch {torch.__version__} has no kernels for compute capability {major}.{minor}, but {', '.join(known)}")
+        raise Missing(
+            f"PyTorch {torch.__version__} has no kernels for compute capability {major}.{minor}, but {', '.join(known)}"
+        )
 
 
 def main() -> int:

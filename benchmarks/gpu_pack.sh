@@ -7,7 +7,7 @@
 #   there:  bash OUT/run.sh --minutes 6 --json gpu.json
 #
 # Settings: PYTHON (interpreter with pip and av; .venv/bin/python), TARGET (Python of the machine; 3.12),
-# ORT (version of onnxruntime-gpu), PART (bytes of an archive), WHEELS=0 (no wheels).
+# ORT and ORT_CUDA (version of onnxruntime-gpu, CUDA it is built for), PART (bytes of an archive), WHEELS=0 (no wheels).
 set -euo pipefail
 
 out=${1:?expected a folder for the archives, such as: benchmarks/gpu_pack.sh pack}
@@ -16,6 +16,7 @@ bundle=${2:-$root/out/aether_tiny_2x}
 python=${PYTHON:-$root/.venv/bin/python}
 target=${TARGET:-3.12}
 ort=${ORT:-1.31.1}
+ort_cuda=${ORT_CUDA:-13}
 part=${PART:-60000000}
 
 [[ -f $bundle/release.json ]] || { echo "expected a release at $bundle, found none; make one: make release" >&2; exit 2; }
@@ -78,7 +79,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-here, target = Path(__file__).resolve().parent, sys.argv[1]
+here, target, cuda, *given = Path(__file__).resolve().parent, *sys.argv[1:]
+rehearsal = "--rehearse" in given
 found = ".".join(platform.python_version_tuple()[:2])
 if found != target:
     sys.exit(f"expected Python {target}, which the wheels were packed for, found {found}; pack again with TARGET={found}")
@@ -86,23 +88,41 @@ if importlib.util.find_spec("torch") is None:
     sys.exit("expected PyTorch 2.10 or newer, built for CUDA, found none in this Python")
 import torch
 
-if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 10) or torch.version.cuda is None:
+if tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) < (2, 10) or not (torch.version.cuda or rehearsal):
     sys.exit(f"expected PyTorch 2.10 or newer, built for CUDA, found {torch.__version__} for {torch.version.cuda}")
-if not torch.cuda.is_available():
+if not (torch.cuda.is_available() or rehearsal):
     sys.exit(f"expected a card that PyTorch {torch.__version__} for CUDA {torch.version.cuda} can use, found none")
-print(f"Python {found}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, {torch.cuda.get_device_name(0)}")
+card = "no card" if rehearsal else torch.cuda.get_device_name(0)
+print(f"Python {found}, PyTorch {torch.__version__}, CUDA {torch.version.cuda}, {card}")
+
+
+def lacking(names: list[str]) -> bool:
+    """Whether one of a wheel's packages cannot be imported here; a namespace such as google is not yet its package."""
+    modules = {name.removesuffix(".py") for name in names if "/" not in name and name.endswith(".py")}
+    for name in names:
+        folder, _, last = name.rpartition("/")
+        if last == "__init__.py" and (folder.rpartition("/")[0] + "/__init__.py") not in names:
+            modules.add(folder.replace("/", "."))
+    for module in modules:
+        try:
+            if importlib.util.find_spec(module) is None:
+                return True
+        except ModuleNotFoundError:
+            return True
+    return False
+
+
 site = here / "site"
 site.mkdir(exist_ok=True)
 for wheel in sorted((here / "wheels").glob("*.whl")):
     with zipfile.ZipFile(wheel) as content:
         names = content.namelist()
-        tops = {name.split("/")[0].removesuffix(".py") for name in names if name.endswith(".py")}
-        tops = {top for top in tops if not top.endswith((".dist-info", ".data", ".libs"))}
         runtime = wheel.name.startswith("onnxruntime_gpu")
-        if runtime and torch.version.cuda.split(".")[0] != "13" and not (here / "any-cuda").exists():
-            print(f"left out {wheel.name}: it is for CUDA 13, PyTorch brings {torch.version.cuda}; pack with ORT=1.22.0 and touch any-cuda")
+        if runtime and (torch.version.cuda or "").split(".")[0] != cuda:
+            brings = f"PyTorch brings {torch.version.cuda}; pack again with ORT=VERSION and ORT_CUDA=MAJOR"
+            print(f"left out {wheel.name}: it takes the libraries of CUDA {cuda}, {brings}")
             continue
-        if not runtime and all(importlib.util.find_spec(top) is not None for top in tops):
+        if not runtime and not lacking(names):
             continue
         content.extractall(site)
         print(f"unpacked {wheel.name}")
@@ -123,7 +143,7 @@ sha256sum --quiet --check SHA256SUMS || { echo "expected the archives named abov
 cd - >/dev/null
 mkdir -p "\$place"
 cat "\$here"/pack.[0-9][0-9] | tar -x -C "\$place"
-"\$python" "\$place/pack/prepare.py" $target
+"\$python" "\$place/pack/prepare.py" $target $ort_cuda "\$@"
 export PYTHONPATH="\$place/pack/site\${PYTHONPATH:+:\$PYTHONPATH}"
 exec "\$python" "\$place/pack/project/benchmarks/gpu.py" --bundle "\$place/pack/bundle" \\
     --image "\$place/pack/image_1080p.png" --video "\$place/pack/video_1080p.mkv" "\$@"
