@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aethernet.artifact import atomic_path
 from aethernet.errors import ImageError
-from aethernet.images.files import ImageArray, to_levels
+from aethernet.images.files import to_levels
 from aethernet.release.sheet import comparison_sheet, liveliest_window
 from aethernet.upscale.files import is_video
 from aethernet.upscale.reading import read_still
+
+if TYPE_CHECKING:
+    from aethernet.images.files import ImageArray
 
 __all__ = ["write_sheet"]
 
