@@ -135,7 +135,7 @@ def build_engines(
             except EngineError as error:
                 failed.append(f"{destination.name}: {error.reason}")
                 continue
-            made.append({"file": str(built.engine), **record_facts(built.record)})
+            made.append({"file": str(built.engine), **record_facts(built.record), "build_seconds": built.seconds})
     return made, failed
 
 

@@ -110,7 +110,9 @@ class NetworkFacts(Record):
         description="Input pixels an output pixel looks at in each direction; null where unknown or the whole image"
     )
     pools_globally: bool = Field(description="Whether tiles change the result")
-    nodes_unfused: int | None = Field(description="ONNX nodes of the training form; null where it has no ONNX form")
+    nodes_unfused: int | None = Field(
+        default=None, description="ONNX nodes of the training form; releases made since 0.2 leave it out"
+    )
     nodes_fused: int = Field(description="ONNX nodes of the released fp32 file")
 
 
@@ -306,6 +308,11 @@ class BuildRecord(Record):
         default_factory=dict,
         description="Engine -> how fast it ran, where there was a GPU",
         exclude_if=lambda speeds: not speeds,
+    )
+    engine_build_seconds: dict[str, float] = Field(
+        default_factory=dict,
+        description="Engine -> how long building it took; earlier releases have it in the engine's own record",
+        exclude_if=lambda seconds: not seconds,
     )
     digests: dict[str, str] = Field(
         default_factory=dict, description="sha256 of release.json, README.md, report.html and openmodeldb.json"

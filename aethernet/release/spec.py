@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -16,6 +16,9 @@ from aethernet.engines.backends import Backend
 from aethernet.engines.profiles import PROFILE_PRESETS, Profile, parse_profile
 from aethernet.errors import SpecError, UsageError
 from aethernet.precision import Precision
+
+if TYPE_CHECKING:
+    from aethernet.networks.sizes import SizeRequirements
 
 __all__ = ["EngineSpec", "ExportSpec", "OpenModelDbSpec", "QuantizationSpec", "ReleaseSpec", "read_spec"]
 
@@ -108,6 +111,20 @@ class EngineSpec(_Part):
     def parsed_profiles(self) -> tuple[Profile, ...]:
         """The profiles as shapes."""
         return tuple(parse_profile(text) for text in self.profiles)
+
+    def fitted(self, size: SizeRequirements) -> EngineSpec:
+        """The spec with profiles of sizes that a network takes, where it does not take all; each of them once."""
+        if size.none:
+            return self
+        texts = []
+        for profile in self.parsed_profiles:
+            shapes = [profile.minimum, profile.optimum, profile.maximum]
+            if size.fixed is not None:
+                fits = [(1, *size.fixed) for _ in shapes]
+            else:
+                fits = [(batch, *size.fit(height, width)) for batch, height, width in shapes]
+            texts.append(":".join("x".join(map(str, shape)) for shape in fits))
+        return self.model_copy(update={"profiles": tuple(dict.fromkeys(texts))})
 
 
 class OpenModelDbSpec(_Part):

@@ -19,9 +19,10 @@ from aethernet.errors import GateError, UsageError
 from flows.session import embedded_server
 
 if TYPE_CHECKING:
+    from aethernet.release.signing import Signer
     from aethernet.release.spec import ReleaseSpec
     from aethernet.store.store import Store
-    from flows.release import Outcome
+    from flows.outcome import Outcome
 
 __all__ = ["Runner", "SpecOptions", "release", "release_all"]
 
@@ -97,6 +98,9 @@ def release(
     table: Annotated[
         Path | None, typer.Option(help="Write the comparison table (Markdown) there, also when the gate stays shut.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Run the flow also where everything is known to be unchanged.")
+    ] = False,
     store: StoreAddress = None,
     as_json: AsJson = False,
 ) -> None:
@@ -106,13 +110,8 @@ def release(
     options.require_with(spec)
     artifacts = Store(store)
     signer = publishing.signer()
-    with _final_spec(spec, options, artifacts) as final, _tabled(table), embedded_server(_import_libraries):
-        from flows.release import release as flow
-        from flows.running import summarised
-
-        outcome, summary = summarised(
-            artifacts, final, lambda: flow(final, output.absolute(), publishing.hub, signer, publishing.private)
-        )
+    with _final_spec(spec, options, artifacts) as final, _tabled(table):
+        outcome, summary = _released(final, output, publishing, artifacts, signer, fresh=fresh)
     if table is not None:
         from aethernet.comparison import measurement_table
 
@@ -123,6 +122,28 @@ def release(
     else:
         print(outcome.bundle)
         _next_steps(outcome)
+
+
+def _released(
+    spec: ReleaseSpec, output: Path, publishing: PublishOptions, store: Store, signer: Signer | None, *, fresh: bool
+) -> tuple[Outcome, dict[str, Any]]:
+    """The outcome and its summary, of a run or of the one that is known to have changed nothing since."""
+    from flows.unchanged import known_release, release_key, remember_release
+
+    code = Path(__file__).resolve().parents[2]
+    key = release_key(spec, output, publishing.hub, signer, publishing.private, code=code)
+    if not fresh and (known := known_release(store, key, signer)) is not None:
+        say(f"{spec.name}  nothing has changed since its last run")
+        return known.outcome, known.summary
+    with embedded_server(_import_libraries):
+        from flows.release import release as flow
+        from flows.running import summarised
+
+        outcome, summary = summarised(
+            store, spec, lambda: flow(spec, output.absolute(), publishing.hub, signer, publishing.private)
+        )
+    remember_release(store, key, outcome, summary)
+    return outcome, summary
 
 
 def release_all(
