@@ -18,5 +18,7 @@ class Outcome(BaseModel):
 
     bundle: Path
     manifest: Manifest
+    site: Path | None = None
+    """The page to try it, where the spec asks for one and it could be made."""
     publication: Publication | None = None
     verified: Verified | None = None

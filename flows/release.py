@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import flow
 
 from aethernet.release.bundle import Bundle
-from aethernet.release.entries import artifact_of, config_entry, image_entries, reference_entry
+from aethernet.release.entries import artifact_of, config_entry, image_entries, ncnn_entries, reference_entry
 from aethernet.release.facts import AuthorFacts, ReleaseFacts
 from aethernet.release.manifest import CARD, OPENMODELDB, REPORT
 from aethernet.release.signing import Signer
@@ -25,10 +25,12 @@ from tasks.describe import bill, describe, record_build, write_config
 from tasks.draw import draw
 from tasks.fetch import fetch_checkpoint, fetch_images
 from tasks.load import load
+from tasks.ncnn import ncnn_outcome
 from tasks.openmodeldb import openmodeldb
 from tasks.publish import publish, verify_published
 from tasks.report import report
 from tasks.sign import sign
+from tasks.site import site
 
 __all__ = ["release"]
 
@@ -64,6 +66,7 @@ def release(
 
     profiles = spec.engines.fitted(dataclasses.replace(reference.size, fixed=static))
     engines = engines_of(profiles, released.engine_sources, reference.weights, images, limits)
+    ncnn = ncnn_outcome(fp32.weights.safetensors, fp32.model.file, spec.name, truth, images)
     speed = benchmark(reference.weights, released.candidates, images, static)
     network = fp32.describe()
     drawn = draw(truth, images, released.candidates)
@@ -71,7 +74,7 @@ def release(
 
     files = [reference_entry(reference.weights, reference.facts.form), config_entry(write_config(network))]
     files += [entry for one in released.files for entry in one.entries()]
-    files += [*engine_files(engines), *image_entries(drawings)]
+    files += [*engine_files(engines), *ncnn_entries(ncnn.files), *image_entries(drawings)]
     facts = ReleaseFacts(
         author=AuthorFacts.of(spec),
         network=network,
@@ -80,10 +83,15 @@ def release(
         acceptance=acceptance,
         limits=limits,
         images=tuple(image.facts for image in images),
-        measurements=(*(item for one in compared for item in one.measurements), *engine_measurements(engines)),
+        measurements=(
+            *(item for one in compared for item in one.measurements),
+            *engine_measurements(engines),
+            *ncnn.measurements,
+        ),
         quality=(*truth.quality, *(item for one in compared for item in one.quality)),
         quantization=released.quantization,
         engines=tuple(engine.entry for engine in engines),
+        ncnn=ncnn.facts,
     )
     manifest = bill(describe(facts))
     record = record_build(manifest.identity, build_times(speed, made.int8.choice.speeds, engines))
@@ -95,7 +103,8 @@ def release(
     contents = {entry.path: artifact_of(entry) for entry in manifest.files}
     bundle = assemble(output / spec.name, manifest, record, rendered, contents)
     report_release(manifest, rendered[CARD], drawings)
-    return _delivered(bundle, hub, signer, private)
+    page = site(bundle, output / f"{spec.name}_site", images, spec.web) if spec.web is not None else None
+    return _delivered(bundle, hub, signer, private).model_copy(update={"site": page})
 
 
 def _delivered(bundle: Bundle, hub: str | None, signer: Signer | None, private: bool) -> Outcome:

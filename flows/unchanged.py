@@ -52,7 +52,7 @@ class KnownRelease(BaseModel):
     summary: dict[str, Any]
     """What the command prints with ``--json`` where nothing ran."""
     files: dict[str, str]
-    """Path in the release folder -> sha256."""
+    """Path in the release folder, or in the site's after ``site:`` -> sha256."""
     fingerprint: str | None
     """Of the publication, where there is one."""
 
@@ -118,7 +118,7 @@ def remember_release(store: Store, key: str, outcome: Outcome, summary: dict[str
             finished=time.time(),
             outcome=outcome,
             summary={**summary, **_NOTHING_RAN, "unchanged": [*summary["ran"], *summary["unchanged"]]},
-            files=_files(outcome.bundle),
+            files=_files(outcome),
             fingerprint=_fingerprint(outcome),
         )
         with atomic_path(_note(store, key)) as temporary:
@@ -137,7 +137,7 @@ def known_release(store: Store, key: str, signer: Signer | None) -> KnownRelease
         if signer is not None and trust is None:
             return None
         bundle = known.outcome.bundle
-        whole = _files(bundle) == known.files and verify_bundle(bundle, run=False, trust=trust).ok
+        whole = _files(known.outcome) == known.files and verify_bundle(bundle, run=False, trust=trust).ok
         return known if whole and _fingerprint(known.outcome) == known.fingerprint else None
     except (AethernetError, OSError, ValidationError, ValueError):
         return None
@@ -147,8 +147,12 @@ def _note(store: Store, key: str) -> Path:
     return store.root / "finished" / f"{key}.json"
 
 
-def _files(folder: Path) -> dict[str, str]:
-    return stated_digests(open_bundle(folder))
+def _files(outcome: Outcome) -> dict[str, str]:
+    site = outcome.site
+    pages = [path for path in site.rglob("*") if path.is_file()] if site is not None else []
+    return stated_digests(open_bundle(outcome.bundle)) | {
+        f"site:{path.relative_to(site).as_posix()}": file_digest(path) for path in pages if site is not None
+    }
 
 
 def _fingerprint(outcome: Outcome) -> str | None:

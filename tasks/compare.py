@@ -34,7 +34,7 @@ from tasks.fetch import ValidationImage
 if TYPE_CHECKING:
     from aethernet.images.files import ImageArray
 
-__all__ = ["Compared", "Reference", "accept", "compare", "run_reference"]
+__all__ = ["Compared", "Reference", "accept", "cases_of", "compare", "run_reference"]
 
 
 _SLOW_PIXELS = 64 * 64
@@ -59,7 +59,8 @@ class Compared(BaseModel):
     quality: list[Quality]
 
 
-def _cases(images: list[ValidationImage], channels: int, static: tuple[int, int] | None) -> list[Case]:
+def cases_of(images: list[ValidationImage], channels: int, static: tuple[int, int] | None) -> list[Case]:
+    """What every form is compared on."""
     store = current_store()
     return build_cases({image.name: store.get(image.low) for image in images}, channels, static=static)
 
@@ -79,7 +80,7 @@ def run_reference(
     store = current_store()
     network = load(store.get(reference))
     scale, channels = network.config.scale, network.config.in_channels
-    cases = _cases(images, channels, static)
+    cases = cases_of(images, channels, static)
     outputs = outputs_of(TorchRuntime(network.model), cases)
     enlarged = {case.name: bicubic(case.input, scale) for case in cases if case.window is not None}
     with store.scratch() as folder:
@@ -110,7 +111,7 @@ def compare(
     from safetensors.numpy import load_file
 
     store = current_store()
-    cases, truth = _cases(images, reference.channels, reference.static), load_file(store.get(reference.outputs))
+    cases, truth = cases_of(images, reference.channels, reference.static), load_file(store.get(reference.outputs))
     found = Compared(measurements=[], quality=[])
     weights = [file for file in files if not file.name.endswith(".onnx")]
     alike = hold_same_tensors([store.get(file) for file in weights])

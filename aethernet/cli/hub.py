@@ -33,10 +33,18 @@ def publish(
         bool, typer.Option("--verify/--no-verify", help="Download it afresh afterwards; take it back if that fails.")
     ] = True,
     run: Annotated[bool, typer.Option(help="Also run the network on the release's check image then.")] = True,
+    space: Annotated[
+        bool, typer.Option("--space", help="Also a page to try it: a static Space of the same name on the Hub.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Publish a release in one step: all of it or nothing, and never over another one."""
     result = publish_bundle(bundle, address, private=private, verify=check, run=run, trust=trust.trust())
+    if space:
+        from aethernet.cli.web import publish_site
+
+        result["space"] = publish_site(bundle, address, private=private)
+        say(f"try it at {result['space']}")
     if as_json:
         emit_json(result)
     else:

@@ -27,13 +27,16 @@ def info(
 
 
 def lint(
-    file: Annotated[Path, typer.Argument(help="Quantised ONNX file, of ours or of another tool.")],
+    file: Annotated[Path, typer.Argument(help="Quantised ONNX file or ncnn .param file, of ours or of another tool.")],
     run: Annotated[
         bool, typer.Option(help="Also count what ONNX Runtime runs in integer kernels (unsigned form).")
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Check an int8 ONNX file: layers, zero-points, scales, biases, types, and what really runs in integers."""
+    """Check an int8 ONNX file (layers, scales, what really runs in integers), or which programs run an ncnn file."""
+    if file.suffix == ".param":
+        _lint_ncnn(file, as_json)
+        return
     from aethernet.export.lint import lint_onnx
 
     report = lint_onnx(file, run=run)
@@ -47,6 +50,18 @@ def lint(
         say(f"{file} breaks the rules of int8 files; every error above has to go before it ships")
         raise typer.Exit(1)
     say(f"{file} keeps the rules of int8 files")
+
+
+def _lint_ncnn(file: Path, as_json: bool) -> None:
+    from aethernet.export.ncnn.programs import lint_ncnn
+
+    report = lint_ncnn(file)
+    if as_json:
+        emit_json(report.to_json())
+        return
+    show_facts({"layers": ", ".join(f"{count} {kind}" for kind, count in report.kinds.items())}, False)
+    for one in report.programs:
+        print(one)
 
 
 def inspect_path(path: Path) -> dict[str, Any]:

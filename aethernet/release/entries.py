@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Protocol
@@ -22,6 +22,7 @@ __all__ = [
     "config_entry",
     "engine_entries",
     "image_entries",
+    "ncnn_entries",
     "reference_entry",
     "sbom_entry",
 ]
@@ -117,6 +118,21 @@ def engine_entries(engine: Artifact, sidecar: Artifact, precision: Precision) ->
             role="engine identity",
             precision=precision,
         ),
+    ]
+
+
+def ncnn_entries(files: Iterable[Artifact]) -> list[FileEntry]:
+    """Of the parameter file and the weights of the ncnn form."""
+    return [
+        FileEntry(
+            path=file.name,
+            sha256=file.sha256,
+            size=file.size,
+            role="ncnn",
+            precision=Precision.FP16,
+            form=FoldState.FUSED.value,
+        )
+        for file in files
     ]
 
 

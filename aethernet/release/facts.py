@@ -17,6 +17,7 @@ from aethernet.release.manifest import (
     FileEntry,
     ImageFacts,
     Manifest,
+    NcnnFacts,
     NetworkFacts,
     PrecisionStatus,
     QuantizationFacts,
@@ -61,6 +62,7 @@ class ReleaseFacts(Record):
     quality: tuple[Quality, ...]
     quantization: QuantizationFacts | None = None
     engines: tuple[EngineEntry, ...] = ()
+    ncnn: NcnnFacts | None = None
 
     def manifest(self, *, toolchain: Mapping[str, str], host: Mapping[str, str]) -> Manifest:
         """The manifest.
@@ -86,6 +88,7 @@ class ReleaseFacts(Record):
             files=entries,
             quantization=self.quantization,
             engines=self.engines,
+            ncnn=self.ncnn,
             forms=_statuses(self.acceptance),
             required=author.required,
             limits=self.limits,

@@ -20,7 +20,7 @@ from aethernet.precision import Precision
 if TYPE_CHECKING:
     from aethernet.networks.sizes import SizeRequirements
 
-__all__ = ["EngineSpec", "ExportSpec", "OpenModelDbSpec", "QuantizationSpec", "ReleaseSpec", "read_spec"]
+__all__ = ["EngineSpec", "ExportSpec", "OpenModelDbSpec", "QuantizationSpec", "ReleaseSpec", "WebSpec", "read_spec"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?", re.ASCII)
@@ -144,6 +144,15 @@ class OpenModelDbSpec(_Part):
     )
 
 
+class WebSpec(_Part):
+    """A page on which the release can be tried in the browser, beside the release folder."""
+
+    home: str = Field(
+        default="", description="Where the release is published, owner/name on the Hub or an address; the page links it"
+    )
+    samples: int = Field(default=4, ge=0, le=6, description="Validation images that visitors can try, at most")
+
+
 class ReleaseSpec(_Part):
     """One release. Paths are absolute once read; a TOML file states them relative to itself."""
 
@@ -174,6 +183,7 @@ class ReleaseSpec(_Part):
     quantization: QuantizationSpec = QuantizationSpec()
     engines: EngineSpec = EngineSpec()
     openmodeldb: OpenModelDbSpec = OpenModelDbSpec()
+    web: WebSpec | None = Field(default=None, description="Make a page to try the release; by default none")
     limits: dict[Precision, Limits] = Field(default_factory=dict, description="Overrides of the default limits")
 
     @field_validator("name")

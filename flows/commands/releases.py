@@ -244,6 +244,8 @@ def _next_steps(outcome: Outcome) -> None:
         state = "was already published as" if outcome.publication.already_there else "published as"
         say(f"{state} {outcome.publication.address}; fetched afresh and verified")
         say(outcome.verified.signature)
+    if outcome.site:
+        say(f"to try it in the browser: python -m http.server --directory {os.path.relpath(outcome.site)}")
     say(f"next: aethernet verify {os.path.relpath(outcome.bundle)}")
 
 

@@ -71,6 +71,9 @@ class TrainOptions:
     synthetic_weight: Annotated[float, typer.Option(help="What such a crop's error counts beside a photograph's.")] = (
         _TRAINING["synthetic_weight"]
     )
+    loss: Annotated[str, typer.Option(help="l1 (mean absolute error) or psnr (each crop's decibels).")] = _TRAINING[
+        "loss"
+    ]
     bfloat16: Annotated[bool, typer.Option("--bfloat16", help="Convolve in bfloat16.")] = False
     compile: Annotated[
         bool,

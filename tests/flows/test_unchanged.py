@@ -30,7 +30,9 @@ def finished(finished_release: Path, tmp_path: Path) -> tuple[Store, Outcome]:
     shutil.copytree(finished_release, folder)
     bundle = open_bundle(folder)
     publication = connect((tmp_path / "hub").as_uri()).publish(bundle, bundle.manifest.name)
-    outcome = Outcome(bundle=folder, manifest=bundle.manifest, publication=publication)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/index.html").write_text("<p>Try it")
+    outcome = Outcome(bundle=folder, manifest=bundle.manifest, site=tmp_path / "site", publication=publication)
     store = Store(str(tmp_path / "store"))
     remember_release(store, KEY, outcome, {"bundle": str(folder), "ran": ["load"], "unchanged": ["fuse"]})
     return store, outcome
@@ -58,6 +60,8 @@ DOUBTS: dict[str, Callable[[Path, Outcome], None]] = {
     "a byte of what is published": lambda root, outcome: _flip(
         root / "hub" / outcome.manifest.name / outcome.manifest.version / "release.json"
     ),
+    "a byte of the site": lambda root, _: _flip(root / "site/index.html"),
+    "a page is gone": lambda root, _: (root / "site/index.html").unlink(),
     "nothing is published any more": lambda root, _: shutil.rmtree(root / "hub"),
     "a note cut off": lambda root, _: (root / "store/finished" / f"{KEY}.json").write_text("{"),
     "no note": lambda root, _: (root / "store/finished" / f"{KEY}.json").unlink(),

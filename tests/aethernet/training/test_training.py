@@ -96,6 +96,23 @@ def test_loss_falls_and_the_network_improves(images: Path, held_out: Path, tmp_p
     assert standings[-1].remaining_seconds == 0
 
 
+def test_the_loss_in_decibels_is_lowered_and_told_in_hundredths(images: Path, held_out: Path, tmp_path: Path) -> None:
+    result = train(recipe(loss="psnr", steps=120), images, tmp_path / "out", validation=held_out, progress=silent)
+    first = train(recipe(loss="psnr", steps=1), images, tmp_path / "first", progress=silent)
+
+    assert result.psnr > result.bicubic_psnr
+    assert -0.5 < result.loss < first.loss < 0
+
+
+def test_flat_crops_do_not_decide_the_loss_in_decibels() -> None:
+    off = torch.tensor([1e-4, 1e-1]).view(2, 1, 1, 1).expand(2, 3, 4, 4).clone().requires_grad_()
+
+    trainer._loss(off, torch.zeros_like(off), torch.ones(2), "psnr").backward()  # type: ignore[no-untyped-call]
+
+    nearly_perfect, bad = off.grad.abs().sum(dim=(1, 2, 3))
+    assert nearly_perfect < bad  # by its logarithm alone it would be pulled a thousand times as hard
+
+
 def test_equal_recipes_give_equal_weights_and_another_seed_other_ones(images: Path, tmp_path: Path) -> None:
     first = train(recipe(steps=3), images, tmp_path / "first", progress=silent).checkpoint.read_bytes()
 
@@ -563,6 +580,7 @@ def test_faster_depthwise_convolutions_give_the_same_gradients() -> None:
         ({"synthetic_share": -0.1}, "synthetic_share"),
         ({"kernels": ("lanczos",)}, "expected kernels from matlab-bicubic, bicubic, box, dpid"),
         ({"kernels": ()}, "expected kernels"),
+        ({"loss": "huber"}, "expected a loss from l1, psnr"),
         ({"name": "../up"}, "file stem"),
         ({"network": dataclasses.replace(MICRO, scale=1)}, "enlarges"),
     ],
