@@ -172,7 +172,7 @@ def _retried(request: Any) -> bool:
     if request is None or request.method not in ("POST", "PUT"):
         return False
     return (
-        re.match(r"/api/(models/[^/]+/[^/]+/(commit|tag|branch)/|repos/create|validate-yaml)", request.url.path) is None
+        re.match(r"/api/((models|spaces)/[^/]+/[^/]+/(commit|tag|branch)/|repos/create|validate-yaml)", request.url.path) is None
     )
 
 
