@@ -14,7 +14,7 @@ import numpy as np
 from aethernet.artifact import atomic_path
 from aethernet.cli.output import say
 from aethernet.cli.progress import Bar
-from aethernet.errors import AethernetError, ImageError, UsageError
+from aethernet.errors import ImageError, UsageError
 
 if TYPE_CHECKING:
     from aethernet.images.files import ImageArray
@@ -166,7 +166,8 @@ def _choice_in_words(told: dict[str, Any]) -> str:
 
 def _in_words(result: dict[str, Any]) -> str:
     if "error" in result:
-        return f"failed: {result['source']}: {result['error']}"
+        words = f"failed: {result['source']}: {result['error']}"
+        return f"{words}\n  hint: {result['hint']}" if result.get("hint") else words
     if "skipped" in result:
         return f"{result['destination']} exists already"
     (width, height), seconds = result["output_size"], result["seconds"]["total"]
@@ -179,6 +180,7 @@ def _in_words(result: dict[str, Any]) -> str:
 def _video(
     upscaler: Upscaler, job: UpscaleJob, options: VideoOptions, skip_existing: bool, *, alone: bool
 ) -> dict[str, Any]:
+    from aethernet.upscale.files import failure
     from aethernet.upscale.video import is_finished, upscale_video
 
     if (skip_existing or options.resume) and is_finished(job.destination):
@@ -200,10 +202,10 @@ def _video(
         first: list[int] = []
         try:
             result = upscale_video(upscaler, job.source, job.destination, options, on_frame=on_frame)
-        except AethernetError as error:
+        except Exception as error:  # the barrier: whatever a file holds, the others are done
             if isinstance(error, UsageError) and alone:
                 raise
-            result = {"source": str(job.source), "destination": str(job.destination), "error": str(error)}
+            result = failure(job, error)
         bar.message(_in_words(result))
     if result.get("interrupted"):
         raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,9 @@ from aethernet.upscale.writing import FORMATS, format_of
 if TYPE_CHECKING:
     from aethernet.upscale.upscaler import Upscaler
 
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "UpscaleJob", "is_video", "plan_jobs", "upscale_files"]
+__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "UpscaleJob", "failure", "is_video", "plan_jobs", "upscale_files"]
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -155,8 +158,14 @@ def upscale_files(
     """Enlarge image files; the next is read while one is computed. One that fails does not stop the others.
 
     Returns:
-        For each job the facts of :func:`upscale_file`, or ``source``, ``destination`` and ``error``, or ``skipped``.
+        For each job the facts of :func:`upscale_file`, or ``source``, ``destination`` and ``error`` (with ``hint``), or
+        ``skipped``.
+
+    Raises:
+        UsageError: No file can be done as asked.
     """
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"expected a quality of 1 to 100, found {quality}")
     results = []
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
         coming: Future[tuple[Still, float]] | None = None
@@ -169,11 +178,8 @@ def upscale_files(
                 result = upscale_file(
                     upscaler, job.source, job.destination, quality=quality, still=still, read_seconds=seconds
                 )
-            except (AethernetError, MemoryError) as error:
-                if isinstance(error, UsageError):
-                    raise
-                told = str(error) or "not enough memory for the image itself"
-                result = {"source": str(job.source), "destination": str(job.destination), "error": told}
+            except Exception as error:  # noqa: BLE001 (the barrier: whatever a file holds, the others are done)
+                result = failure(job, error)
             results.append(result)
             on_done(result)
     done = {result["destination"]: result for result in results}
@@ -182,6 +188,23 @@ def upscale_files(
         done.get(str(job.destination), {"source": str(job.source), "destination": str(job.destination), **skipped})
         for job in jobs
     ]
+
+
+def failure(job: UpscaleJob, error: Exception) -> dict[str, Any]:
+    """The result of a job that failed: what was expected and found, and what to do, whatever was raised."""
+    # Where the exception of another library came from is for whoever repairs this one.
+    log.debug("%s failed", job.source, exc_info=error)
+    result = {"source": str(job.source), "destination": str(job.destination)}
+    if isinstance(error, AethernetError):
+        found, hint = str(error), error.hint
+    elif isinstance(error, MemoryError):
+        found = f"expected memory for {job.source.name}, found too little"
+        hint = "close other programs, or cut the file into parts"
+    else:
+        told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        found = f"expected to upscale {job.source.name}, found what this version has no answer to: {told}"
+        hint = "convert the file with another program; please report it, --debug shows where it failed"
+    return {**result, "error": found, **({"hint": hint} if hint else {})}
 
 
 def _timed_read(path: Path) -> tuple[Still, float]:
