@@ -170,7 +170,8 @@ def _settings(content: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
         str(name): value
         for name, value in content.items()
         if isinstance(value, str | int | float | bool | list | tuple | Tensor)
-        and (depth or name in ("scale", "upscale", "res_scale"))
+        # Outermost lie the weights themselves, one of which may be called so.
+        and (depth or (name in ("scale", "upscale", "res_scale") and not isinstance(value, Tensor)))
     }
     if depth > _DEEPEST:
         return plain
