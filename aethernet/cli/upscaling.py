@@ -26,6 +26,8 @@ __all__ = ["Request", "parse_bytes", "run"]
 
 _CROP, _ZOOM, _ROWS = 72, 2, 6
 _ENOUGH_FRAMES = 2
+_NAMED = 5
+"""Files that are named before the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,10 +71,13 @@ def run(request: Request) -> dict[str, Any]:
         AethernetError: The call as a whole makes no sense; what fails for one file is in the result.
     """
     from aethernet.upscale import Upscaler
-    from aethernet.upscale.files import is_video, plan_jobs, upscale_files
+    from aethernet.upscale.files import is_video, passed_over, plan_jobs, upscale_files
 
     start = time.perf_counter()
     jobs = plan_jobs(request.inputs, request.output, request.format)
+    left = passed_over(request.inputs, request.output)
+    if left:
+        say(f"{len(left)} passed over: {', '.join(left[:_NAMED])}{', …' if len(left) > _NAMED else ''}")
     videos = [job for job in jobs if is_video(job.source)]
     images = [job for job in jobs if not is_video(job.source)]
     if request.compare is not None and (not images or request.compare.suffix.lower() != ".png"):
@@ -119,7 +124,8 @@ def run(request: Request) -> dict[str, Any]:
     return {
         "upscaler": told,
         "results": results,
-        "failed": sum("error" in result for result in results),
+        "passed_over": left,
+        "failed": sum("error" in result or bool(result.get("damaged")) for result in results),
         "seconds": round(time.perf_counter() - start, 3),
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import warnings
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from aethernet.errors import AethernetError, ImageError, UsageError
 from aethernet.upscale.deep import deep_pixels
+from aethernet.upscale.libraries import require
 from aethernet.upscale.metadata import Metadata, orientation_of, read_metadata
 from aethernet.upscale.tiff import is_tiff, read_tiff
 
@@ -182,6 +184,8 @@ def _open(path: Path) -> Image:
     """Pillow's own limit is 179 megapixels and global; ours is checked right after opening."""
     from PIL import Image
 
+    if path.suffix.lower() in (".heic", ".heif") and find_spec("pillow_heif"):
+        require("pillow_heif").register_heif_opener()
     with _opening:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:

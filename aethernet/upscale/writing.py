@@ -50,7 +50,14 @@ FORMATS: Mapping[str, FileFormat] = MappingProxyType(
         one.name: one
         for one in (
             FileFormat(name="png", suffixes=(".png",), longest=2**31 - 1, deep=True),
-            FileFormat(name="jpg", suffixes=(".jpg", ".jpeg"), longest=65_500, alpha=False, cmyk=True, quality=95),
+            FileFormat(
+                name="jpg",
+                suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
+                longest=65_500,
+                alpha=False,
+                cmyk=True,
+                quality=95,
+            ),
             FileFormat(name="webp", suffixes=(".webp",), longest=16_383, quality=90),
             FileFormat(name="tif", suffixes=(".tif", ".tiff"), longest=2**31 - 1, deep=True, cmyk=True),
             FileFormat(name="avif", suffixes=(".avif",), longest=65_536, quality=80),

@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from aethernet.errors import ImageError, UsageError
 from aethernet.upscale import Upscaler
-from aethernet.upscale.files import plan_jobs, upscale_files
+from aethernet.upscale.files import passed_over, plan_jobs, upscale_files
 from aethernet.upscale.image_file import upscale_file
 from aethernet.upscale.reading import read_still
 from tests.support.upscaling import doubled, smoothing_bundle
@@ -433,6 +433,35 @@ def test_videos_in_a_folder_stay_in_a_container_that_holds_their_streams(tmp_pat
     (job,) = plan_jobs([tmp_path / "videos"], tmp_path / "out")
 
     assert job.destination == tmp_path / "out" / made
+
+
+def test_inputs_that_differ_in_their_ending_only_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "a.bmp", "a.gif", "b.bmp", "c.jfif"):
+        Image.fromarray(gradient(3)).save(tmp_path / "in" / name, format="PNG")
+
+    jobs = plan_jobs([tmp_path / "in"], tmp_path / "out")
+
+    made = {job.source.name: job.destination.name for job in jobs}
+    assert made == {
+        "a.png": "a.png",
+        "a.bmp": "a.bmp.png",
+        "a.gif": "a.gif.png",
+        "b.bmp": "b.png",
+        "c.jfif": "c.jfif",
+    }
+
+
+def test_what_is_passed_over_is_named(tree: Path, tmp_path: Path) -> None:
+    assert passed_over([tree], tmp_path / "out") == [str(tree / "notes.txt")]
+
+
+def test_links_that_lead_to_each_other_are_no_output(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to(tmp_path / "pool.png")
+    (tmp_path / "pool.png").symlink_to(tmp_path / "loop.png")
+
+    with pytest.raises(UsageError, match="an output that can be written"):
+        plan_jobs([tree / "a.png"], tmp_path / "loop.png")
 
 
 def test_one_file_takes_the_name_it_is_given(tree: Path, tmp_path: Path) -> None:
