@@ -78,7 +78,7 @@ class TrainingRecipe:
         if self.steps is None and self.hours is None:
             raise UsageError("expected steps, hours or both, found neither: training would never end")
         _require_positive(
-            self, "steps", "hours", "patch", "batch", "octaves", "candidates", "learning_rate", "gradient_clip"
+            self, "steps", "hours", "patch", "batch", "pyramid_levels", "candidates", "learning_rate", "gradient_clip"
         )
         if not self.kernels or any(kernel not in KERNELS for kernel in self.kernels):
             raise UsageError(f"expected kernels from {', '.join(KERNELS)}, found {self.kernels}")
@@ -87,7 +87,7 @@ class TrainingRecipe:
                 raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"expected an ema_decay from 0 to below 1, found {self.ema_decay}")
-        for field in ("batch_statistics_share", "extreme_share", "extreme_weight"):
+        for field in ("batch_statistics_share", "synthetic_share", "synthetic_weight"):
             if not 0 <= getattr(self, field) <= 1:
                 raise UsageError(f"expected {field} from 0 to 1, found {getattr(self, field)}")
         if self.network.scale < 2:
@@ -149,8 +149,8 @@ class FinetuningRecipe:
     """Parts of the network to leave in float; None: those that quantising leaves by itself."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "steps", "patch", "batch", "octaves", "candidates", "learning_rate")
-        for field in ("seed", "tint_weight", "warmup_steps"):
+        _require_positive(self, "steps", "patch", "batch", "pyramid_levels", "candidates", "learning_rate")
+        for field in ("seed", "channel_shift_weight", "warmup_steps"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
 

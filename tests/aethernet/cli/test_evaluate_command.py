@@ -38,7 +38,7 @@ def finished(
 ) -> tuple[dict[str, Any], Path]:
     chart = tmp_path_factory.mktemp("evaluate") / "chart.png"
     code, out, err = called("evaluate", finished_release, "--hr", images, "--chart", chart, "--json")
-    assert (code, "failed" in err) == (0, False)
+    assert (code, "failed" in err) == (0, False), err
     return json.loads(out), chart
 
 

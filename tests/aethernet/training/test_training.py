@@ -52,7 +52,7 @@ def image(seed: int, width: int = 48, height: int = 40) -> Image.Image:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "deeper").mkdir(parents=True)
     image(1).save(folder / "one.png")
     image(2).save(folder / "deeper" / "two.webp", lossless=True)
@@ -465,7 +465,7 @@ def test_extremes_reach_black_and_white_from_one_pixel_to_the_next() -> None:
 
 @pytest.mark.parametrize(("weight", "learns"), [(0.0, False), (0.1, True)])
 def test_extremes_count_by_their_weight(weight: float, learns: bool, images: Path, tmp_path: Path) -> None:
-    changes = {"steps": 3, "extreme_share": 1.0, "extreme_weight": weight, "batch_statistics_share": 0.0}
+    changes = {"steps": 3, "synthetic_share": 1.0, "synthetic_weight": weight, "batch_statistics_share": 0.0}
     found = train(recipe(**changes), images, tmp_path / "run", progress=silent)
 
     fresh = train(
@@ -498,7 +498,7 @@ def test_detail_is_preferred_to_flat_areas(tmp_path: Path) -> None:
     assert chosen.any(axis=(1, 2, 3)).mean() > random.any(axis=(1, 2, 3)).mean() + 0.2
 
 
-def test_octaves_add_halved_copies_until_too_small(images: Path) -> None:
+def test_pyramid_levels_add_halved_copies_until_too_small(images: Path) -> None:
     folder = ImageFolder(images, scale=2, channels=3, smallest=8, pyramid_levels=5)
 
     sizes = [pair.high.shape[:2] for pair in folder.pairs if pair.name == "one.png"]
@@ -560,7 +560,7 @@ def test_faster_depthwise_convolutions_give_the_same_gradients() -> None:
         ({"learning_rate": float("nan")}, "positive learning_rate"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"batch_statistics_share": 2.0}, "batch_statistics_share"),
-        ({"extreme_share": -0.1}, "extreme_share"),
+        ({"synthetic_share": -0.1}, "synthetic_share"),
         ({"kernels": ("lanczos",)}, "expected kernels from matlab-bicubic, bicubic, box, dpid"),
         ({"kernels": ()}, "expected kernels"),
         ({"name": "../up"}, "file stem"),
