@@ -196,7 +196,7 @@ def _as_products(proto: onnx.ModelProto) -> None:
         ):
             nodes.append(node)
             continue
-        if len(readers[weight.output[0]]) > 1:  # what another convolution reads stays as it is
+        if len(graph.readers[weight.output[0]]) > 1:  # what another convolution reads stays as it is
             weight = _own_copy(proto, weight, node)
             tensors[weight.input[0]] = proto.graph.initializer[-1]
             nodes.append(weight)
