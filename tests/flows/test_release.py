@@ -281,7 +281,6 @@ STAGES = (
     "compare",
     "accept",
     "benchmark",
-    "count_unfused_nodes",
     "describe_network",
     "draw",
     "write_config",
@@ -292,7 +291,7 @@ STAGES = (
     "report",
     "openmodeldb",
 )
-INT8_STAGES = ("sensitivity", "quantize", "export_quantized", "race")
+INT8_STAGES = ("sensitivity", "quantize", "export_quantized", "measure_speedup")
 """These do not run here, see tests/flows/test_int8.py."""
 PLAIN = ("fetch_checkpoint", "fetch_images")
 LATE = ("assemble_bundle", "publish_release")
@@ -303,10 +302,16 @@ def _fail(*_: Any, **__: Any) -> Any:
 
 
 def test_every_stage_of_the_flow_is_listed_here() -> None:
-    import flows.release as module
+    assert _stages().keys() == {*STAGES, *INT8_STAGES}
+
+
+def _stages() -> dict[str, Any]:
+    import flows.precisions
+    import flows.release
     from tasks.caching import Stage
 
-    assert {name for name, value in vars(module).items() if isinstance(value, Stage)} == {*STAGES, *INT8_STAGES}
+    named = {**vars(flows.precisions), **vars(flows.release)}
+    return {name: value for name, value in named.items() if isinstance(value, Stage)}
 
 
 @pytest.mark.parametrize("step", [*PLAIN, *STAGES[::3], *LATE])  # all stages are called in one and the same way
@@ -318,7 +323,7 @@ def test_failing_step_fails_the_run_and_publishes_nothing(
     import tasks.publish
 
     if step in STAGES:
-        stage = getattr(module, step)
+        stage = _stages()[step]
         monkeypatch.setattr(stage, "key", lambda _: "f" * 64)  # not in the cache
         monkeypatch.setattr(stage, "function", functools.wraps(stage.function)(_fail))
     else:

@@ -327,8 +327,8 @@ def test_png_written_in_bands_has_every_filter_right(upscaler: Upscaler, tmp_pat
 
     upscale_file(upscaler, tmp_path / "image.png", tmp_path / "larger.png")
 
-    with Image.open(tmp_path / "larger.png") as found:
-        assert np.array_equal(np.asarray(found), enlarged(image))
+    with Image.open(tmp_path / "larger.png") as written:
+        assert np.array_equal(np.asarray(written), enlarged(image))
 
 
 # --- what cannot be done ---------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def test_a_format_that_is_too_small_is_named_before_any_work(
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "inner").mkdir(parents=True)
     Image.fromarray(gradient(3)).save(folder / "a.png")
     words(folder / "b.jpg")

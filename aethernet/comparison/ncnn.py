@@ -1,0 +1,95 @@
+"""The gate for the ncnn files: on the CPU in fp32 and through Vulkan in fp16, against the trained network.
+
+They are judged as every other file is, on the same inputs; through a driver that computes on the CPU, on the small ones
+only, because it takes seconds for what a card does in a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from aethernet.comparison.cases import Case
+from aethernet.comparison.compare import compare_form
+from aethernet.comparison.gate import DEFAULT_LIMITS, Limits, failures_of
+from aethernet.comparison.measurement import Measurement, VariantId
+from aethernet.precision import Precision
+from aethernet.runtimes.ncnn import NcnnRuntime, vulkan_devices
+
+if TYPE_CHECKING:
+    from aethernet.images.files import ImageArray
+
+__all__ = ["NCNN_LIMITS", "NcnnTrial", "try_ncnn"]
+
+NCNN_LIMITS: Mapping[str, Limits] = {
+    # Kernels in fp16, arithmetic in fp32: what the fp16 form keeps (measured: 77 to 139 dB, one level at most).
+    "ncnn-cpu": DEFAULT_LIMITS[Precision.FP16],
+    # The programs of this family also add up in fp16, over hundreds of products per value, which the fp16 form does
+    # nowhere; measured on real images with Mesa's software driver: 57.8 to 61.7 dB, three levels at most.
+    "ncnn-vulkan": Limits(max_level=4, min_psnr=54, max_signed_mean=0.5 / 255),
+}
+"""Runtime -> what the ncnn files must keep there."""
+
+_SMALL = 1600
+"""Most pixels of an input that a software driver is given."""
+
+
+class NcnnTrial(BaseModel):
+    """What the ncnn files computed here."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measurements: tuple[Measurement, ...]
+    device: str | None
+    """The Vulkan device; None where there is none."""
+    software: bool
+    """Whether that device is a driver that computes on the CPU."""
+    failures: tuple[str, ...]
+    """Every limit that was missed, in words."""
+
+
+def try_ncnn(
+    param: Path, truth: Mapping[str, ImageArray], cases: Sequence[Case], *, half: bool = True, name: str | None = None
+) -> NcnnTrial:
+    """Run the files on the CPU and, where there is a device, through Vulkan; bad numbers never raise.
+
+    Args:
+        param: The parameter file; the weights lie beside it.
+        truth: Case -> what the training-form float32 network gives, [N, C, s*H, s*W].
+        cases: Inputs.
+        half: Whether the files hold fp16 kernels.
+        name: What measurements call the file.
+    """
+    precision = Precision.FP16 if half else Precision.FP32
+    device = min(vulkan_devices(), key=lambda one: (one.software, one.index), default=None)
+    runs: list[tuple[NcnnRuntime, list[Case]]] = [(NcnnRuntime(param), list(cases))]
+    if device is not None:
+        small = [case for case in cases if not device.software or case.input[:, 0].size <= _SMALL]
+        runs.append((NcnnRuntime(param, vulkan=True), small))
+    measurements: list[Measurement] = []
+    failures: list[str] = []
+    for runtime, inputs in runs:
+        variant = VariantId(precision=precision, file=name or param.name, runtime=runtime.name)
+        measured, _ = compare_form(variant, runtime, truth, inputs)
+        measurements += measured
+        for one in measured:
+            failures += [
+                f"{one.form} on {one.case}: {missed}" for missed in failures_of(one, _limits(runtime.name, one))
+            ]
+    return NcnnTrial(
+        measurements=tuple(measurements),
+        device=None if device is None else device.name,
+        software=device is not None and device.software,
+        failures=tuple(failures),
+    )
+
+
+def _limits(runtime: str, one: Measurement) -> Limits:
+    limits = NCNN_LIMITS[runtime]
+    if min(one.shape[1:]) >= 16:
+        return limits
+    # The mean square of a few pixels' rounding is a matter of luck; the largest level is held for every size.
+    return limits.model_copy(update={"min_psnr": None})
