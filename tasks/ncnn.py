@@ -8,8 +8,9 @@ from pydantic import BaseModel
 
 from aethernet.artifact import Artifact
 from aethernet.checkpoint import load
+from aethernet.comparison.gate import NCNN_LIMITS
 from aethernet.comparison.measurement import Measurement
-from aethernet.comparison.ncnn import NCNN_LIMITS, NcnnTrial
+from aethernet.comparison.ncnn import NcnnTrial
 from aethernet.comparison.ncnn import try_ncnn as run_files
 from aethernet.comparison.seams import SeamFacts, measure_seams
 from aethernet.errors import ExportError, MissingDependencyError

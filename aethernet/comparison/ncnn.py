@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from aethernet.comparison.cases import Case
 from aethernet.comparison.compare import compare_form
-from aethernet.comparison.gate import DEFAULT_LIMITS, Limits, failures_of
+from aethernet.comparison.gate import failures_of, limits_for
 from aethernet.comparison.measurement import Measurement, VariantId
 from aethernet.precision import Precision
 from aethernet.runtimes.ncnn import NcnnRuntime, vulkan_devices
@@ -22,16 +22,7 @@ from aethernet.runtimes.ncnn import NcnnRuntime, vulkan_devices
 if TYPE_CHECKING:
     from aethernet.images.files import ImageArray
 
-__all__ = ["NCNN_LIMITS", "NcnnTrial", "try_ncnn"]
-
-NCNN_LIMITS: Mapping[str, Limits] = {
-    # Kernels in fp16, arithmetic in fp32: what the fp16 form keeps (measured: 77 to 139 dB, one level at most).
-    "ncnn-cpu": DEFAULT_LIMITS[Precision.FP16],
-    # The programs of this family also add up in fp16, over hundreds of products per value, which the fp16 form does
-    # nowhere; measured on real images with Mesa's software driver: 57.8 to 61.7 dB, three levels at most.
-    "ncnn-vulkan": Limits(max_level=4, min_psnr=54, max_signed_mean=0.5 / 255),
-}
-"""Runtime -> what the ncnn files must keep there."""
+__all__ = ["NcnnTrial", "try_ncnn"]
 
 _SMALL = 1600
 """Most pixels of an input that a software driver is given."""
@@ -76,20 +67,10 @@ def try_ncnn(
         measured, _ = compare_form(variant, runtime, truth, inputs)
         measurements += measured
         for one in measured:
-            failures += [
-                f"{one.form} on {one.case}: {missed}" for missed in failures_of(one, _limits(runtime.name, one))
-            ]
+            failures += [f"{one.form} on {one.case}: {missed}" for missed in failures_of(one, limits_for(one, {}))]
     return NcnnTrial(
         measurements=tuple(measurements),
         device=None if device is None else device.name,
         software=device is not None and device.software,
         failures=tuple(failures),
     )
-
-
-def _limits(runtime: str, one: Measurement) -> Limits:
-    limits = NCNN_LIMITS[runtime]
-    if min(one.shape[1:]) >= 16:
-        return limits
-    # The mean square of a few pixels' rounding is a matter of luck; the largest level is held for every size.
-    return limits.model_copy(update={"min_psnr": None})
