@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["case_of_size", "cases_of", "float_network", "images_of", "numbers_of", "sizes_of", "whole_bundle"]
 
 
-def float_network(source: Path, residual_scale: float | None) -> LoadedNetwork:
+def float_network(source: Path, residual_scale: float | None, weights: str | None = None) -> LoadedNetwork:
     """The network of a checkpoint file that can be folded and exported.
 
     Raises:
@@ -25,7 +25,7 @@ def float_network(source: Path, residual_scale: float | None) -> LoadedNetwork:
     """
     from aethernet.checkpoint import load
 
-    loaded = load(source, residual_scale=residual_scale)
+    loaded = load(source, residual_scale=residual_scale, weights=weights)
     if loaded.int8:
         raise UsageError(
             f"expected a float network, found the int8 form in {source.name}",

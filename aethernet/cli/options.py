@@ -28,6 +28,7 @@ __all__ = [
     "SigstoreSigner",
     "StoreAddress",
     "TrustOptions",
+    "WeightsKey",
     "make_signer",
     "split_list",
 ]
@@ -37,6 +38,9 @@ Chart = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the r
 Only = Annotated[str, typer.Option(metavar="A,B,…", help="Forms, such as fp16,int8; all without.")]
 ResidualScale = Annotated[
     float | None, typer.Option(help="Residual scale of a generation-3 checkpoint that does not record it.")
+]
+WeightsKey = Annotated[
+    str | None, typer.Option("--weights", metavar="KEY", help="Network to take, where the checkpoint holds several.")
 ]
 StoreAddress = Annotated[
     str | None,

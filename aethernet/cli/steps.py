@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aethernet.cli.inputs import cases_of, float_network, images_of, numbers_of
-from aethernet.cli.options import AsJson, ResidualScale
+from aethernet.cli.options import AsJson, ResidualScale, WeightsKey
 from aethernet.cli.output import say, show_facts
 from aethernet.errors import UsageError
 from aethernet.precision import Precision
@@ -30,10 +30,11 @@ def fuse(
     ],
     half: Annotated[bool, typer.Option("--half", help="Store the weights as fp16.")] = False,
     residual_scale: ResidualScale = None,
+    weights: WeightsKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Fold everything linear into the convolutions; a fused network comes back equal."""
-    show_facts(fuse_file(source, destination, half=half, residual_scale=residual_scale), as_json)
+    show_facts(fuse_file(source, destination, half=half, residual_scale=residual_scale, weights=weights), as_json)
     say(f"wrote {destination}; next: aethernet export {destination} {destination.with_suffix('.onnx')} --verify")
 
 
@@ -64,6 +65,7 @@ def export(
     ] = None,
     rtol: Annotated[float, typer.Option(help="With --verify: relative tolerance.")] = 0.0,
     residual_scale: ResidualScale = None,
+    weights: WeightsKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Write one ONNX file and check it against the contract."""
@@ -79,6 +81,7 @@ def export(
         images=images,
         tolerances=(atol, rtol) if verify else None,
         residual_scale=residual_scale,
+        weights=weights,
     )
     show_facts(result, as_json)
     if verify and not result["verified"]["passes"]:
@@ -86,7 +89,9 @@ def export(
         raise typer.Exit(1)
 
 
-def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: float | None) -> dict[str, Any]:
+def fuse_file(
+    source: Path, destination: Path, *, half: bool, residual_scale: float | None, weights: str | None = None
+) -> dict[str, Any]:
     """Fuse a checkpoint file; returns facts about the result."""
     import torch
 
@@ -97,7 +102,7 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
     writers = {".safetensors": save_safetensors, ".pth": save_pth}
     if destination.suffix not in writers:
         raise UsageError(f"expected an output called .safetensors or .pth, found {destination.name}")
-    loaded = float_network(source, residual_scale)
+    loaded = float_network(source, residual_scale, weights)
     fused = fold(loaded.model)
     writers[destination.suffix](fused, destination, dtype=torch.float16 if half else None)
     artifact = Artifact.of(destination)
@@ -124,6 +129,7 @@ def export_file(
     images: Path | None,
     tolerances: tuple[float | None, float] | None,
     residual_scale: float | None,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """Export a checkpoint file; returns facts about the ONNX file and, with tolerances, how it compares."""
     from aethernet.artifact import Artifact
@@ -135,7 +141,7 @@ def export_file(
     fixed = numbers_of(static, 2, "--static HxW") if static else None
     ranges = {name: numbers_of(text, 3, f"{name} as NxHxW") for name, text in shapes.items()}
     config = ExportConfig(opset=opset, static=fixed, shapes=ShapeRange(**ranges))  # type: ignore[arg-type]
-    loaded = float_network(source, residual_scale)
+    loaded = float_network(source, residual_scale, weights)
     named_images = images_of(images)
     cases = cases_of(named_images, loaded.config.in_channels, fixed)  # type: ignore[arg-type]
     description = export_onnx(

@@ -277,7 +277,7 @@ def failure(job: UpscaleJob, error: Exception) -> dict[str, Any]:
     else:
         told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         found = f"expected to upscale {job.source.name}, found what this version has no answer to: {told}"
-        hint = "convert the file with another program; please report it, --debug shows where it failed"
+        hint = "convert the file with another program, and please report what happened"
     return {**result, "error": found, **({"hint": hint} if hint else {})}
 
 

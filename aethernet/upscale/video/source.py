@@ -137,7 +137,7 @@ def look_at(path: Path) -> VideoFacts:
             frames=stream.frames or (round(seconds * rate) if seconds else None),
             indexed_frames=stream.frames or None,
             start_time=Fraction(container.start_time or 0, av.time_base),
-            aspect=stream.codec_context.sample_aspect_ratio or None,
+            aspect=stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or None,
             rotation=int(first.rotation),
             colours=colours,
             notes=tuple(notes),
