@@ -175,13 +175,13 @@ def qat_finetune(
     recipe = schedule.recipe()
     with embedded_server():
         result = flow(
-            recipe,
             checkpoint.absolute(),
             images.absolute(),
             output.absolute(),
-            validation and validation.absolute(),
-            residual_scale,
-            device,
+            recipe=recipe,
+            validation=validation and validation.absolute(),
+            residual_scale=residual_scale,
+            device=device,  # type: ignore[arg-type]  # the flow checks it
         )
     if as_json:
         emit_json(result)
