@@ -231,7 +231,7 @@ class Work:
         self.shapes = REHEARSED if options.rehearse else SHAPES
         self._lines: Path = options.lines
 
-    def tell(self, what: str, status: str = "measured", **figures: Any) -> None:
+    def record(self, what: str, status: str = "measured", **figures: Any) -> None:
         """One result, at once."""
         with open(self._lines, "a", encoding="utf-8") as file:
             file.write(json.dumps({"part": self.part, "what": what, "status": status, **figures}) + "\n")
@@ -242,11 +242,11 @@ class Work:
         try:
             yield
         except Missing as lack:
-            self.tell(what, "skipped", reason=str(lack))
+            self.record(what, "skipped", reason=str(lack))
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(last.filename).name}:{last.lineno}"
-            self.tell(what, "failed", reason=f"{type(error).__name__}: {error} ({place})"[:600])
+            self.record(what, "failed", reason=f"{type(error).__name__}: {error} ({place})"[:600])
 
     def file(self, role: str, precision: Any, suffix: str) -> Path:
         """A file of the release."""
@@ -290,20 +290,20 @@ class Work:
 
     def images(self) -> dict[str, Path]:
         """Low-resolution images: the release's own, or the library's samples."""
-        from aethernet.images.files import list_pictures, sample_pictures
+        from aethernet.images.files import list_images, sample_images
 
         own = self.bundle.root / "images" / "lr"
-        found = list_pictures(own) if own.is_dir() else sample_pictures()
+        found = list_images(own) if own.is_dir() else sample_images()
         return {path.stem: path for path in found[:2]}
 
     def compare(self, runtime: Any, precision: Any, file: str) -> dict[str, Any]:
         """The gate's comparison of one form: the worst of every measure, and the limits it misses."""
         from aethernet.comparison.compare import compare_form
         from aethernet.comparison.gate import DEFAULT_LIMITS, failures_of
-        from aethernet.comparison.measurement import FormId
+        from aethernet.comparison.measurement import VariantId
 
         cases, reference = self.cases()
-        form = FormId(precision=precision, file=file, runtime=runtime.name)
+        form = VariantId(precision=precision, file=file, runtime=runtime.name)
         measurements, _ = compare_form(form, runtime, reference, cases)
         limits = self.bundle.manifest.limits.get(precision, DEFAULT_LIMITS[precision])
         failures = [f"{one.case}: {failure}" for one in measurements for failure in failures_of(one, limits)]
@@ -500,7 +500,7 @@ def faults(work: Work) -> None:
     import numpy as np
     import torch
 
-    from aethernet.upscale import Tally, Upscaler
+    from aethernet.upscale import Upscaler, UpscaleStatistics
     from aethernet.upscale.reading import Still
 
     side = 48 if work.rehearsal else 512
@@ -512,13 +512,13 @@ def faults(work: Work) -> None:
             network = upscaler._runtime.model  # type: ignore[union-attr]
             with torch.no_grad():  # beyond fp16's 65,504 on any image that is not black; the fp32 file is untouched
                 network.conv_first.weight.mul_(3e4)
-            tally = Tally()
-            found = np.concatenate(list(upscaler.bands(Still.of_array(image), tally)))
+            statistics = UpscaleStatistics()
+            found = np.concatenate(list(upscaler.bands(Still.of_array(image), statistics)))
         off = int(np.abs(found.astype(int) - wanted.astype(int)).max())
-        good = tally.redone_in_fp32 == tally.tiles > 0 and off <= 1
+        good = statistics.redone_in_fp32 == statistics.tiles > 0 and off <= 1
         work.tell(
             "tiles that overflow in fp16 are repeated in fp32", "measured" if good else "failed",
-            tiles=tally.tiles, repeated=tally.redone_in_fp32, largest_difference_in_levels=off,
+            tiles=statistics.tiles, repeated=statistics.redone_in_fp32, largest_difference_in_levels=off,
             **({} if good else {"reason": "not every tile was repeated, or the result is another one"}),
         )  # fmt: skip
     with work.trying("tiles that memory runs out for are halved"):
@@ -532,16 +532,16 @@ def faults(work: Work) -> None:
         # Too little for the whole image, enough for half of it.
         torch.cuda.set_per_process_memory_fraction(0.65 * torch.cuda.max_memory_allocated() / total)
         try:
-            tally = Tally()
+            statistics = UpscaleStatistics()
             with Upscaler(work.bundle, "fp32", "pytorch-cuda", memory=2**50) as upscaler:
-                found = np.concatenate(list(upscaler.bands(Still.of_array(large), tally)))
+                found = np.concatenate(list(upscaler.bands(Still.of_array(large), statistics)))
         finally:
             torch.cuda.set_per_process_memory_fraction(1.0)
         off = int(np.abs(found.astype(int) - wanted.astype(int)).max())
-        good = bool(tally.halved) and off <= 1
+        good = bool(statistics.halved) and off <= 1
         work.tell(
             "tiles that memory runs out for are halved", "measured" if good else "failed",
-            halved=tally.halved, tiles=tally.tiles, largest_difference_in_levels=off,
+            halved=statistics.halved, tiles=statistics.tiles, largest_difference_in_levels=off,
             **({} if good else {"reason": "no tile was halved, or the result is another one"}),
         )  # fmt: skip
 

@@ -42,10 +42,10 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[2] + "/benchmarks")
 import av
-from upscaling import picture
+from upscaling import image
 
 pack = Path(sys.argv[1])
-large = picture(2112, 1176)
+large = image(2112, 1176)
 large.crop((0, 0, 1920, 1080)).save(pack / "image_1080p.png")
 large.crop((0, 0, 512, 512)).save(pack / "image_512.png")
 with av.open(str(pack / "video_1080p.mkv"), "w") as container:

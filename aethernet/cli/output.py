@@ -32,8 +32,13 @@ def say(text: str) -> None:
 
 
 def emit_json(data: Any) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    """One JSON document on stdout; escaped where a file name is no text or stdout's encoding lacks a character."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=2)
+    print(text)
 
 
 def show_facts(facts: dict[str, Any], as_json: bool) -> None:

@@ -15,6 +15,7 @@ from aethernet.errors import UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
+    from aethernet.export import ExportConfig, OnnxDescription
     from aethernet.networks.network import Network
 
 __all__ = ["export", "export_file", "fuse", "fuse_file"]
@@ -153,12 +154,25 @@ def export_file(
         "nodes": description.nodes,
         "inputs": {name: f"{dtype} {list(shape)}" for name, (dtype, shape) in description.inputs.items()},
         "outputs": {name: f"{dtype} {list(shape)}" for name, (dtype, shape) in description.outputs.items()},
-        "notes": list(loaded.notes),
+        "notes": [*loaded.notes, *_shortfall(config, description)],
     }
     if tolerances is not None:
         atol = tolerances[0] if tolerances[0] is not None else _DEFAULT_ATOL[form]
         facts["verified"] = _verified(loaded.model, destination, cases, atol, tolerances[1])
     return facts
+
+
+def _shortfall(config: ExportConfig, description: OnnxDescription) -> list[str]:
+    """What the network could not have of what was asked for."""
+    notes = []
+    if description.opset != config.opset:
+        notes.append(
+            f"this network cannot be written at opset {config.opset}: the file is at opset {description.opset}"
+        )
+    _, shape = next(iter(description.inputs.values()))
+    if config.static is None and not any(isinstance(side, str) for side in shape):
+        notes.append(f"this network cannot have free shapes: the file takes {list(shape)} only")
+    return notes
 
 
 def _verified(model: Network, path: Path, cases: list[Any], atol: float, rtol: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import typer
 from aethernet.cli.options import AsJson
 from aethernet.cli.output import emit_json, say
 from aethernet.cli.progress import Bar
-from aethernet.errors import AethernetError, UsageError
+from aethernet.errors import UsageError
 
 if TYPE_CHECKING:
     from aethernet.upscale import Upscaler
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["parse_bytes", "upscale"]
 
 _ENOUGH_FRAMES = 2
+_NAMED = 5
+"""Files that are named before the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,11 +149,14 @@ def _run(request: Request) -> dict[str, Any]:
         AethernetError: The call as a whole makes no sense; what fails for one file is in the result.
     """
     from aethernet.upscale import Upscaler
-    from aethernet.upscale.files import is_video, plan_jobs, upscale_files
+    from aethernet.upscale.files import is_video, passed_over, plan_jobs, upscale_files
     from aethernet.upscale.sheet import write_sheet
 
     start = time.perf_counter()
     jobs = plan_jobs(request.inputs, request.output, request.images.format)
+    left = passed_over(request.inputs, request.output)
+    if left:
+        say(f"{len(left)} passed over: {', '.join(left[:_NAMED])}{', …' if len(left) > _NAMED else ''}")
     videos = [job for job in jobs if is_video(job.source)]
     images = [job for job in jobs if not is_video(job.source)]
     if request.images.compare is not None and (not images or request.images.compare.suffix.lower() != ".png"):
@@ -202,7 +207,8 @@ def _run(request: Request) -> dict[str, Any]:
     return {
         "upscaler": told,
         "results": results,
-        "failed": sum("error" in result for result in results),
+        "passed_over": left,
+        "failed": sum("error" in result or bool(result.get("damaged")) for result in results),
         "seconds": round(time.perf_counter() - start, 3),
     }
 
@@ -249,7 +255,8 @@ def _choice_in_words(told: dict[str, Any]) -> str:
 
 def _in_words(result: dict[str, Any]) -> str:
     if "error" in result:
-        return f"failed: {result['source']}: {result['error']}"
+        words = f"failed: {result['source']}: {result['error']}"
+        return f"{words}\n  hint: {result['hint']}" if result.get("hint") else words
     if "skipped" in result:
         return f"{result['destination']} exists already"
     (width, height), seconds = result["output_size"], result["seconds"]["total"]
@@ -262,6 +269,7 @@ def _in_words(result: dict[str, Any]) -> str:
 def _video(
     upscaler: Upscaler, job: UpscaleJob, options: VideoOptions, skip_existing: bool, *, alone: bool
 ) -> dict[str, Any]:
+    from aethernet.upscale.files import failure
     from aethernet.upscale.video import is_finished, upscale_video
 
     if (skip_existing or options.resume) and is_finished(job.destination):
@@ -283,10 +291,10 @@ def _video(
         first: list[int] = []
         try:
             result = upscale_video(upscaler, job.source, job.destination, options, on_frame=on_frame)
-        except AethernetError as error:
+        except Exception as error:  # the barrier: whatever a file holds, the others are done
             if isinstance(error, UsageError) and alone:
                 raise
-            result = {"source": str(job.source), "destination": str(job.destination), "error": str(error)}
+            result = failure(job, error)
         bar.message(_in_words(result))
     if result.get("interrupted"):
         raise KeyboardInterrupt

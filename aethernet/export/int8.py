@@ -200,21 +200,43 @@ def _as_products(proto: onnx.ModelProto) -> None:
         ):
             nodes.append(node)
             continue
+        if len(readers[weight.output[0]]) > 1:  # what another convolution reads stays as it is
+            weight = _own_copy(proto, weight, node)
+            tensors[weight.input[0]] = proto.graph.initializer[-1]
+            nodes.append(weight)
         integers = numpy_helper.to_array(tensors[weight.input[0]])[:, :, 0, 0].T
         tensors[weight.input[0]].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(integers), weight.input[0]))
         next(attribute for attribute in weight.attribute if attribute.name == "axis").i = 1
-        # Four axes, because ONNX Runtime would join a product and a plain bias to a Gemm, which it runs in float.
-        bias = tensors[node.input[2]]
-        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias).reshape(1, 1, 1, -1), bias.name))
         name, output = node.name, node.output[0]
         make = onnx.helper.make_node
         nodes += [
             make("Transpose", [node.input[0]], [f"{output}/last"], name=f"{name}/last", perm=[0, 2, 3, 1]),
             make("MatMul", [f"{output}/last", node.input[1]], [f"{output}/product"], name=f"{name}/product"),
-            make("Add", [f"{output}/product", node.input[2]], [f"{output}/sum"], name=f"{name}/bias"),
-            make("Transpose", [f"{output}/sum"], [output], name=f"{name}/first", perm=[0, 3, 1, 2]),
         ]
-    replace_nodes(proto, nodes)
+        last = f"{output}/product"
+        if len(node.input) > 2 and node.input[2]:  # the exporter leaves out a bias of zeros
+            # Four axes, because ONNX Runtime would join a product and a plain bias to a Gemm, which it runs in float.
+            # A tensor of its own, because another convolution may share the bias.
+            value = numpy_helper.to_array(tensors[node.input[2]])
+            proto.graph.initializer.append(numpy_helper.from_array(value.reshape(1, 1, 1, -1), f"{output}/shift"))
+            nodes.append(make("Add", [last, f"{output}/shift"], [f"{output}/sum"], name=f"{name}/bias"))
+            last = f"{output}/sum"
+        nodes.append(make("Transpose", [last], [output], name=f"{name}/first", perm=[0, 3, 1, 2]))
+    read = {name for node in nodes for name in node.input}
+    replace_nodes(proto, [one for one in nodes if one.op_type != "DequantizeLinear" or one.output[0] in read])
+
+
+def _own_copy(proto: onnx.ModelProto, weight: onnx.NodeProto, reader: onnx.NodeProto) -> onnx.NodeProto:
+    """The weight of several convolutions, for ``reader`` alone; its integers become the graph's last initializer."""
+    own = copy.deepcopy(weight)
+    name = f"{reader.output[0]}/weight"
+    integers = next(tensor for tensor in proto.graph.initializer if tensor.name == weight.input[0])
+    copied = proto.graph.initializer.add()
+    copied.CopyFrom(integers)
+    copied.name = own.input[0] = f"{name}_int8"
+    own.name, own.output[0] = f"dequantize/{name}", name
+    reader.input[1] = name
+    return own
 
 
 def _make_unsigned(proto: onnx.ModelProto) -> None:
@@ -229,9 +251,9 @@ def _make_unsigned(proto: onnx.ModelProto) -> None:
     for node in proto.graph.node:
         if node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and node.input[0] not in constants):
             node.input[2] = unsigned
-    biases = []
+    biases: list[onnx.NodeProto] = []
     for node in proto.graph.node:
-        if node.op_type != "Conv" or len(node.input) < 3 or makers.get(node.input[1]) is None:
+        if node.op_type != "Conv" or len(node.input) < 3 or not node.input[2] or makers.get(node.input[1]) is None:
             continue
         source, weight, bias = (makers.get(node.input[0]), makers[node.input[1]], node.input[2])
         while source is not None and source.op_type == "Transpose":
@@ -242,6 +264,10 @@ def _make_unsigned(proto: onnx.ModelProto) -> None:
         integers = np.rint(constants[bias] / scale.astype(np.float64))
         if np.abs(integers).max(initial=0) >= 2**31:
             raise ExportError(f"the bias {bias} does not fit in int32 on its grid")
+        if any(
+            one.name == f"dequantize/{bias}" for one in biases
+        ):  # several convolutions share it, each on a grid of its own
+            bias = f"{node.output[0]}/{bias}"
         name = f"{bias}_int32"
         proto.graph.initializer.extend(
             [

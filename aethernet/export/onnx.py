@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from aethernet.artifact import atomic_path
 from aethernet.errors import ExportError, UsageError
 from aethernet.graphs.contract import MINIMAL_IR, OnnxDescription, require_contract
-from aethernet.graphs.editing import drop_unused_initializers
+from aethernet.graphs.editing import drop_unused_initializers, replace_nodes
 from aethernet.networks.sizes import size_metadata
 from aethernet.precision import Precision
 
@@ -250,7 +250,8 @@ def _lower_operators(proto: onnx.ModelProto) -> None:
     """From opset 18 to 17, in place, by hand: the exporter's own conversion gives up on reductions.
 
     Reductions take their axes as an attribute again; what 18 added to Resize and Split is taken off where it says what
-    17 does anyway. Whatever else changed between the two, the contract check refuses.
+    17 does anyway, and Mish is written as x * tanh(softplus(x)), its definition. Whatever else changed between the two,
+    the contract check refuses.
     """
     import onnx
 
@@ -260,6 +261,7 @@ def _lower_operators(proto: onnx.ModelProto) -> None:
         for node in proto.graph.node
         if node.op_type == "Constant" and node.attribute[0].name == "value"
     }
+    replace_nodes(proto, [part for node in proto.graph.node for part in _without_mish(node)])
     for node in proto.graph.node:
         if node.op_type.startswith("Reduce") and node.op_type != "ReduceSum" and len(node.input) > 1:
             if node.input[1] not in constants:
@@ -270,6 +272,21 @@ def _lower_operators(proto: onnx.ModelProto) -> None:
         for attribute in [entry for entry in node.attribute if _said_by_default(node.op_type, entry)]:
             node.attribute.remove(attribute)
     drop_unused_initializers(proto)
+
+
+def _without_mish(node: onnx.NodeProto) -> list[onnx.NodeProto]:
+    """Mish is an operator from opset 18 on (Misra 2019, "Mish: A Self Regularized Non-Monotonic Activation")."""
+    import onnx
+
+    if node.op_type != "Mish":
+        return [node]
+    (x,), (y,) = node.input, node.output
+    make = onnx.helper.make_node
+    return [
+        make("Softplus", [x], [f"{y}/softplus"], name=f"{node.name}/softplus"),
+        make("Tanh", [f"{y}/softplus"], [f"{y}/tanh"], name=f"{node.name}/tanh"),
+        make("Mul", [x, f"{y}/tanh"], [y], name=node.name),
+    ]
 
 
 def _said_by_default(operator: str, attribute: onnx.AttributeProto) -> bool:

@@ -189,6 +189,8 @@ def _facts(bundle: Bundle, samples: Sequence[tuple[str, Path]]) -> dict[str, Any
     }
     if Precision.FP32.value not in files:
         raise BundleError(f"expected an fp32 ONNX file in {manifest.name}, found none")
+    if missing := [path for path in (CHECK_INPUT, CHECK_OUTPUT) if not (bundle.root / path).is_file()]:
+        raise BundleError(f"expected the release's check images in {bundle.root}, found no {', '.join(missing)}")
     from PIL import Image
 
     with Image.open(bundle.root / CHECK_INPUT) as image:

@@ -181,7 +181,7 @@ def qat_finetune(
             recipe=recipe,
             validation=validation and validation.absolute(),
             residual_scale=residual_scale,
-            device=device,  # type: ignore[arg-type]  # the flow checks it
+            device=device,
         )
     if as_json:
         emit_json(result)

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from aethernet.errors import WebError
-from aethernet.upscale.tiles import FEATHER, UNKNOWN_REACH, Cut, size_tiles, spans
+from aethernet.upscale.tiles import FEATHER, UNKNOWN_RADIUS, Cut, size_tiles, spans
 from aethernet.upscale.upscaler import Upscaler
 from aethernet.web.onnxruntime_web import onnxruntime_web
 from aethernet.web.site import SITE, write_site
@@ -142,7 +142,7 @@ def test_tiles_are_cut_as_in_python(page: Page) -> None:
 
     feather, unknown, found = page.driver.execute_async_script(script, cases)
 
-    assert (feather, unknown) == (FEATHER, UNKNOWN_REACH)
+    assert (feather, unknown) == (FEATHER, UNKNOWN_RADIUS)
     for (height, width, budget, margin, fading), one in zip(cases, found, strict=True):
         cost = float("inf") if fading else 1.4
         size = size_tiles(height, width, budget, Cut(margin=margin, feather=fading), cost)

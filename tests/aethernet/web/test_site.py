@@ -21,7 +21,8 @@ from aethernet.web import site as writing
 from aethernet.web.onnxruntime_web import onnxruntime_web
 from aethernet.web.site import SITE, space_card, write_site
 from tests.support.commands import Call
-from tests.support.releases import flip_byte, snapshot
+from tests.support.hub_server import HubServer
+from tests.support.releases import NAME, flip_byte, snapshot
 
 CONTENT = {name: f"stands for {name}".encode() for name in fetching.DIGESTS}
 
@@ -211,3 +212,30 @@ def test_writing_a_site_needs_no_runtime() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
     assert found.stdout.strip() == "[]"
+
+
+def test_publishing_with_a_page_makes_a_space_that_names_the_release(
+    finished_release: Path,
+    package: Path,
+    hub_server: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: Call,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    onnxruntime_web(package)
+
+    done = call("publish", finished_release, f"{hub_server.place}/{NAME}", "--no-verify", "--space", "--json")
+
+    state = hub_server.state()
+    assert done.code == 0, done.err
+    assert done.result["space"] == f"{hub_server.endpoint}/spaces/org/{NAME}"
+    assert state.keys() == {f"org/{NAME}", f"spaces:org/{NAME}"}
+    assert {"index.html", "README.md", SITE} <= state[f"spaces:org/{NAME}"]["main"].keys()
+    card = (hub_server.root / state[f"spaces:org/{NAME}"]["main"]["README.md"]).read_text()
+    assert yaml.safe_load(card.split("---\n")[1])["models"] == [f"org/{NAME}"]
+
+
+def test_a_release_without_its_check_images_is_refused(slim_release: Path, runtime: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"found no images/check_input\.png"):
+        write_site(slim_release, tmp_path / "site", runtime)
