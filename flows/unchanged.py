@@ -91,7 +91,7 @@ def release_key(
 
 def _contents(place: Path) -> Iterator[str]:
     if not place.exists():
-        return  # the run says so in words
+        return  # the run says what is missing, and what was expected there
     files = [place] if place.is_file() else sorted(one for one in place.iterdir() if one.is_file())
     yield from (f"{one.name} {file_digest(one)}" for one in files)
 
