@@ -172,7 +172,7 @@ def test_changed_template_renders_the_card_and_runs_nothing_else(
     template = tmp_path / "tree/aethernet/release/card/template.md.jinja"
     template.write_text(template.read_text() + "\nA new last line.\n")
     before, published = snapshot(assembled.bundle), snapshot(first_release[0].hub)
-    arguments = [*assembled.release[:-3], "--hub", first_release[0].hub.as_uri(), "--json"]
+    arguments = [*assembled.release[:-4], "--hub", first_release[0].hub.as_uri(), "--fresh", "--json"]
 
     finished = assembled.run(arguments, prefect_home, tmp_path / "tree", **server)
 
@@ -218,7 +218,7 @@ def test_missed_limit_shows_the_whole_table_and_publishes_nothing(
 
     _require_refused(workplace, finished, "fp32 must pass and did not", "nothing was published")
     rows = [line for line in finished.out.splitlines() if line.startswith("| fp")]
-    assert len(rows) == 6 * 7  # every file on every case, those that pass as well
+    assert len(rows) == 2 * 7 + 4 * 6  # ONNX on every case, weights on those that tell; those that pass as well
     assert any("dB < 500 dB" in row for row in rows)
     assert any(row.endswith("passes |") for row in rows)
     assert [line for line in table.read_text().splitlines() if line.startswith("| fp")] == rows
