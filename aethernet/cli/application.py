@@ -88,7 +88,7 @@ def _root(
 
 
 def add_commands(app: typer.Typer, *functions: Callable[..., None], panel: str | None = None, group: str = "") -> None:
-    """Make functions commands of their names, ``_`` read as ``-``; one at the end, for a keyword's sake, falls away.
+    """Make each function the command of its name: ``release_all`` is ``release-all``, ``list_`` is ``list``.
 
     Args:
         app: Of :func:`make_app`, or a group within one.
