@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := cluster,convert,flows,hub,images,signing,spandrel,training,video,openvino,development
+EXTRAS := cluster,convert,flows,hub,images,ncnn,signing,spandrel,training,video,openvino,development
 # TensorRT-RTX builds engines; atheris guides fuzzing by coverage. Neither is there for every machine.
 OPTIONAL := tensorrt-rtx atheris
 STAMP := $(VENV)/.installed

@@ -39,6 +39,10 @@ def file_digest(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+_SHOWN_BYTES = 200
+"""Of a file's name in that of its temporary sibling."""
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary sibling to write to; it replaces ``path`` when the block ends well and vanishes when it does not.
@@ -47,7 +51,9 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         StoreError: The disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
+    # Names end at 255 bytes, and that of a finished file may have as many.
+    shown = os.fsdecode(os.fsencode(path.name)[:_SHOWN_BYTES])
+    temporary = path.with_name(f".{shown}.{secrets.token_hex(6)}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -185,6 +185,10 @@ class UpscaleError(AethernetError):
     """A network cannot be run on what it was given."""
 
 
+class WebError(AethernetError):
+    """A page that runs a release in the browser cannot be made."""
+
+
 class SpecError(UsageError):
     """A release spec is not valid."""
 

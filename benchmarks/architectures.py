@@ -168,6 +168,7 @@ def judge_architecture(name: str, *, engines: bool = True) -> Row:
         row.forms["fp32"] = _judged(fp32, Precision.FP32, truth, cases)
         row.forms["fp16"] = _half(fp32, folder, config, model.config, cases, truth)
         row.forms["int8"] = _int8(model, folder, config, cases, truth)
+        row.forms["ncnn"] = _ncnn(model, folder)
         if engines:
             row.forms["TensorRT-RTX"] = _engine(fp32, folder, model.config.size, static)
     row.seconds = time.perf_counter() - start
@@ -273,6 +274,19 @@ def _int8(model: Any, folder: Path, config: Any, cases: list[np.ndarray], truth:
     return _judged(path, Precision.INT8, truth, cases)
 
 
+def _ncnn(model: Any, folder: Path) -> str:
+    """Whether there is an ncnn form, and whether Upscayl has all of its layers."""
+    from aethernet.export.ncnn import export_ncnn
+    from aethernet.export.ncnn.programs import lint_ncnn
+
+    try:
+        files = export_ncnn(model, folder, "net")
+    except Exception as error:
+        return f"no: {_short(error)}"
+    upscayl = next(one for one in lint_ncnn(files.param).programs if one.program.name == "Upscayl")
+    return "yes" if upscayl.runs else f"yes; Upscayl lacks {', '.join(upscayl.missing)}"
+
+
 def _engine(fp32: Path, folder: Path, size: Any, static: tuple[int, int] | None) -> str:
     from aethernet.engines.backends import Backend
     from aethernet.engines.builder import build_engine, plan_builds
@@ -295,7 +309,7 @@ def _short(error: BaseException) -> str:
 
 def table(rows: list[Row], versions: Mapping[str, str]) -> str:
     """docs/architectures.md."""
-    columns = ("fp32", "fp16", "int8", "TensorRT-RTX")
+    columns = ("fp32", "fp16", "int8", "ncnn", "TensorRT-RTX")
     released = sum(row.released for row in rows)
     lines = [
         "# Architectures",
@@ -312,7 +326,8 @@ def table(rows: list[Row], versions: Mapping[str, str]) -> str:
         "a share of the output's range. *fp16*, *int8*: lowest PSNR to it. Limits are those of a release, on outputs "
         "brought to [0, 1] by the reference's range. Random weights say whether a form can be made; how good int8 is "
         "with trained ones, a release measures. *TensorRT-RTX*: whether an engine was built for compute capability "
-        f"{CAPABILITY} without a GPU; it was not run.",
+        f"{CAPABILITY} without a GPU; it was not run. *ncnn*: whether there are files that compute the same image in "
+        "ncnn on the CPU, and what Upscayl's build lacks for them.",
         "",
         "| architecture | network | sizes | reach | shapes | " + " | ".join(columns) + " |",
         "|---|---|---|---|---|" + "---|" * len(columns),

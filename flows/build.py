@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -14,18 +14,28 @@ from prefect.states import Completed
 from pydantic import BaseModel, TypeAdapter
 
 from aethernet.artifact import Artifact
-from aethernet.comparison import Limits
+from aethernet.comparison import Limits, Measurement
 from aethernet.engines.backends import find_gpu
 from aethernet.errors import EngineError
 from aethernet.precision import Precision
+from aethernet.release.entries import engine_entries
+from aethernet.release.manifest import FileEntry, PartSpeed, SpeedRun
 from aethernet.release.spec import EngineSpec
 from aethernet.store.store import Store
 from flows.session import limited
 from tasks.build import EngineOutcome, build
 from tasks.caching import RunContext, current_context, running
+from tasks.describe import BuildTimes
 from tasks.fetch import ValidationImage
 
-__all__ = ["BuildRequest", "build_engines", "engines_of"]
+__all__ = [
+    "BuildRequest",
+    "build_engines",
+    "build_times",
+    "engine_files",
+    "engine_measurements",
+    "engines_of",
+]
 
 _ENGINES = TypeAdapter(list[EngineOutcome])
 
@@ -88,6 +98,32 @@ def engines_of(
             hint="its own log has the rest; without `deployment` in the spec they are built here",
         )
     return _ENGINES.validate_json(store.get(Artifact(**json.loads(run.state.message or "{}"))).read_bytes())
+
+
+def engine_files(engines: Iterable[EngineOutcome]) -> list[FileEntry]:
+    """How the manifest lists the engines that were built."""
+    return [
+        entry
+        for one in engines
+        if one.engine is not None and one.sidecar is not None
+        for entry in engine_entries(one.engine, one.sidecar, one.entry.precision)
+    ]
+
+
+def engine_measurements(engines: Iterable[EngineOutcome]) -> list[Measurement]:
+    """What engines that ran computed."""
+    return [item for one in engines if one.trial is not None for item in one.trial.measurements]
+
+
+def build_times(speed: SpeedRun, parts: tuple[PartSpeed, ...], engines: Sequence[EngineOutcome]) -> BuildTimes:
+    """How long everything of this build took: the files, int8's parts, building and running engines."""
+    built = [(one.engine.name, one) for one in engines if one.engine is not None]
+    return BuildTimes(
+        speed=speed,
+        parts=parts,
+        engine_speeds={name: one.trial.speeds for name, one in built if one.trial is not None},
+        engine_build_seconds={name: one.build_seconds for name, one in built if one.build_seconds is not None},
+    )
 
 
 def _gpu() -> AbstractContextManager[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -19,11 +20,9 @@ from prefect.settings import get_current_settings
 
 from aethernet.errors import AethernetError
 from flows.reporting import slug
-from flows.session import LIMITS, require_server
+from flows.session import CHECKOUT, LIMITS, require_server
 
-__all__ = ["deploy", "located", "queue_of", "work"]
-
-CHECKOUT = Path(__file__).resolve().parents[1]
+__all__ = ["deploy", "queue_of", "work"]
 
 
 def deploy(
@@ -81,11 +80,7 @@ def deploy(
     if finished.returncode:
         told = (finished.stderr or finished.stdout).strip().splitlines()
         raise AethernetError(f"Prefect could not register the deployments: {' '.join(told[-3:])}")
-    return [f"{_flow_name(one['entrypoint'])}/{one['name']}" for one in listed["deployments"]]
-
-
-def _flow_name(entrypoint: str) -> str:
-    return entrypoint.rpartition(".")[2].replace("_", "-")
+    return [f"{pkgutil.resolve_name(one['entrypoint']).name}/{one['name']}" for one in listed["deployments"]]
 
 
 def work(work_pool: str, queues: Iterable[str], *, name: str | None, limit: int) -> NoReturn:
@@ -99,11 +94,6 @@ def work(work_pool: str, queues: Iterable[str], *, name: str | None, limit: int)
     for queue in [*queues, *([queue_of(gpu.name)] if gpu else [])]:
         command += ["--work-queue", queue]
     os.execve(sys.executable, command, _environment())
-
-
-def located(path: str) -> str:
-    """A path of the worker's checkout where it is relative: runs have working directories of their own."""
-    return path if path.startswith("packed:") else str(CHECKOUT / path)
 
 
 def queue_of(gpu: str) -> str:

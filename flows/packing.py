@@ -18,7 +18,7 @@ from aethernet.release.spec import ReleaseSpec, read_spec
 from aethernet.release.verification import verify_bundle
 from aethernet.store.store import Store
 
-__all__ = ["named_in", "opened_spec", "pack_bundle", "pack_spec", "place_bundle"]
+__all__ = ["is_packed", "named_in", "opened_spec", "pack_bundle", "pack_spec", "place_bundle"]
 
 _PACKED = "packed:"
 _FILES = ("checkpoint", "images", "hr", "calibration")
@@ -45,15 +45,20 @@ def pack_spec(spec: ReleaseSpec, store: Store) -> str:
     return f"{_PACKED}{spec.name} {spec.version}:{_put_json(store, {'spec': packed, 'files': files})}"
 
 
+def is_packed(text: str) -> bool:
+    """Whether a text is what :func:`pack_spec` returned, and not a path."""
+    return text.startswith(_PACKED)
+
+
 def named_in(text: str) -> str:
     """The release behind a path or a packed spec, for people."""
-    return text.split(":")[1] if text.startswith(_PACKED) else Path(text.removesuffix("/release.toml")).name
+    return text.split(":")[1] if is_packed(text) else Path(text.removesuffix("/release.toml")).name
 
 
 @contextmanager
 def opened_spec(text: str, store: Store) -> Iterator[ReleaseSpec]:
     """The spec behind a path, or behind what :func:`pack_spec` returned; its files are there during the block."""
-    if not text.startswith(_PACKED):
+    if not is_packed(text):
         yield read_spec(Path(text))
         return
     packed = _get_json(store, text.removeprefix(_PACKED).partition(":")[2])

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect import flow
 
 from aethernet.training import FinetuningRecipe
+from flows.session import limited, located
 
 __all__ = ["qat_finetune"]
 
 
-@flow(
-    name="qat-finetune", flow_run_name="qat-finetune {checkpoint.stem}", persist_result=False, validate_parameters=False
-)
+@flow(name="qat-finetune", flow_run_name="qat-finetune {checkpoint}", persist_result=False)
 def qat_finetune(
-    recipe: FinetuningRecipe,
     checkpoint: Path,
     images: Path,
-    output: Path,
+    output: Path = Path("runs/finetuned_qat.safetensors"),
+    recipe: FinetuningRecipe = FinetuningRecipe(),  # noqa: B008 (immutable)
     validation: Path | None = None,
     residual_scale: float | None = None,
-    device: str | None = None,
+    device: Literal["cpu", "cuda"] | None = None,
 ) -> dict[str, Any]:
-    """Fine-tune as the recipe says and leave ``output``, a checkpoint for the release flow.
+    """Fine-tune a network for int8 without originals; the same parameters continue an interrupted run.
 
     Args:
-        recipe: What decides the result.
-        checkpoint: The float network.
+        checkpoint: Float checkpoint.
         images: Folder of images as the network gets them.
         output: The file to write; the state a later run continues from lies beside it.
+        recipe: Steps, step size, crops, seed, parts to leave in float: what decides the result.
         validation: Folder of held-out images to choose the best by.
         residual_scale: Generation 3's, where the checkpoint does not record it.
         device: ``cpu`` or ``cuda``; None takes a GPU where there is one.
     """
     from aethernet.training.finetuning import finetune
 
-    result = finetune(
-        checkpoint, images, output, recipe, validation=validation, residual_scale=residual_scale, device=device
-    )
+    with nullcontext() if device == "cpu" else limited("aethernet-gpu"):
+        result = finetune(
+            located(checkpoint),
+            located(images),
+            located(output),
+            recipe,
+            validation=validation and located(validation),
+            residual_scale=residual_scale,
+            device=device,
+        )
     return {
         "checkpoint": str(result.checkpoint),
         "steps": result.steps,

@@ -2,58 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from prefect import flow
-from pydantic import BaseModel
 
-from aethernet.hub.protocol import Publication
-from aethernet.precision import Precision
-from aethernet.release.manifest import CARD, OPENMODELDB, REPORT, Manifest
+from aethernet.release.bundle import Bundle
+from aethernet.release.entries import artifact_of, config_entry, image_entries, ncnn_entries, reference_entry
+from aethernet.release.facts import AuthorFacts, ReleaseFacts
+from aethernet.release.manifest import CARD, OPENMODELDB, REPORT
 from aethernet.release.signing import Signer
 from aethernet.release.spec import ReleaseSpec
-from flows.build import engines_of
-from flows.forms import (
-    artifact_of,
-    engine_measurements,
-    engine_models,
-    engine_profiles,
-    engine_speeds,
-    file_entries,
-    int8_files,
-    metadata_of,
-    plain_files,
-    quantization_facts,
-    runs_of,
-)
+from flows.build import build_times, engine_files, engine_measurements, engines_of
+from flows.outcome import Outcome
+from flows.precisions import Precisions, Source, make_fp16, make_fp32, make_int8
 from flows.reporting import report_release
 from tasks.assemble import assemble
-from tasks.benchmark import BenchmarkFile, benchmark, measure_speedup
+from tasks.benchmark import benchmark
 from tasks.card import card
-from tasks.compare import accept, compare, run_reference
-from tasks.describe import bill, describe, describe_network, record_build, released_facts, write_config
+from tasks.compare import accept, run_reference
+from tasks.describe import bill, describe, record_build, write_config
 from tasks.draw import draw
-from tasks.export import count_unfused_nodes, export, export_half, resolved_export
-from tasks.fetch import fetch_calibration, fetch_checkpoint, fetch_images
-from tasks.fuse import fuse
+from tasks.fetch import fetch_checkpoint, fetch_images
 from tasks.load import load
+from tasks.ncnn import ncnn_outcome
 from tasks.openmodeldb import openmodeldb
-from tasks.publish import Verified, publish, verify_published
-from tasks.quantize import Int8, export_quantized, quantize
+from tasks.publish import publish, verify_published
 from tasks.report import report
-from tasks.sensitivity import CHART, FloatParts, sensitivity
 from tasks.sign import sign
+from tasks.site import site
 
-__all__ = ["Outcome", "release"]
-
-
-class Outcome(BaseModel):
-    """What a release run achieved."""
-
-    bundle: Path
-    manifest: Manifest
-    publication: Publication | None = None
-    verified: Verified | None = None
+__all__ = ["release"]
 
 
 @flow(
@@ -71,107 +50,70 @@ def release(
         signer: How to sign; None leaves the release unsigned.
         private: Whether a repository that has to be made is for invited readers only.
     """
-    checkpoint = fetch_checkpoint(spec)
-    images = fetch_images(spec)
+    checkpoint, images = fetch_checkpoint(spec), fetch_images(spec)
     reference = load(checkpoint, spec.name, spec.network, spec.residual_scale)
 
-    weights = {one: fuse(reference.weights, spec.name, one) for one in spec.wanted if one is not Precision.INT8}
-    fused = weights[Precision.FP32].safetensors
-    metadata = metadata_of(spec, reference)
-    models = {Precision.FP32: export(fused, spec.name, spec.export, metadata)}
-    exporting = resolved_export(spec.export, models[Precision.FP32])
-    if Precision.FP16 in spec.wanted:
-        half = export_half(models[Precision.FP32], fused, spec.name, exporting, metadata, images)
-        if half.model is not None:
-            models[Precision.FP16] = half.model
-    forms = {precision: plain_files(precision, weights[precision], model) for precision, model in models.items()}
-    not_made = {one: "left out by the spec" for one in spec.leave_out if spec.precisions is None}
-    if Precision.FP16 in spec.wanted and half.reason is not None:
-        not_made[Precision.FP16] = half.reason
-    int8, spelled, choice = None, [], FloatParts(spec=spec.quantization)
-    if Precision.INT8 in spec.wanted:
-        calibration = fetch_calibration(spec)
-        # Fine-tuning has chosen already.
-        if spec.quantization.budget_db is not None and not reference.facts.finetuned:
-            choice = sensitivity(checkpoint, spec.residual_scale, fused, calibration, spec.quantization)
-        int8 = Int8(reason=choice.reason)
-        if choice.reason is None:
-            int8 = quantize(checkpoint, spec.residual_scale, fused, spec.name, calibration, choice.spec)
-        spelled = export_quantized(int8, spec.name, exporting, metadata) if int8.facts else []
-        made = int8_files(int8, spelled)
-        if isinstance(made, str):
-            not_made[Precision.INT8] = made
-        else:
-            forms[Precision.INT8] = made
+    source = Source(spec=spec, checkpoint=checkpoint, reference=reference, images=images)
+    fp32 = make_fp32(source)
+    made = Precisions(fp32=fp32, fp16=make_fp16(source, fp32), int8=make_int8(source, fp32))
 
-    truth = run_reference(reference.weights, images, exporting.static)
-    compared = [compare(precision, files, truth, images) for precision, files in runs_of(forms.values())]
-    speedups = {}
-    if Precision.INT8 in forms:
-        fast = forms[Precision.INT8].models[0].file
-        speedups[Precision.INT8] = measure_speedup(
-            models[Precision.FP32].file, fast, truth.channels, images, exporting.static
-        )
-    trained = reference.facts.finetuned or reference.facts.quantization_records > 0
-    limits = {precision: spec.limits_of(precision, trained=trained) for precision in forms}
-    accepted = accept(compared, truth.quality, limits, spec.required, not_made, speedups)
+    static, limits = fp32.model.static, source.limits(made.files)
+    truth = run_reference(reference.weights, images, static)
+    compared = made.compare(truth, images)
+    speedups = made.speedups(truth, images)
+    acceptance = accept(compared, truth.quality, limits, spec.required, made.not_made, speedups)
+    released = made.released(acceptance)
 
-    released = [form for precision, form in forms.items() if precision in accepted.accepted]
-    profiles = engine_profiles(spec.engines, reference.size, exporting.static)
-    engines = engines_of(profiles, engine_models(released), reference.weights, images, limits)
-    compared += engine_measurements(engines)
-    candidates = [BenchmarkFile(file=form.models[0].file, precision=form.precision) for form in released]
-    speed = benchmark(reference.weights, candidates, images, exporting.static)
-    nodes = count_unfused_nodes(reference.weights, exporting)
-    network = describe_network(
-        reference.weights,
-        weights[Precision.FP32].parameters,
-        nodes,
-        models[Precision.FP32].description.nodes,
-        exporting.static,
+    profiles = spec.engines.fitted(dataclasses.replace(reference.size, fixed=static))
+    engines = engines_of(profiles, released.engine_sources, reference.weights, images, limits)
+    ncnn = ncnn_outcome(fp32.weights.safetensors, fp32.model.file, spec.name, truth, images)
+    speed = benchmark(reference.weights, released.candidates, images, static)
+    network = fp32.describe()
+    drawn = draw(truth, images, released.candidates)
+    drawings = {**drawn.images, **released.drawings()}
+
+    files = [reference_entry(reference.weights, reference.facts.form), config_entry(write_config(network))]
+    files += [entry for one in released.files for entry in one.entries()]
+    files += [*engine_files(engines), *ncnn_entries(ncnn.files), *image_entries(drawings)]
+    facts = ReleaseFacts(
+        author=AuthorFacts.of(spec),
+        network=network,
+        checkpoint=reference.facts,
+        files=tuple(files),
+        acceptance=acceptance,
+        limits=limits,
+        images=tuple(image.facts for image in images),
+        measurements=(
+            *(item for one in compared for item in one.measurements),
+            *engine_measurements(engines),
+            *ncnn.measurements,
+        ),
+        quality=(*truth.quality, *(item for one in compared for item in one.quality)),
+        quantization=released.quantization,
+        engines=tuple(engine.entry for engine in engines),
+        ncnn=ncnn.facts,
     )
-    drawn = draw(truth, images, candidates)
-    drawings = dict(drawn.images)
-    if choice.chart is not None and Precision.INT8 in accepted.accepted:
-        drawings[CHART] = choice.chart
-    files = file_entries(reference, released, write_config(network), drawings, engines)
-    facts = describe(
-        released_facts(spec),
-        spec.authors,
-        network,
-        reference,
-        files,
-        accepted,
-        spec.required,
-        limits,
-        images,
-        compared,
-        truth.quality,
-        quantization_facts(int8, spelled, choice) if Precision.INT8 in accepted.accepted else None,
-        [engine.entry for engine in engines],
-    )
-    manifest = bill(facts)
-    record = record_build(manifest.identity, speed, choice.speeds, engine_speeds(engines))
-    readme = card(manifest, record)
+    manifest = bill(describe(facts))
+    record = record_build(manifest.identity, build_times(speed, made.int8.choice.speeds, engines))
     rendered = {
-        CARD: readme,
+        CARD: card(manifest, record),
         REPORT: report(manifest, record, drawn.pieces),
         OPENMODELDB: openmodeldb(manifest, record, spec.openmodeldb),
     }
-    bundle = assemble(
-        output / spec.name,
-        manifest,
-        record,
-        rendered,
-        {entry.path: artifact_of(entry) for entry in manifest.files},
-    )
-    report_release(manifest, readme, drawings)
+    contents = {entry.path: artifact_of(entry) for entry in manifest.files}
+    bundle = assemble(output / spec.name, manifest, record, rendered, contents)
+    report_release(manifest, rendered[CARD], drawings)
+    page = site(bundle, output / f"{spec.name}_site", images, spec.web) if spec.web is not None else None
+    return _delivered(bundle, hub, signer, private).model_copy(update={"site": page})
 
+
+def _delivered(bundle: Bundle, hub: str | None, signer: Signer | None, private: bool) -> Outcome:
+    """Sign a finished release, publish it, and look at what was published, as far as that is asked for."""
     if signer is not None:
         sign(bundle, signer)
     if hub is None:
-        return Outcome(bundle=bundle.root, manifest=manifest)
+        return Outcome(bundle=bundle.root, manifest=bundle.manifest)
     trust = signer.trust() if signer is not None else None
-    publication = publish(bundle, hub, spec.name, private, trust)
+    publication = publish(bundle, hub, bundle.manifest.name, private, trust)
     verified = verify_published(publication, trust)
-    return Outcome(bundle=bundle.root, manifest=manifest, publication=publication, verified=verified)
+    return Outcome(bundle=bundle.root, manifest=bundle.manifest, publication=publication, verified=verified)

@@ -7,10 +7,11 @@ from pathlib import Path
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from aethernet.errors import UsageError
+from aethernet.errors import AethernetError, UsageError
 from aethernet.hub.reverify import ReverifyFinding, Target, issue_text, released_at, specified_in
 from aethernet.release.signing import Trust, read_trust
 from flows.reporting import slug
+from flows.session import located, on_worker
 from tasks.reverify import reverify as look
 
 __all__ = ["reverify"]
@@ -25,7 +26,9 @@ def reverify(
     trust: Trust | None = None,
     seconds: float = 3600,
 ) -> list[ReverifyFinding]:
-    """Reverify releases one after the other; whatever is wrong with one does not stop the others.
+    """Look at everything that is published again: download, check, run, hold against what it promises.
+
+    Whatever is wrong with one release does not stop the others.
 
     Args:
         hub: Place to look at, such as ``hf://org``: the releases that ``specs`` names there, or all.
@@ -34,6 +37,9 @@ def reverify(
         images: Folders with the images that stated numbers were measured on.
         trust: Whose signature must be on them; by default what the user's settings say for each address.
         seconds: What looking at one release may take.
+
+    Raises:
+        AethernetError: In a run of a worker, whose state is all that anybody sees: a release broke its promise.
     """
     unreadable: list[ReverifyFinding] = []
     if releases:
@@ -41,11 +47,12 @@ def reverify(
     elif hub is None:
         raise UsageError("expected a hub or the addresses of releases, found neither")
     elif specs is not None:
-        targets, unreadable = specified_in(specs, hub)
+        targets, unreadable = specified_in(located(specs), hub)
     else:
         targets = released_at(hub)
+    folders = [located(folder) for folder in images or []]
     findings = [
-        look(target, trust or read_trust(target.address.partition("@")[0]), images or [], seconds) for target in targets
+        look(target, trust or read_trust(target.address.partition("@")[0]), folders, seconds) for target in targets
     ]
     findings += unreadable
     create_markdown_artifact(
@@ -53,4 +60,6 @@ def reverify(
         key=slug(f"reverify-{hub or 'releases'}"),
         description="Published releases, looked at again",
     )
+    if on_worker() and not all(finding.ok for finding in findings):
+        raise AethernetError(issue_text(findings))
     return findings

@@ -10,7 +10,7 @@ from typing import Any
 from aethernet.release.spec import ReleaseSpec
 from aethernet.store.history import noted
 from aethernet.store.store import Store
-from flows.release import Outcome
+from flows.outcome import Outcome
 from flows.reporting import Progress, ProgressArtifact, log_event
 from tasks.caching import RunContext, running
 

@@ -10,18 +10,25 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 __all__ = [
+    "CHECKOUT",
     "LIMITS",
     "embedded_server",
     "free_port",
     "limited",
+    "located",
+    "on_worker",
     "prepare_prefect",
     "require_server",
     "server_command",
     "server_environment",
     "watched",
 ]
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+"""The folder that this code stands in."""
 
 LIMITS = {"aethernet-releases": 64, "aethernet-gpu": 1}
 """Global concurrency limits that ``python -m flows deploy`` creates: how much may happen at once on all workers."""
@@ -216,6 +223,18 @@ def require_server() -> None:
         )
 
 
+def on_worker() -> bool:
+    """Whether this is a run of a deployment: its caller is elsewhere, and sees its state and nothing else."""
+    from prefect import runtime
+
+    return runtime.deployment.id is not None
+
+
+def located(path: Path) -> Path:
+    """A path; of this checkout where it is relative and a worker runs us, whose runs have folders of their own."""
+    return CHECKOUT / path if on_worker() else path
+
+
 @contextmanager
 def limited(name: str) -> Iterator[None]:
     """One slot of a global concurrency limit, in runs that a worker started; others have no server in common.
@@ -223,14 +242,13 @@ def limited(name: str) -> Iterator[None]:
     Raises:
         UsageError: There is no such limit: Prefect would let everybody in.
     """
-    from prefect import runtime
     from prefect.client.orchestration import get_client
     from prefect.concurrency.sync import concurrency
     from prefect.exceptions import ObjectNotFound
 
     from aethernet.errors import UsageError
 
-    if runtime.deployment.id is None:
+    if not on_worker():
         yield
         return
     with get_client(sync_client=True) as client:

@@ -32,6 +32,8 @@ class Compiled(BaseModel):
     engine: Artifact
     sidecar: Artifact
     record: EngineRecord
+    seconds: float
+    """That building it took."""
 
 
 class EngineOutcome(BaseModel):
@@ -41,6 +43,7 @@ class EngineOutcome(BaseModel):
     engine: Artifact | None = None
     sidecar: Artifact | None = None
     trial: Trial | None = None
+    build_seconds: float | None = None
 
 
 @stage()
@@ -52,7 +55,8 @@ def build_engine(model: Artifact, config: BuildConfig, label: str) -> Compiled:
     name = engine_name(model.name, config.backend, capabilities, config.profiles)
     with store.scratch() as folder:
         built = builder.build_engine(store.get(model), folder / name, config, name=model.name)
-        return Compiled(engine=store.put(built.engine), sidecar=store.put(built.sidecar), record=built.record)
+        engine, sidecar = store.put(built.engine), store.put(built.sidecar)
+        return Compiled(engine=engine, sidecar=sidecar, record=built.record, seconds=built.seconds)
 
 
 @stage(host_matters=True)
@@ -132,17 +136,17 @@ def _build_one(
         file=f"engines/{compiled.engine.name}",
         record=compiled.record,
     )
+    built = EngineOutcome(entry=entry, engine=compiled.engine, sidecar=compiled.sidecar, build_seconds=compiled.seconds)
     gpu = find_gpu()
     if gpu is None or not runs_here(compiled.record.identity):
-        return EngineOutcome(entry=entry, engine=compiled.engine, sidecar=compiled.sidecar)
+        return built
     tried = try_engine(compiled, gpu, reference, images, limits, label)
     if tried.failures:
         more = f"; and {len(tried.failures) - 3} more" if len(tried.failures) > 3 else ""
         raise EngineError(
             f"{compiled.engine.name} misses its limits on a {gpu.name}: {'; '.join(tried.failures[:3])}{more}"
         )
-    passed = entry.model_copy(update={"status": "passed"})
-    return EngineOutcome(entry=passed, engine=compiled.engine, sidecar=compiled.sidecar, trial=tried)
+    return built.model_copy(update={"entry": entry.model_copy(update={"status": "passed"}), "trial": tried})
 
 
 def _skipped(precision: Precision, backend: Backend, error: AethernetError) -> EngineEntry:

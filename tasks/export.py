@@ -10,14 +10,12 @@ from aethernet.comparison.cases import FULL_SIDE
 from aethernet.errors import ExportError
 from aethernet.export import ExportConfig, OnnxDescription, ShapeRange, export_fp16
 from aethernet.export.attempts import export_freely, file_name
-from aethernet.export.onnx import trace_to_onnx
-from aethernet.graphs.contract import describe_onnx
 from aethernet.images.files import load_image
 from aethernet.release.spec import ExportSpec
 from tasks.caching import current_store, stage
 from tasks.fetch import ValidationImage
 
-__all__ = ["Exported", "Half", "count_unfused_nodes", "export", "export_config", "export_half", "resolved_export"]
+__all__ = ["Exported", "Half", "export", "export_config", "export_half", "resolved_export"]
 
 
 class Exported(BaseModel):
@@ -61,15 +59,6 @@ def export(fused: Artifact, name: str, spec: ExportSpec, metadata: dict[str, str
     with store.scratch() as folder:
         path, description = export_freely(load(store.get(fused)).folded, folder, name, export_config(spec), metadata)
         return Exported(file=store.put(path), description=description)
-
-
-@stage()
-def count_unfused_nodes(reference: Artifact, spec: ExportSpec) -> int | None:
-    """ONNX nodes the network would have without folding; None for networks that cannot be exported so."""
-    loaded = load(current_store().get(reference))
-    if not loaded.traceable_unfused:
-        return None
-    return describe_onnx(trace_to_onnx(loaded.model, export_config(spec))).nodes
 
 
 @stage(host_matters=True)

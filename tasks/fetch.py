@@ -8,6 +8,7 @@ from pathlib import Path
 from aethernet.artifact import Artifact, file_digest
 from aethernet.errors import SpecMismatchError, UsageError
 from aethernet.images.files import list_images, pair_by_stem, sample_images
+from aethernet.release.manifest import ImageFacts
 from aethernet.release.spec import ReleaseSpec
 from tasks.caching import current_context
 
@@ -21,6 +22,11 @@ class ValidationImage:
     name: str
     low: Artifact
     high: Artifact | None
+
+    @property
+    def facts(self) -> ImageFacts:
+        """What the manifest says about it."""
+        return ImageFacts(name=self.name, sha256=self.low.sha256, hr_sha256=self.high.sha256 if self.high else None)
 
 
 def fetch_checkpoint(spec: ReleaseSpec) -> Artifact:

@@ -35,19 +35,25 @@ def run_once(runtime: Runtime, image: ImageArray) -> float:
 
 
 def take_turns(
-    timers: Sequence[Callable[[], float]], runs: int, after: Callable[[int], None] = lambda _: None
+    timers: Sequence[Callable[[], float]],
+    runs: int,
+    after: Callable[[int], None] = lambda _: None,
+    enough: Callable[[list[list[float]]], bool] = lambda _: False,
 ) -> list[list[float]]:
     """Let each run once, ``runs`` times over, so that the machine's mood hits all alike; times of each.
 
     Args:
         timers: Each runs once and returns milliseconds.
         runs: How many times over.
-        after: Told the number of finished turns after each.
+        after: Called with the number of finished turns after each.
+        enough: Given the times so far, turn by turn, whether more would tell nothing new.
     """
-    turns = []
+    turns: list[list[float]] = []
     for turn in range(runs):
         turns.append([timer() for timer in timers])
         after(turn + 1)
+        if enough(turns):
+            break
     return [list(times) for times in zip(*turns, strict=True)]
 
 
@@ -63,7 +69,7 @@ def measure_speedup(baseline: Runtime, challenger: Runtime, image: ImageArray, *
         baseline: Opened for one thread.
         challenger: The same.
         image: [N, C, H, W] float32 in [0, 1].
-        runs: Counted runs of each, after one that is not counted.
+        runs: Counted runs of each at most, after one that is not counted; fewer once neither becomes faster.
     """
 
     def timer(runtime: Runtime) -> float:
@@ -74,23 +80,34 @@ def measure_speedup(baseline: Runtime, challenger: Runtime, image: ImageArray, *
     with baseline, challenger:
         timers = [partial(timer, runtime) for runtime in (baseline, challenger)]
         take_turns(timers, 1)
-        ours, theirs = take_turns(timers, runs)
+        ours, theirs = take_turns(timers, runs, enough=_fastest_found)
     return min(ours) / min(theirs)
 
 
-def measure_speed(candidates: Sequence[TimedRuntime], image: ImageArray, *, runs: int = 5) -> SpeedRun:
+def _fastest_found(turns: Sequence[Sequence[float]]) -> bool:
+    """Whether the last four turns brought no run that is more than one per cent faster than any before."""
+    if len(turns) < 6:
+        return False
+    return all(min(taken[:-4]) <= 1.01 * min(taken) for taken in zip(*turns, strict=True))
+
+
+def measure_speed(
+    candidates: Sequence[TimedRuntime], image: ImageArray, *, runs: int = 5, seconds: float = 8.0
+) -> SpeedRun:
     """Latency of each candidate; the first is what the others' ratios refer to.
 
     Args:
         candidates: All are loaded at once and run in turn.
         image: [N, C, H, W] float32 in [0, 1].
-        runs: Counted runs of each, after one that is not counted.
+        runs: Counted runs of each at most, after one that is not counted.
+        seconds: After this time no further turn begins, if there were three: a slow network needs no more of them.
     """
     with ExitStack() as stack:
         opened = [stack.enter_context(runtime) for _, _, runtime in candidates]
         timers = [lambda runtime=runtime: run_once(runtime, image) for runtime in opened]
         take_turns(timers, 1)
-        times = take_turns(timers, runs)
+        start = time.perf_counter()
+        times = take_turns(timers, runs, enough=lambda done: len(done) >= 3 and time.perf_counter() - start > seconds)
     baseline = statistics.median(times[0])
     speeds = tuple(
         Speed(
@@ -105,4 +122,6 @@ def measure_speed(candidates: Sequence[TimedRuntime], image: ImageArray, *, runs
         for (name, precision, runtime), taken in zip(candidates, times, strict=True)
     )
     batch, channels, height, width = image.shape
-    return SpeedRun(shape=(batch, channels, height, width), runs=runs, threads=os.cpu_count() or 1, speeds=speeds)
+    return SpeedRun(
+        shape=(batch, channels, height, width), runs=len(times[0]), threads=os.cpu_count() or 1, speeds=speeds
+    )

@@ -10,7 +10,7 @@ import torch
 
 from aethernet.checkpoint.embedding import DESCRIPTION_KEY, take_apart, weights_digest
 from aethernet.checkpoint.format import METADATA_KEY
-from aethernet.checkpoint.layout import StateDict, infer_config, separate, unwrap
+from aethernet.checkpoint.layout import StateDict, infer_config, separate
 from aethernet.checkpoint.loaded import LoadedNetwork
 from aethernet.errors import CheckpointError, KeyMismatchError, NonFiniteWeightsError, SpecMismatchError, UsageError
 from aethernet.networks import build_network
@@ -22,19 +22,16 @@ from aethernet.quantization.state import is_int8, restore, split
 __all__ = ["assemble", "is_aethernet"]
 
 
-def is_aethernet(content: Mapping[str, Any]) -> bool:
-    """Whether a file's content is an AetherNet; nothing is raised about what it is not."""
-    try:
-        entries, _ = unwrap(content)
-    except CheckpointError:
-        return False
+def is_aethernet(entries: Mapping[str, Any]) -> bool:
+    """Whether tensors by name are an AetherNet's; nothing is raised about what they are not."""
     return any(name.startswith(("layers.0.0.conv.", "stages.0.0.conv.")) for name in entries)
 
 
 def assemble(
-    content: Mapping[str, Any],
+    entries: Mapping[str, Any],
     metadata: Mapping[str, str],
     *,
+    settings: Mapping[str, Any] | None = None,
     file_format: str = "pytorch",
     expect: Mapping[str, Any] | None = None,
     residual_scale: float | None = None,
@@ -42,8 +39,9 @@ def assemble(
     """The AetherNet that a file's content describes: all of :func:`load` but the reading.
 
     Args:
-        content: Tensors by name, or wrappers around them.
+        entries: Tensors by the network's own names.
         metadata: Safetensors metadata, empty where there is none.
+        settings: What else the file says about how the network was built.
         file_format: What the content was read from, ``pytorch`` or ``safetensors``.
         expect: As for :func:`load`.
         residual_scale: As for :func:`load`.
@@ -51,12 +49,11 @@ def assemble(
     Raises:
         CheckpointError: As for :func:`load`.
     """
-    entries, inner_metadata = unwrap(content)
     entries, embedded = take_apart(entries)
     stored, scales = split(entries) if is_int8(entries) else (entries, {})
     weights, records = separate(stored)
     config, form, notes = infer_config(
-        weights, _own_metadata(metadata) | dict(inner_metadata), residual_scale=residual_scale
+        weights, _own_metadata(metadata) or {"arch_config": settings or {}}, residual_scale=residual_scale
     )
     if METADATA_KEY in metadata:
         config = _agreed_config(metadata[METADATA_KEY], config, form)

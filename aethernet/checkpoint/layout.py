@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aethernet.checkpoint.wrappers import what_it_is
 from aethernet.errors import (
     CheckpointError,
     HalfFusedError,
     KeyMismatchError,
-    NotACheckpointError,
     SpecMismatchError,
     UnknownNetworkError,
     UsageError,
@@ -27,36 +27,14 @@ from aethernet.errors import (
 from aethernet.networks.config import NETWORK_PRESETS, NORM_EPS, FoldState, NetworkConfig, Norm
 from aethernet.quantization.records import QuantizationRecords
 
-__all__ = ["StateDict", "infer_config", "separate", "unwrap"]
+__all__ = ["StateDict", "infer_config", "separate"]
 
 StateDict = dict[str, Tensor]
 
-_WRAPPERS = ("params_ema", "params", "state_dict")
 _RECORD = re.compile(r"(^|\.)(weight_fake_quant|activation_post_process)\.")
 _MOST_DOUBLINGS = 6
 """An upsampler with more steps is no network anyone trained."""
 _BLOCK = re.compile(r"^(?:stages|layers)\.(\d+)\.(\d+)\.conv\.(lk_conv\.weight|fused_conv\.weight)$")
-
-
-def unwrap(content: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """Take off wrappers and a ``module.`` prefix; the exponential moving average wins over the raw weights.
-
-    Returns:
-        The entries by name and the file's own ``metadata`` (empty if there is none).
-    """
-    metadata = content.get("metadata", {})
-    for _ in range(len(_WRAPPERS)):
-        inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    entries = {str(name): value for name, value in content.items()}
-    while entries and all(name.startswith("module.") for name in entries):
-        entries = {name.removeprefix("module."): value for name, value in entries.items()}
-    if not any(isinstance(value, Tensor) for value in entries.values()):
-        listed = ", ".join(list(entries)[:5]) or "nothing"
-        raise NotACheckpointError(f"expected tensors by name, found {listed}")
-    return entries, metadata if isinstance(metadata, Mapping) else {}
 
 
 def separate(entries: Mapping[str, Any]) -> tuple[StateDict, QuantizationRecords | None]:
@@ -156,6 +134,8 @@ def _generation(weights: StateDict) -> int:
     if any(name.startswith("stages.0.0.conv.") for name in weights):
         return 3 if "scale_tensor" in weights else 2
     listed = ", ".join(sorted(weights)[:5])
+    if other := what_it_is(weights):
+        raise UnknownNetworkError(f"expected a network from image to image, found {other} ({listed}, …)")
     raise UnknownNetworkError(
         f"expected the tensors of an AetherNet (layers.0.0.conv.… or stages.0.0.conv.…), found {listed}, …"
     )
@@ -240,6 +220,8 @@ def _check_stated(config: NetworkConfig, stated: Mapping[str, Any]) -> None:
         "use_channel_attn": config.channel_attention,
         "use_spatial_attn": config.spatial_attention,
     }
+    if config.small_kernel is not None:
+        facts["sk_kernel"] = config.small_kernel
     for name, found in facts.items():
         if name in stated and not _agree(stated[name], found):
             raise SpecMismatchError(f"the file's arch_config says {name} = {stated[name]}, its tensors say {found}")

@@ -60,8 +60,3 @@ class LoadedNetwork:
     def nothing_to_fuse(self) -> bool:
         """Whether the network is deployed as it was trained: another library's, without branches to fold."""
         return self.form is FoldState.FUSED and not isinstance(self.config, NetworkConfig)
-
-    @property
-    def traceable_unfused(self) -> bool:
-        """Whether the network can be exported without folding: other libraries' branches fold on the way."""
-        return isinstance(self.config, NetworkConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -14,6 +15,7 @@ from aethernet.checkpoint.aethernet import assemble, is_aethernet
 from aethernet.checkpoint.loaded import LoadedNetwork
 from aethernet.checkpoint.reading import read_checkpoint
 from aethernet.checkpoint.third_party import architecture_of, assemble_third_party
+from aethernet.checkpoint.wrappers import settings_of_metadata, unwrap
 from aethernet.errors import UnknownNetworkError
 from aethernet.install import requirement
 
@@ -23,7 +25,11 @@ log = logging.getLogger(__name__)
 
 
 def load(
-    path: Path | str, *, expect: Mapping[str, Any] | None = None, residual_scale: float | None = None
+    path: Path | str,
+    *,
+    expect: Mapping[str, Any] | None = None,
+    residual_scale: float | None = None,
+    weights: str | None = None,
 ) -> LoadedNetwork:
     """Read any checkpoint (``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``) of an AetherNet, or of a network that
     spandrel recognises where it is installed; strictly, and without running code.
@@ -32,13 +38,19 @@ def load(
         path: The file.
         expect: Fields of the network's config with the values they must have.
         residual_scale: Generation 3's residual scale, where the file does not record it.
+        weights: Key of the network to take, where the file holds several.
 
     Raises:
         CheckpointError: One subclass per kind of trouble, see :mod:`aethernet.errors`.
     """
     raw = read_checkpoint(path)
     loaded = load_content(
-        raw.content, raw.metadata, file_format=raw.format, expect=expect, residual_scale=residual_scale
+        raw.content,
+        raw.metadata,
+        file_format=raw.format,
+        expect=expect,
+        residual_scale=residual_scale,
+        weights=weights,
     )
     for note in loaded.notes:
         log.warning("%s: %s", Path(path).name, note)
@@ -52,6 +64,7 @@ def load_content(
     file_format: str = "pytorch",
     expect: Mapping[str, Any] | None = None,
     residual_scale: float | None = None,
+    weights: str | None = None,
 ) -> LoadedNetwork:
     """The network that a file's content describes: an AetherNet, or what spandrel recognises.
 
@@ -61,22 +74,31 @@ def load_content(
         file_format: What the content was read from, ``pytorch`` or ``safetensors``.
         expect: As for :func:`load`.
         residual_scale: As for :func:`load`.
+        weights: As for :func:`load`.
 
     Raises:
         UnknownNetworkError: It is neither.
         CheckpointError: As for :func:`load`.
     """
-    foreign = not is_aethernet(content) and architecture_of(content, metadata) is not None
+    unwrapped = unwrap(
+        content, weights, known=lambda entries: is_aethernet(entries) or architecture_of(entries, metadata) is not None
+    )
+    entries = unwrapped.entries
+    settings = settings_of_metadata(metadata) | unwrapped.settings
+    foreign = not is_aethernet(entries) and architecture_of(entries, metadata) is not None
     # What nobody recognises is held against AetherNet, which says best what is wrong.
     build = assemble_third_party if foreign else assemble
     try:
-        return build(content, metadata, file_format=file_format, expect=expect, residual_scale=residual_scale)
+        loaded = build(
+            entries, metadata, settings=settings, file_format=file_format, expect=expect, residual_scale=residual_scale
+        )
     except UnknownNetworkError as error:
         if find_spec("spandrel") is not None:
             raise
         raise UnknownNetworkError(
             str(error), hint=f"networks of other architectures need spandrel: pip install '{requirement('spandrel')}'"
         ) from error
+    return dataclasses.replace(loaded, notes=(*unwrapped.notes, *loaded.notes))
 
 
 def hold_same_tensors(paths: Sequence[Path]) -> bool:

@@ -79,7 +79,7 @@ def read_checkpoint(path: Path | str) -> RawCheckpoint:
             found = "a folder" if path.is_dir() else "nothing"
             raise NotACheckpointError(f"expected a checkpoint file at {path}, found {found}")
         with open(path, "rb") as file:
-            head = file.read(16)
+            head = file.read(256)
     except OSError as error:
         raise NotACheckpointError(f"expected a readable file at {path}, found: {error.strerror}") from error
     looks_like_safetensors = head[8:9] == b"{"
@@ -91,8 +91,26 @@ def read_checkpoint(path: Path | str) -> RawCheckpoint:
         return _read_torch(path)
     if looks_like_safetensors:
         return _read_safetensors(path)
-    found = "an empty file" if not head else f"a file that begins with {head[:8]!r}"
+    found = _kind_of(head)
     raise NotACheckpointError(f"expected a PyTorch or safetensors checkpoint, found {found}: {path}")
+
+
+def _kind_of(head: bytes) -> str:
+    """What a file is, by its first bytes, in words."""
+    if not head:
+        return "an empty file"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself (git lfs pull fetches it)"
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "a web page (download the file itself, not the page about it)"
+    if text.startswith((b"{", b"[")):
+        return "JSON"
+    if head.startswith(b"GGUF"):
+        return "a GGUF file"
+    if b"\0" not in head and head.isascii():
+        return f"text that begins with '{head.decode().split(chr(10))[0][:40]}'"
+    return f"a file that begins with the bytes {head[:8].hex(' ')}"
 
 
 def _read_safetensors(path: Path) -> RawCheckpoint:

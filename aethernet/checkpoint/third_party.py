@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from aethernet.checkpoint.format import METADATA_KEY, RECORD
 from aethernet.checkpoint.loaded import LoadedNetwork
+from aethernet.checkpoint.wrappers import what_it_is
 from aethernet.errors import (
     CheckpointError,
     KeyMismatchError,
@@ -59,6 +60,7 @@ def assemble_third_party(
     content: Mapping[str, Any],
     metadata: Mapping[str, str],
     *,
+    settings: Mapping[str, Any] | None = None,
     file_format: str = "pytorch",
     expect: Mapping[str, Any] | None = None,
     residual_scale: float | None = None,
@@ -90,6 +92,7 @@ def assemble_third_party(
         _fill(network.network, state)
     if "network" in record:
         _agree(record["network"], network.config)
+    _check_settings(network.config, settings or {})
     _check_expectations(network.config, expect or {})
     network = network.eval().requires_grad_(False)
     form = network.form
@@ -116,6 +119,8 @@ def _built(state: dict[str, Tensor]) -> ThirdPartyNetwork:
             descriptor = MAIN_REGISTRY.load(dict(state))
     except UnsupportedModelError as error:
         listed = ", ".join(sorted(state)[:5])
+        if other := what_it_is(state):
+            raise UnknownNetworkError(f"expected a network from image to image, found {other} ({listed}, …)") from error
         raise UnknownNetworkError(f"spandrel {version('spandrel')} knows no network with {listed}, …") from error
     except Exception as error:  # each architecture raises what it likes about tensors that do not fit it
         told = str(error).strip().splitlines() or [type(error).__name__]
@@ -134,11 +139,8 @@ def _built(state: dict[str, Tensor]) -> ThirdPartyNetwork:
 
 def _canonical(content: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors by the architecture's own names; empty where there are none or the names belong to no network."""
-    from spandrel import canonicalize_state_dict
-
-    state = canonicalize_state_dict(dict(content))
     tensors = {
-        str(name): value.detach() for name, value in state.items() if isinstance(value, Tensor) and name != RECORD
+        str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor) and name != RECORD
     }
     numbers = (int(part) for name in tensors for part in name.split(".") if part.isascii() and part.isdigit())
     if any(value.is_meta or value.layout is not torch.strided for value in tensors.values()):
@@ -165,6 +167,24 @@ def _agree(recorded: Mapping[str, Any], found: Descriptor) -> None:
     ]
     if differing:
         raise SpecMismatchError(f"the file's recorded config and its tensors disagree on {', '.join(differing)}")
+
+
+_SETTINGS = {
+    "scale": ("scale", "upscale", "upscaling_factor", "upscale_factor"),
+    "in_channels": ("in_chans", "num_in_ch", "in_nc", "in_ch"),
+    "out_channels": ("num_out_ch", "out_nc", "out_ch"),
+}
+"""Our name of a field -> names that frameworks give it."""
+
+
+def _check_settings(config: Descriptor, settings: Mapping[str, Any]) -> None:
+    """Whatever the file says about itself must be so."""
+    found = config.to_json()
+    for field, names in _SETTINGS.items():
+        for name in names:
+            stated = settings.get(name)
+            if isinstance(stated, int) and not isinstance(stated, bool) and stated != found[field]:
+                raise SpecMismatchError(f"the file's settings say {name} = {stated}, its tensors say {found[field]}")
 
 
 def _check_expectations(config: Descriptor, expect: Mapping[str, Any]) -> None:

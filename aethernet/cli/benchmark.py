@@ -4,16 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from aethernet.cli.output import say, write_chart
-from aethernet.cli.steps import case_of_size, images_of, sizes_of, whole_bundle
+import typer
+
+from aethernet.cli.inputs import case_of_size, images_of, sizes_of, whole_bundle
+from aethernet.cli.options import AsJson, Chart
+from aethernet.cli.output import emit_json, print_table, require_png, say, write_chart
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
-__all__ = ["benchmark_bundle", "benchmark_tables", "benchmark_words"]
+__all__ = ["benchmark", "benchmark_bundle", "benchmark_tables", "benchmark_words"]
+
+
+def benchmark(
+    bundle: Annotated[Path, typer.Argument(help="Release folder.")],
+    sizes: Annotated[str, typer.Option(metavar="HxW,…", help="Input sizes.")] = "256x256",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads of each form (default: all there are).")] = 0,
+    runs: Annotated[int, typer.Option(min=1, help="Counted runs of each form at each size.")] = 7,
+    against: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Put another ONNX file or checkpoint beside; repeatable.")
+    ] = None,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A/B=R", help="Exit 1 unless A is R times as fast as B, as in int8/fp32=1.5; repeatable."),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Time after loading: fewer runs, then without the slowest forms; 0: no limit.")
+    ] = 120,
+    chart: Chart = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time every form that runs here, interleaved in one run: latency, throughput, memory, load time."""
+    require_png(chart)
+    facts = benchmark_bundle(
+        bundle,
+        sizes=sizes,
+        threads=threads,
+        runs=runs,
+        against=against or (),
+        floors=floor or (),
+        seconds=seconds,
+        chart=chart,
+    )
+    if as_json:
+        emit_json(facts)
+    else:
+        for table in benchmark_tables(facts):
+            print_table(table)
+    for line in benchmark_words(facts):
+        say(line)
+    if not all(one["holds"] for one in facts["floors"]):
+        raise typer.Exit(1)
 
 
 def benchmark_bundle(
@@ -43,7 +87,7 @@ def benchmark_bundle(
     asked = [Floor.parse(text, [entry.name for entry in entries]) for text in floors]
     own = images_of(None)
     shown = [case_of_size(own, manifest.network.config["in_channels"], size) for size in wanted]
-    benchmark = run_benchmark(entries, shown, runs=runs, threads=threads, seconds=seconds or None, progress=say)
+    timed = run_benchmark(entries, shown, runs=runs, threads=threads, seconds=seconds or None, progress=say)
     labels = [f"{height}x{width}" for height, width in wanted]
     facts = {
         "schema_version": 1,
@@ -51,24 +95,23 @@ def benchmark_bundle(
         "scale": manifest.network.config["scale"],
         "host": describe_host(),
         "toolchain": toolchain() | _openvino(),
-        "threads": benchmark.threads,
-        "runs": benchmark.runs,
-        "seconds": benchmark.seconds,
+        "threads": timed.threads,
+        "runs": timed.runs,
+        "seconds": timed.seconds,
         "sizes": [
             {"size": label, "shape": list(shape), "results": _with_ratios([one.to_json() for one in results])}
-            for label, (shape, results) in zip(labels, benchmark.sizes, strict=True)
+            for label, (shape, results) in zip(labels, timed.sizes, strict=True)
         ],
-        "skipped": [{"name": name, "reason": reason} for name, reason in benchmark.skipped],
+        "skipped": [{"name": name, "reason": reason} for name, reason in timed.skipped],
         "floors": [
             {
                 "faster": floor.faster,
                 "slower": floor.slower,
                 "times": floor.times,
                 "reached": {
-                    label: ratio and round(ratio, 4)
-                    for label, ratio in zip(labels, floor.ratios(benchmark), strict=True)
+                    label: ratio and round(ratio, 4) for label, ratio in zip(labels, floor.ratios(timed), strict=True)
                 },
-                "holds": floor.holds(benchmark),
+                "holds": floor.holds(timed),
             }
             for floor in asked
         ],

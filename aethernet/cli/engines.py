@@ -3,15 +3,96 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from aethernet.cli.options import AsJson, split_list
+from aethernet.cli.output import emit_json, say, show_facts
 from aethernet.errors import AethernetError, EngineError, UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
     from aethernet.engines.identity import EngineRecord
 
-__all__ = ["build_engines", "check_file", "record_facts"]
+__all__ = ["build", "build_engines", "check", "check_file", "info", "record_facts"]
+
+
+def build(
+    source: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Release folder, or one ONNX file of ours.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for engines and their identities.")] = Path(
+        "engines"
+    ),
+    precisions: Annotated[
+        str | None, typer.Option(help="Forms of the release, such as fp16,int8 (default: all it has).")
+    ] = None,
+    backend: Annotated[
+        str, typer.Option(help="tensorrt_rtx (needs no GPU) or tensorrt (tuned on the GPU here).")
+    ] = "tensorrt_rtx",
+    profile: Annotated[
+        list[str] | None,
+        typer.Option(help="tile (default), image, video_720p, video_1080p, NxHxW or MIN:OPT:MAX; may be repeated."),
+    ] = None,
+    capabilities: Annotated[
+        str | None, typer.Option(help="Compute capabilities for tensorrt_rtx, such as 7.5,8.9 (default: all it knows).")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds one engine may take.")] = 1800,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB of GPU memory that must be enough (default: the card's).")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build engines; precision is what the ONNX file says."""
+    made, failed = build_engines(
+        source,
+        output,
+        precisions=precisions,
+        backend=backend,
+        profiles=profile or ["tile"],
+        capabilities=capabilities,
+        timeout=timeout,
+        memory=memory,
+    )
+    if as_json:
+        emit_json({"engines": made, "failed": failed})
+    for facts in made:
+        if not as_json:
+            print(facts["file"])
+        for finding in facts["findings"]:
+            say(f"{Path(facts['file']).name}: {finding}")
+    for line in failed:
+        say(f"not built: {line}")
+    if failed:
+        raise typer.Exit(1)
+    say(f"next: aethernet engine check {made[0]['file']}")
+
+
+def info(
+    file: Annotated[Path, typer.Argument(metavar="FILE.engine", help="Engine, its identity beside it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what an engine is tied to and what was counted in it."""
+    from aethernet.engines.identity import read_record
+
+    show_facts(record_facts(read_record(file)), as_json)
+
+
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE.engine", help="Engine, its identity beside it.")],
+    onnx: Annotated[
+        Path | None,
+        typer.Option(help="ONNX file it must belong to (default: the one beside it or in the folder above)."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find out whether an engine is whole and fits this machine, without loading it; exit 1 when not."""
+    facts = check_file(file, onnx)
+    if as_json:
+        emit_json(facts)
+    else:
+        print(f"{file}: {facts['precision']} for {facts['backend']}, whole")
+    for note in facts["notes"]:
+        say(f"not checked: {note}")
 
 
 def build_engines(
@@ -54,7 +135,7 @@ def build_engines(
             except EngineError as error:
                 failed.append(f"{destination.name}: {error.reason}")
                 continue
-            made.append({"file": str(built.engine), **record_facts(built.record)})
+            made.append({"file": str(built.engine), **record_facts(built.record), "build_seconds": built.seconds})
     return made, failed
 
 
@@ -83,7 +164,7 @@ def _sources(source: Path, precisions: str | None) -> list[Path]:
 
 
 def _precisions(text: str) -> list[Precision]:
-    words = text.replace(" ", "").split(",")
+    words = split_list(text)
     if unknown := [word for word in words if word not in list(Precision)]:
         raise UsageError(f"expected --precisions of {', '.join(Precision)}, found {', '.join(unknown)}")
     return [Precision(word) for word in words]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from aethernet.cli.output import write_chart
+import typer
+
+from aethernet.cli.inputs import whole_bundle
+from aethernet.cli.options import AsJson, Chart, Only, split_list
+from aethernet.cli.output import emit_json, print_table, require_png, say, write_chart
 from aethernet.cli.progress import Bar
-from aethernet.cli.steps import whole_bundle
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
-__all__ = ["evaluate_bundle", "evaluation_tables", "evaluation_words"]
+__all__ = ["evaluate", "evaluate_bundle", "evaluation_tables", "evaluation_words"]
 
 _COLUMNS = {"psnr_rgb": ("PSNR RGB", ".3f"), "ssim_rgb": ("SSIM RGB", ".4f"), "psnr_y": ("PSNR Y", ".3f")}
 _COLUMNS["ssim_y"] = ("SSIM Y", ".4f")
@@ -23,6 +26,42 @@ _PERCEPTUAL = {
     "lpips": "LPIPS 0.1 on AlexNet (pyiqa), RGB, nothing cropped; lower is better",
     "dists": "DISTS (pyiqa), RGB, nothing cropped; lower is better",
 }
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(help="Release folder.")],
+    hr: Annotated[
+        Path, typer.Option(help="Folder of originals, a set such as Set5 with HR and LR in it, or a folder of sets.")
+    ],
+    lr: Annotated[Path | None, typer.Option(help="Their low-resolution partners (default: the set's own).")] = None,
+    kernel: Annotated[
+        str | None,
+        typer.Option(help="Without partners: matlab-bicubic (default), bicubic, box, dpid. With: how they were made."),
+    ] = None,
+    crop: Annotated[
+        int | None, typer.Option(min=0, help="Pixels cut off every side for Y (default: the scale); never for RGB.")
+    ] = None,
+    only: Only = "",
+    perceptual: Annotated[
+        str, typer.Option(help="Also lpips, dists or both (lpips,dists); needs the extra `perceptual`.")
+    ] = "",
+    chart: Chart = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure every form against high-resolution images: PSNR and SSIM, RGB and Y, per image and mean."""
+    require_png(chart)
+    facts = evaluate_bundle(
+        bundle, hr=hr, lr=lr, kernel=kernel, crop=crop, only=only, perceptual=perceptual, chart=chart
+    )
+    if as_json:
+        emit_json(facts)
+    else:
+        for table in evaluation_tables(facts):
+            print_table(table)
+    for line in evaluation_words(facts):
+        say(line)
+    if facts["failed"]:
+        raise typer.Exit(1)
 
 
 def evaluate_bundle(
@@ -37,7 +76,8 @@ def evaluate_bundle(
     chart: Path | None,
 ) -> dict[str, Any]:
     """Measure a release; JSON values, described in ``docs/evaluation.md``."""
-    from aethernet.evaluation import evaluate, find_sets
+    from aethernet.evaluation import evaluate as measure
+    from aethernet.evaluation import find_sets
     from aethernet.evaluation.perceptual import perceptual_metrics
     from aethernet.host import describe_host, toolchain
 
@@ -45,13 +85,13 @@ def evaluate_bundle(
     manifest = bundle.manifest
     scale = int(manifest.network.config["scale"])
     sets = find_sets(hr, lr, scale, kernel)
-    distances = perceptual_metrics(_names(perceptual))
+    distances = perceptual_metrics(split_list(perceptual))
     with Bar(0, "runs") as bar:
-        found = evaluate(
+        found = measure(
             bundle,
             sets,
             crop=crop,
-            only=_names(only),
+            only=split_list(only),
             perceptual=distances,
             progress=lambda words, done, total: bar.show(done, words, total=total),
         )
@@ -120,10 +160,6 @@ def evaluation_words(facts: dict[str, Any]) -> Iterator[str]:
 
 def _values(measured: dict[str, Any], columns: list[str]) -> list[str]:
     return ["–" if measured[key] is None else format(measured[key], _COLUMNS[key][1]) for key in columns]
-
-
-def _names(text: str) -> list[str]:
-    return [name for name in text.replace(" ", "").split(",") if name]
 
 
 def _chart(facts: dict[str, Any]) -> Image:

@@ -3,15 +3,65 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from aethernet.cli.options import AsJson
+from aethernet.cli.output import emit_json, say, show_facts
 from aethernet.errors import UsageError
 
 if TYPE_CHECKING:
     from aethernet.checkpoint import LoadedNetwork
     from aethernet.export.lint import LintReport
 
-__all__ = ["inspect_path", "lint_facts", "lint_lines"]
+__all__ = ["info", "inspect_path", "lint", "lint_facts", "lint_lines"]
+
+
+def info(
+    file: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file, engine or release folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say what a file is."""
+    show_facts(inspect_path(file), as_json)
+
+
+def lint(
+    file: Annotated[Path, typer.Argument(help="Quantised ONNX file or ncnn .param file, of ours or of another tool.")],
+    run: Annotated[
+        bool, typer.Option(help="Also count what ONNX Runtime runs in integer kernels (unsigned form).")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Check an int8 ONNX file (layers, scales, what really runs in integers), or which programs run an ncnn file."""
+    if file.suffix == ".param":
+        _lint_ncnn(file, as_json)
+        return
+    from aethernet.export.lint import lint_onnx
+
+    report = lint_onnx(file, run=run)
+    if as_json:
+        emit_json(report.to_json())
+    else:
+        show_facts(lint_facts(report), False)
+        for line in lint_lines(report):
+            print(line)
+    if not report.ok:
+        say(f"{file} breaks the rules of int8 files; every error above has to go before it ships")
+        raise typer.Exit(1)
+    say(f"{file} keeps the rules of int8 files")
+
+
+def _lint_ncnn(file: Path, as_json: bool) -> None:
+    from aethernet.export.ncnn.programs import lint_ncnn
+
+    report = lint_ncnn(file)
+    if as_json:
+        emit_json(report.to_json())
+        return
+    show_facts({"layers": ", ".join(f"{count} {kind}" for kind, count in report.kinds.items())}, False)
+    for one in report.programs:
+        print(one)
 
 
 def inspect_path(path: Path) -> dict[str, Any]:

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from rich.table import Table
 
-__all__ = ["emit_json", "exit_code_for", "print_error", "print_table", "require_png", "say", "write_chart"]
+__all__ = [
+    "emit_json",
+    "exit_code_for",
+    "print_error",
+    "print_table",
+    "require_png",
+    "say",
+    "show_facts",
+    "write_chart",
+    "write_text",
+]
 
 
 def say(text: str) -> None:
@@ -22,8 +32,31 @@ def say(text: str) -> None:
 
 
 def emit_json(data: Any) -> None:
-    """One JSON document on stdout."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    """One JSON document on stdout; escaped where a file name is no text or stdout's encoding lacks a character."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(data, indent=2)
+    print(text)
+
+
+def show_facts(facts: dict[str, Any], as_json: bool) -> None:
+    """Facts on stdout: as one JSON document, or a line each."""
+    if as_json:
+        emit_json(facts)
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {_words(value)}")
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_words(item) for item in value) or "none"
+    return "–" if value is None else str(value)
 
 
 def print_table(table: Table) -> None:
@@ -50,6 +83,14 @@ def write_chart(chart: Image, path: Path) -> None:
     with atomic_path(path) as temporary:
         chart.save(temporary, format="PNG")
     say(f"wrote {path}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in one step, ending in one line feed."""
+    from aethernet.artifact import atomic_path
+
+    with atomic_path(path) as temporary:
+        temporary.write_text(f"{text.rstrip()}\n", encoding="utf-8")
 
 
 def exit_code_for(error: BaseException) -> int:

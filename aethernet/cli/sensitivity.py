@@ -3,17 +3,57 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from aethernet.cli.output import say, write_chart
-from aethernet.cli.steps import case_of_size, float_network, images_of
+import typer
+
+from aethernet.cli.inputs import case_of_size, float_network, images_of, sizes_of
+from aethernet.cli.options import AsJson, Chart, ResidualScale
+from aethernet.cli.output import emit_json, print_table, require_png, say, write_chart
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from aethernet.quantization.sensitivity import Cost, Sensitivity, UnitTimes
 
-__all__ = ["measure_file", "sensitivity_table"]
+__all__ = ["measure_file", "sensitivity", "sensitivity_table"]
+
+
+def sensitivity(
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of any form.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images to measure on (default: the library's own two).")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="DB", help="Also choose parts to keep float for this PSNR to float.")
+    ] = None,
+    time: Annotated[bool, typer.Option(help="Also time every part in ONNX Runtime, fp32 beside int8.")] = True,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Input size for times.")] = "256x256",
+    threads: Annotated[int, typer.Option(min=0, help="Of ONNX Runtime (default: its own choice).")] = 0,
+    chart: Chart = None,
+    residual_scale: ResidualScale = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure, part by part, what int8 costs in quality and gains in time."""
+    require_png(chart)
+    (only,) = sizes_of(size)[:1]
+    facts = measure_file(
+        checkpoint,
+        images=images,
+        budget=budget,
+        timed=time,
+        size=only,
+        threads=threads,
+        chart=chart,
+        residual_scale=residual_scale,
+    )
+    if as_json:
+        emit_json(facts)
+    else:
+        print_table(sensitivity_table(facts))
+    if budget is not None:
+        kept = ", ".join(facts["kept_float"]) or "none"
+        say(f"kept float for {budget:g} dB: {kept}; in a spec: [quantization] budget_db = {budget:g}")
 
 
 def measure_file(

@@ -1,48 +1,109 @@
-"""The single steps behind ``aethernet fuse``, ``export`` and ``compare``, and what several commands share."""
+"""``aethernet fuse`` and ``export``: from a checkpoint to one other file."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from aethernet.errors import BundleError, GateError, UsageError
+import typer
+
+from aethernet.cli.inputs import cases_of, float_network, images_of, numbers_of
+from aethernet.cli.options import AsJson, ResidualScale, WeightsKey
+from aethernet.cli.output import say, show_facts
+from aethernet.errors import UsageError
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
-    from aethernet.checkpoint import LoadedNetwork
-    from aethernet.images.files import ImageArray
+    from aethernet.export import ExportConfig, OnnxDescription
     from aethernet.networks.network import Network
-    from aethernet.release.bundle import Bundle
 
-__all__ = [
-    "case_of_size",
-    "compare_bundle",
-    "export_file",
-    "float_network",
-    "fuse_file",
-    "images_of",
-    "sizes_of",
-    "whole_bundle",
-]
+__all__ = ["export", "export_file", "fuse", "fuse_file"]
 
 _DEFAULT_ATOL = {Precision.FP32: 1e-4, Precision.FP16: 8e-3}
 
 
-def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: float | None) -> dict[str, Any]:
+def fuse(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint of any form.")],
+    destination: Annotated[
+        Path, typer.Argument(metavar="OUT", help=".safetensors (with config) or .pth (plain tensors).")
+    ],
+    half: Annotated[bool, typer.Option("--half", help="Store the weights as fp16.")] = False,
+    residual_scale: ResidualScale = None,
+    weights: WeightsKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fold everything linear into the convolutions; a fused network comes back equal."""
+    show_facts(fuse_file(source, destination, half=half, residual_scale=residual_scale, weights=weights), as_json)
+    say(f"wrote {destination}; next: aethernet export {destination} {destination.with_suffix('.onnx')} --verify")
+
+
+def export(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Checkpoint of any form.")],
+    destination: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="The ONNX file to write.")],
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    opset: Annotated[int, typer.Option(help="17 to 21.")] = 17,
+    static: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Fixed input size, batch 1 (default: all axes free).")
+    ] = None,
+    minimum: Annotated[
+        str, typer.Option("--min", metavar="NxHxW", help="Smallest input, recorded for engines.")
+    ] = "1x16x16",
+    optimum: Annotated[
+        str, typer.Option("--opt", metavar="NxHxW", help="Best input, recorded for engines.")
+    ] = "1x256x256",
+    maximum: Annotated[
+        str, typer.Option("--max", metavar="NxHxW", help="Largest input, recorded for engines.")
+    ] = "4x1080x1920",
+    fold: Annotated[bool, typer.Option(help="Fuse before exporting.")] = True,
+    images: Annotated[Path | None, typer.Option(help="Images to measure on (default: the library's own two).")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Run the file beside PyTorch; exit 1 when they differ.")
+    ] = False,
+    atol: Annotated[
+        float | None, typer.Option(help="With --verify: absolute tolerance (default 1e-4, fp16 8e-3).")
+    ] = None,
+    rtol: Annotated[float, typer.Option(help="With --verify: relative tolerance.")] = 0.0,
+    residual_scale: ResidualScale = None,
+    weights: WeightsKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write one ONNX file and check it against the contract."""
+    shapes = {"minimum": minimum, "optimum": optimum, "maximum": maximum}
+    result = export_file(
+        source,
+        destination,
+        precision=precision,
+        opset=opset,
+        static=static,
+        shapes=shapes,
+        fold=fold,
+        images=images,
+        tolerances=(atol, rtol) if verify else None,
+        residual_scale=residual_scale,
+        weights=weights,
+    )
+    show_facts(result, as_json)
+    if verify and not result["verified"]["passes"]:
+        say("the file does not compute the same image within the tolerances; it was kept for study")
+        raise typer.Exit(1)
+
+
+def fuse_file(
+    source: Path, destination: Path, *, half: bool, residual_scale: float | None, weights: str | None = None
+) -> dict[str, Any]:
     """Fuse a checkpoint file; returns facts about the result."""
     import torch
 
     from aethernet.artifact import Artifact
     from aethernet.checkpoint import save_pth, save_safetensors
-    from aethernet.networks.fusion import fuse
+    from aethernet.networks.fusion import fuse as fold
 
     writers = {".safetensors": save_safetensors, ".pth": save_pth}
     if destination.suffix not in writers:
         raise UsageError(f"expected an output called .safetensors or .pth, found {destination.name}")
-    loaded = float_network(source, residual_scale)
-    fused = fuse(loaded.model)
+    loaded = float_network(source, residual_scale, weights)
+    fused = fold(loaded.model)
     writers[destination.suffix](fused, destination, dtype=torch.float16 if half else None)
     artifact = Artifact.of(destination)
     return {
@@ -54,23 +115,6 @@ def fuse_file(source: Path, destination: Path, *, half: bool, residual_scale: fl
         "parameters": sum(parameter.numel() for parameter in fused.parameters()),
         "notes": [*loaded.notes, *(["nothing to fuse"] if loaded.nothing_to_fuse else [])],
     }
-
-
-def float_network(source: Path, residual_scale: float | None) -> LoadedNetwork:
-    """The network of a checkpoint file that can be folded and exported.
-
-    Raises:
-        UsageError: It holds the int8 form.
-    """
-    from aethernet.checkpoint import load
-
-    loaded = load(source, residual_scale=residual_scale)
-    if loaded.int8:
-        raise UsageError(
-            f"expected a float network, found the int8 form in {source.name}",
-            hint="start from the fp32 or notfused file beside it",
-        )
-    return loaded
 
 
 def export_file(
@@ -85,6 +129,7 @@ def export_file(
     images: Path | None,
     tolerances: tuple[float | None, float] | None,
     residual_scale: float | None,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """Export a checkpoint file; returns facts about the ONNX file and, with tolerances, how it compares."""
     from aethernet.artifact import Artifact
@@ -93,12 +138,12 @@ def export_file(
     if precision not in _DEFAULT_ATOL:
         raise UsageError(f"expected --precision fp32 or fp16, found {precision}")
     form = Precision(precision)
-    fixed = _numbers(static, 2, "--static HxW") if static else None
-    ranges = {name: _numbers(text, 3, f"{name} as NxHxW") for name, text in shapes.items()}
+    fixed = numbers_of(static, 2, "--static HxW") if static else None
+    ranges = {name: numbers_of(text, 3, f"{name} as NxHxW") for name, text in shapes.items()}
     config = ExportConfig(opset=opset, static=fixed, shapes=ShapeRange(**ranges))  # type: ignore[arg-type]
-    loaded = float_network(source, residual_scale)
+    loaded = float_network(source, residual_scale, weights)
     named_images = images_of(images)
-    cases = _cases(named_images, loaded.config.in_channels, fixed)  # type: ignore[arg-type]
+    cases = cases_of(named_images, loaded.config.in_channels, fixed)  # type: ignore[arg-type]
     description = export_onnx(
         loaded.folded if fold else loaded.model,
         destination,
@@ -115,12 +160,25 @@ def export_file(
         "nodes": description.nodes,
         "inputs": {name: f"{dtype} {list(shape)}" for name, (dtype, shape) in description.inputs.items()},
         "outputs": {name: f"{dtype} {list(shape)}" for name, (dtype, shape) in description.outputs.items()},
-        "notes": list(loaded.notes),
+        "notes": [*loaded.notes, *_shortfall(config, description)],
     }
     if tolerances is not None:
         atol = tolerances[0] if tolerances[0] is not None else _DEFAULT_ATOL[form]
         facts["verified"] = _verified(loaded.model, destination, cases, atol, tolerances[1])
     return facts
+
+
+def _shortfall(config: ExportConfig, description: OnnxDescription) -> list[str]:
+    """What the network could not have of what was asked for."""
+    notes = []
+    if description.opset != config.opset:
+        notes.append(
+            f"this network cannot be written at opset {config.opset}: the file is at opset {description.opset}"
+        )
+    _, shape = next(iter(description.inputs.values()))
+    if config.static is None and not any(isinstance(side, str) for side in shape):
+        notes.append(f"this network cannot have free shapes: the file takes {list(shape)} only")
+    return notes
 
 
 def _verified(model: Network, path: Path, cases: list[Any], atol: float, rtol: float) -> dict[str, Any]:
@@ -142,89 +200,3 @@ def _verified(model: Network, path: Path, cases: list[Any], atol: float, rtol: f
         "rtol": rtol,
         "failed": failed,
     }
-
-
-def compare_bundle(
-    path: Path, *, images: Path | None, hr: Path | None, write: Path | None
-) -> tuple[dict[str, Any], str, bool]:
-    """Measure a release again.
-
-    Returns:
-        The numbers as JSON values, the table, and whether every form keeps the release's limits.
-    """
-    from aethernet.comparison import judge, measurement_table
-    from aethernet.images.files import list_images, pair_by_stem, save_image
-    from aethernet.release.again import compare_again
-
-    bundle = whole_bundle(path)
-    manifest, named_images = bundle.manifest, images_of(images)
-    again = compare_again(
-        bundle, named_images, pair_by_stem(list(named_images.values()), list_images(hr)) if hr is not None else {}
-    )
-    measurements, quality = again.measurements, again.quality
-    if write is not None:
-        for name, outputs in again.outputs.items():
-            for case in again.cases:
-                if case.window is not None and case.name in outputs:
-                    save_image(outputs[case.name], write / case.image / f"{name}.png")
-    released = [form.precision for form in manifest.forms if form.status == "released"]
-    try:
-        judge(measurements, quality, manifest.limits, required=released)
-        passes = True
-    except GateError:
-        passes = False
-    result = {
-        "passes": passes,
-        "measurements": [item.model_dump(mode="json") for item in measurements],
-        "quality": [item.model_dump(mode="json") for item in quality],
-    }
-    return result, measurement_table(measurements, quality, manifest.limits), passes
-
-
-def whole_bundle(path: Path) -> Bundle:
-    """A release folder whose every file is as released.
-
-    Raises:
-        BundleError: It is not.
-    """
-    from aethernet.release.bundle import open_bundle
-    from aethernet.release.verification import verify_bundle
-
-    broken = verify_bundle(path, run=False).problems
-    if broken:
-        raise BundleError(f"{path} is not what was released: {'; '.join(broken)}")
-    return open_bundle(path)
-
-
-def images_of(images: Path | None) -> dict[str, Path]:
-    """Name -> image in a folder, or the library's own two."""
-    from aethernet.images.files import list_images, sample_images
-
-    return {path.stem: path for path in (sample_images() if images is None else list_images(images))}
-
-
-def _cases(images: Mapping[str, Path], channels: int, static: tuple[int, int] | None) -> list[Any]:
-    from aethernet.comparison import build_cases
-
-    return build_cases(images, channels, static=static)
-
-
-def case_of_size(images: Mapping[str, Path], channels: int, size: tuple[int, int]) -> ImageArray:
-    """The first image cut, or continued by mirroring, to (H, W) pixels: [1, C, H, W]."""
-    name = next(iter(images))
-    image: ImageArray = _cases({name: images[name]}, channels, size)[0].input
-    return image
-
-
-def sizes_of(text: str) -> list[tuple[int, int]]:
-    """``256x256,720x1280`` -> (H, W) of each."""
-    sizes = [_numbers(part.strip(), 2, "sizes HxW, separated by commas") for part in text.split(",")]
-    if any(min(size) < 1 for size in sizes):
-        raise UsageError(f"expected positive sizes, found '{text}'")
-    return [(height, width) for height, width in dict.fromkeys(sizes)]
-
-
-def _numbers(text: str, count: int, what: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"\d{1,6}(x\d{1,6})" + "{" + str(count - 1) + "}", text):
-        raise UsageError(f"expected {what}, such as {'x'.join(['64'] * count)}, found '{text}'")
-    return tuple(int(part) for part in text.split("x"))

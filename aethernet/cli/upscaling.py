@@ -1,53 +1,133 @@
-"""What is behind ``aethernet upscale``."""
+"""``aethernet upscale``: images and videos through a release."""
 
 from __future__ import annotations
 
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import numpy as np
+import typer
 
-from aethernet.artifact import atomic_path
-from aethernet.cli.output import say
+from aethernet.cli.options import AsJson
+from aethernet.cli.output import emit_json, say
 from aethernet.cli.progress import Bar
-from aethernet.errors import AethernetError, ImageError, UsageError
+from aethernet.errors import UsageError
 
 if TYPE_CHECKING:
-    from aethernet.images.files import ImageArray
     from aethernet.upscale import Upscaler
     from aethernet.upscale.files import UpscaleJob
     from aethernet.upscale.video import VideoOptions
 
-__all__ = ["Request", "parse_bytes", "run"]
+__all__ = ["parse_bytes", "upscale"]
 
-_CROP, _ZOOM, _ROWS = 72, 2, 6
 _ENOUGH_FRAMES = 2
+_NAMED = 5
+"""Files that are named before the rest is counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What runs the network, and how much of an image at once; arguments of :class:`aethernet.upscale.Upscaler`."""
+
+    PANEL: ClassVar[str] = "Runtime and memory"
+
+    precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto"
+    runtime: Annotated[
+        str,
+        typer.Option(help="auto, or onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx; -cpu, -cuda, -directml."),
+    ] = "auto"
+    tile: Annotated[int | None, typer.Option(help="Largest side of a tile (default: by memory).")] = None
+    overlap: Annotated[
+        int | None, typer.Option(help="Pixels tiles overlap by on each side (default: what the network sees).")
+    ] = None
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE", help="What the network may take, such as 8G (default: half of what is free, up to 3G)."
+        ),
+    ] = None
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 lets the runtime choose.")] = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOptions:
+    """How images are written, and what is drawn of them."""
+
+    PANEL: ClassVar[str] = "Images"
+
+    format: Annotated[
+        str | None,
+        typer.Option(help="png, jpg, webp, tif or avif (default: as the input).", envvar="AETHERNET_UPSCALE_FORM"),
+    ] = None
+    quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of jpg, webp and avif.")] = None
+    compare: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SHEET.png",
+            help="Also draw nearest, bicubic and ours.",
+            envvar="AETHERNET_UPSCALE_COMPARE_SHEET",
+        ),
+    ] = None
+    hr: Annotated[Path | None, typer.Option(help="With --compare: the original, or a folder of them.")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodingOptions:
+    """How videos are written; fields of :class:`aethernet.upscale.video.VideoOptions`."""
+
+    PANEL: ClassVar[str] = "Videos"
+
+    preset: Annotated[str, typer.Option(help="x264, x265, svtav1, ffv1, h264-nvenc, hevc-nvenc or av1-nvenc.")] = "x265"
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--encoder-option", metavar="KEY=VALUE", help="Passed to the encoder, such as crf=18; repeatable."
+        ),
+    ] = None
+    bits: Annotated[int, typer.Option(help="10 or 8 bits per channel.")] = 10
+    start: Annotated[str | None, typer.Option(metavar="TIME", help="From here, such as 1:30 or 90.5.")] = None
+    end: Annotated[str | None, typer.Option(metavar="TIME", help="Up to here.")] = None
+    segment_seconds: Annotated[float, typer.Option("--segment", help="Seconds that a killed run loses at most.")] = 10.0
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False
+
+
+def upscale(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN...", help="Images, videos, or folders of them.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A file for one input; otherwise a folder.")],
+    bundle: Annotated[str, typer.Option("--bundle", "-b", help="Release folder, or its address on a hub.")],
+    running: RunOptions,
+    images: ImageOptions,
+    videos: EncodingOptions,
+    skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave results alone that exist.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Enlarge images and videos with a release."""
+    result = _run(Request(inputs, output, bundle, skip_existing, running, images, videos))
+    if as_json:
+        emit_json(result)
+    else:
+        for one in result["results"]:
+            if "error" not in one:
+                print(one["destination"])
+    if result["failed"]:
+        say(f"{result['failed']} of {len(result['results'])} failed; the others are done")
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """Everything the command was asked."""
 
     inputs: Sequence[Path]
     output: Path
     bundle: str
-    precision: str = "auto"
-    runtime: str = "auto"
-    tile: int | None = None
-    overlap: int | None = None
-    memory: int | None = None
-    threads: int = 0
-    format: str | None = None
-    quality: int | None = None
-    skip_existing: bool = False
-    compare: Path | None = None
-    hr: Path | None = None
-    video: dict[str, Any] = field(default_factory=dict)
-    """Options of :class:`aethernet.upscale.video.VideoOptions`."""
+    skip_existing: bool
+    running: RunOptions
+    images: ImageOptions
+    videos: EncodingOptions
 
 
 def parse_bytes(text: str) -> int:
@@ -62,21 +142,25 @@ def parse_bytes(text: str) -> int:
     return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))
 
 
-def run(request: Request) -> dict[str, Any]:
+def _run(request: Request) -> dict[str, Any]:
     """Upscale everything; the result is what ``--json`` prints.
 
     Raises:
         AethernetError: The call as a whole makes no sense; what fails for one file is in the result.
     """
     from aethernet.upscale import Upscaler
-    from aethernet.upscale.files import is_video, plan_jobs, upscale_files
+    from aethernet.upscale.files import is_video, passed_over, plan_jobs, upscale_files
+    from aethernet.upscale.sheet import write_sheet
 
     start = time.perf_counter()
-    jobs = plan_jobs(request.inputs, request.output, request.format)
+    jobs = plan_jobs(request.inputs, request.output, request.images.format)
+    left = passed_over(request.inputs, request.output)
+    if left:
+        say(f"{len(left)} passed over: {', '.join(left[:_NAMED])}{', …' if len(left) > _NAMED else ''}")
     videos = [job for job in jobs if is_video(job.source)]
     images = [job for job in jobs if not is_video(job.source)]
-    if request.compare is not None and (not images or request.compare.suffix.lower() != ".png"):
-        raise UsageError(f"expected an image to upscale and a sheet called .png, found {request.compare}")
+    if request.images.compare is not None and (not images or request.images.compare.suffix.lower() != ".png"):
+        raise UsageError(f"expected an image to upscale and a sheet called .png, found {request.images.compare}")
     options = _video_options(request) if videos else None
     partners = _partners(request)
     runtime, precision = _choice(request, videos)
@@ -84,11 +168,11 @@ def run(request: Request) -> dict[str, Any]:
         _bundle_folder(request.bundle),
         precision,
         runtime,
-        tile=request.tile,
-        overlap=request.overlap,
-        memory=request.memory,
-        threads=request.threads,
-        frame=_frame(request.runtime, videos, images),
+        tile=request.running.tile,
+        overlap=request.running.overlap,
+        memory=None if request.running.memory is None else parse_bytes(request.running.memory),
+        threads=request.running.threads,
+        frame=_frame(request.running.runtime, videos, images),
         on_message=say,
     ) as upscaler:
         told = upscaler.describe()
@@ -106,20 +190,25 @@ def run(request: Request) -> dict[str, Any]:
                     bar.show(len(results), Path(result["source"]).name)
 
                 results = upscale_files(
-                    upscaler, images, quality=request.quality, skip_existing=request.skip_existing, on_done=on_done
+                    upscaler,
+                    images,
+                    quality=request.images.quality,
+                    skip_existing=request.skip_existing,
+                    on_done=on_done,
                 )
         for job in videos:
             results.append(_video(upscaler, job, options, request.skip_existing, alone=len(jobs) == 1))  # type: ignore[arg-type]
-        if request.compare is not None:
-            _write_sheet(request.compare, results, partners, upscaler.scale)
-            say(f"wrote {request.compare}")
+        if request.images.compare is not None:
+            write_sheet(request.images.compare, results, partners, upscaler.scale)
+            say(f"wrote {request.images.compare}")
     skipped = [result for result in results if "skipped" in result]
     if skipped:
         say(f"{len(skipped)} left alone, because they exist already")
     return {
         "upscaler": told,
         "results": results,
-        "failed": sum("error" in result for result in results),
+        "passed_over": left,
+        "failed": sum("error" in result or bool(result.get("damaged")) for result in results),
         "seconds": round(time.perf_counter() - start, 3),
     }
 
@@ -135,8 +224,8 @@ def _choice(request: Request, videos: Sequence[UpscaleJob]) -> tuple[str, str]:
     """Runtime and precision as asked for; a video that is gone on with keeps what it was begun with."""
     from aethernet.upscale.video import remembered_choice
 
-    asked = request.runtime, request.precision
-    if request.video.get("resume") and len(videos) == 1 and (before := remembered_choice(videos[0].destination)):
+    asked = request.running.runtime, request.running.precision
+    if request.videos.resume and len(videos) == 1 and (before := remembered_choice(videos[0].destination)):
         asked = tuple(old if new == "auto" else new for new, old in zip(asked, before, strict=True))  # type: ignore[assignment]
     return asked
 
@@ -154,7 +243,7 @@ def _frame(runtime: str, videos: Sequence[UpscaleJob], images: Sequence[UpscaleJ
 def _video_options(request: Request) -> VideoOptions:
     from aethernet.upscale.video import VideoOptions
 
-    return VideoOptions(**request.video)
+    return VideoOptions(**asdict(request.videos) | {"options": tuple(request.videos.options or ())})
 
 
 def _choice_in_words(told: dict[str, Any]) -> str:
@@ -166,7 +255,8 @@ def _choice_in_words(told: dict[str, Any]) -> str:
 
 def _in_words(result: dict[str, Any]) -> str:
     if "error" in result:
-        return f"failed: {result['source']}: {result['error']}"
+        words = f"failed: {result['source']}: {result['error']}"
+        return f"{words}\n  hint: {result['hint']}" if result.get("hint") else words
     if "skipped" in result:
         return f"{result['destination']} exists already"
     (width, height), seconds = result["output_size"], result["seconds"]["total"]
@@ -179,6 +269,7 @@ def _in_words(result: dict[str, Any]) -> str:
 def _video(
     upscaler: Upscaler, job: UpscaleJob, options: VideoOptions, skip_existing: bool, *, alone: bool
 ) -> dict[str, Any]:
+    from aethernet.upscale.files import failure
     from aethernet.upscale.video import is_finished, upscale_video
 
     if (skip_existing or options.resume) and is_finished(job.destination):
@@ -200,10 +291,10 @@ def _video(
         first: list[int] = []
         try:
             result = upscale_video(upscaler, job.source, job.destination, options, on_frame=on_frame)
-        except AethernetError as error:
+        except Exception as error:  # the barrier: whatever a file holds, the others are done
             if isinstance(error, UsageError) and alone:
                 raise
-            result = {"source": str(job.source), "destination": str(job.destination), "error": str(error)}
+            result = failure(job, error)
         bar.message(_in_words(result))
     if result.get("interrupted"):
         raise KeyboardInterrupt
@@ -216,76 +307,14 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}"
 
 
-# --- the sheet -------------------------------------------------------------------------------------------------------
-
-
 def _partners(request: Request) -> dict[str, Path]:
     """Stem -> original."""
     from aethernet.images.files import list_images
 
-    if request.hr is None:
+    if request.images.hr is None:
         return {}
-    if request.compare is None:
+    if request.images.compare is None:
         raise UsageError("expected --compare with --hr, found --hr alone: the originals are for the sheet")
-    if request.hr.is_dir():
-        return {path.stem: path for path in list_images(request.hr)}
-    return {path.stem: request.hr for path in request.inputs}
-
-
-def _write_sheet(path: Path, results: Sequence[dict[str, Any]], partners: dict[str, Path], scale: int) -> None:
-    """The liveliest part of each image: nearest, bicubic, ours and the original where there is one."""
-    from aethernet.release.sheet import comparison_sheet, liveliest_window
-    from aethernet.upscale.files import is_video
-    from aethernet.upscale.reading import read_still
-
-    rows = []
-    made = [one for one in results if "error" not in one and not is_video(Path(one["source"]))]
-    for result in made[:_ROWS]:
-        low, ours = (_shown(read_still(result[key])) for key in ("source", "destination"))
-        top, left, height, width = liveliest_window(low, _CROP)
-        crop = low[..., top : top + height, left : left + width]
-        window = (
-            ...,
-            slice(top * scale, (top + height) * scale),
-            slice(left * scale, (left + width) * scale),
-        )
-        row = [
-            (f"nearest: {Path(result['source']).name}", crop.repeat(scale, axis=2).repeat(scale, axis=3)),
-            ("bicubic", _bicubic(low, scale, (top, left, height, width))),
-            ("this network", ours[window]),
-        ]
-        if (original := partners.get(Path(result["source"]).stem)) is not None:
-            high = _shown(read_still(original))
-            if high.shape != ours.shape:
-                raise ImageError(
-                    f"expected an original of {ours.shape[3]}x{ours.shape[2]} pixels, found {high.shape[3]}x"
-                    f"{high.shape[2]}: {original}"
-                )
-            row.append(("original", high[window]))
-        rows.append(row)
-    if not rows:
-        raise ImageError("expected at least one upscaled image for the sheet, found none")
-    with atomic_path(path) as temporary:
-        comparison_sheet(rows, _ZOOM).save(temporary, format="PNG")
-
-
-def _shown(still: Any) -> ImageArray:
-    """[1, 3, H, W] float32 in [0, 1]; transparency is not shown."""
-    colour = still.as_rgb().colour
-    levels = colour.astype(np.float32) / np.iinfo(colour.dtype).max
-    planes: ImageArray = np.ascontiguousarray(np.broadcast_to(levels, (*levels.shape[:2], 3)).transpose(2, 0, 1)[None])
-    return planes
-
-
-def _bicubic(low: ImageArray, scale: int, window: tuple[int, int, int, int]) -> ImageArray:
-    from PIL import Image
-
-    from aethernet.images.files import to_levels
-
-    top, left, height, width = window
-    image = Image.fromarray(to_levels(low)[0].transpose(1, 2, 0))
-    enlarged = image.resize(
-        (width * scale, height * scale), Image.Resampling.BICUBIC, box=(left, top, left + width, top + height)
-    )
-    levels: ImageArray = np.asarray(enlarged, dtype=np.float32).transpose(2, 0, 1)[None] / np.float32(255)
-    return levels
+    if request.images.hr.is_dir():
+        return {path.stem: path for path in list_images(request.images.hr)}
+    return {path.stem: request.images.hr for path in request.inputs}

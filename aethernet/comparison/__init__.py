@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aethernet.comparison.cases import Case, build_cases
+from aethernet.comparison.cases import Case, build_cases, telling_cases
 from aethernet.comparison.compare import bicubic, compare_form, measure_quality, outputs_of, quality_of, with_agreement
 from aethernet.comparison.gate import DEFAULT_LIMITS, TRAINED_INT8_LIMITS, Acceptance, Limits, judge, measurement_table
 from aethernet.comparison.measurement import Measurement, Quality, VariantId
@@ -24,5 +24,6 @@ __all__ = [
     "measurement_table",
     "outputs_of",
     "quality_of",
+    "telling_cases",
     "with_agreement",
 ]

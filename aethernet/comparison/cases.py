@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from aethernet.images.files import load_image
 if TYPE_CHECKING:
     from aethernet.images.files import ImageArray
 
-__all__ = ["FULL_SIDE", "SIZES", "Case", "build_cases"]
+__all__ = ["FULL_SIDE", "SIZES", "Case", "build_cases", "telling_cases"]
 
 SIZES: Mapping[str, tuple[int, int, int]] = {
     "traced": (2, 24, 20),
@@ -86,6 +86,23 @@ def build_cases(images: Mapping[str, Path], channels: int, *, static: tuple[int,
         joined = "+".join(dict.fromkeys(chosen))
         cases.append(Case(name=name, image=joined, input=np.concatenate(crops), window=None))
     return cases
+
+
+def telling_cases(cases: Sequence[Case], *, most_pixels: int | None = None) -> list[Case]:
+    """The cases that tell a file apart from another one with the same graph, whose numbers alone differ.
+
+    That another file of a precision handles every image at its whole size is not in question when the first one did:
+    one image is kept whole, and every awkward size, whose crops come from the other images.
+
+    Args:
+        cases: From :func:`build_cases`.
+        most_pixels: Leave out crops with more input pixels than this, for runtimes that have no fast kernels.
+    """
+    whole = [case for case in cases if case.window is not None]
+    crops = [case for case in cases if case.window is None]
+    if most_pixels is not None:
+        crops = [case for case in crops if case.input.shape[2] * case.input.shape[3] <= most_pixels]
+    return [*whole[:1], *crops]
 
 
 def _crop(image: ImageArray, top: int, left: int, height: int, width: int) -> ImageArray:

@@ -62,6 +62,15 @@ DEFAULT_LIMITS: Mapping[Precision, Limits] = {
 TRAINED_INT8_LIMITS = DEFAULT_LIMITS[Precision.INT8].model_copy(update={"max_hr_loss": 0.15})
 """For networks trained with quantisation in mind."""
 
+NCNN_LIMITS: Mapping[str, Limits] = {
+    # Kernels in fp16, arithmetic in fp32: what the fp16 form keeps (measured: 77 to 139 dB, one level at most).
+    "ncnn-cpu": DEFAULT_LIMITS[Precision.FP16],
+    # The programs of this family also add up in fp16, over hundreds of products per value, which the fp16 form does
+    # nowhere; measured on real images with Mesa's software driver: 57.8 to 61.7 dB, three levels at most.
+    "ncnn-vulkan": Limits(max_level=4, min_psnr=54, max_signed_mean=0.5 / 255),
+}
+"""Runtime -> what the ncnn files must keep there, whatever precision their kernels are stored in."""
+
 NOISE_SIDE, SMALL_INPUT_ALLOWANCE = 16, 10.0
 """int8 rounds at random, and the mean square of a few pixels' noise is a matter of luck: inputs with a side below
 this many pixels may have this many dB less, and their files need not agree on a share of those pixels."""
@@ -110,6 +119,15 @@ def failures_of(measurement: Measurement, limits: Limits) -> list[str]:
     return missed
 
 
+def limits_for(measurement: Measurement, limits: Mapping[Precision, Limits]) -> Limits:
+    """What one measurement must keep: by its runtime where that has limits of its own, else by its precision."""
+    own = NCNN_LIMITS.get(measurement.form.runtime)
+    if own is None:
+        return limits.get(measurement.form.precision, Limits())
+    # The mean square of a few pixels' rounding is a matter of luck; the largest level is held for every size.
+    return own if min(measurement.shape[1:]) >= NOISE_SIDE else own.model_copy(update={"min_psnr": None})
+
+
 def judge(
     measurements: Sequence[Measurement],
     quality: Sequence[Quality],
@@ -139,7 +157,7 @@ def judge(
         reasons[precision] = ["no form of it was compared"]
     for measurement in measurements:
         precision = measurement.form.precision
-        for failure in failures_of(measurement, limits.get(precision, Limits())):
+        for failure in failures_of(measurement, limits_for(measurement, limits)):
             reasons.setdefault(precision, []).append(f"{measurement.form.file} on {measurement.case}: {failure}")
     reference = {entry.image: entry.psnr_rgb for entry in quality if entry.form == "reference"}
     for entry in quality:
@@ -184,7 +202,7 @@ def measurement_table(
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for item in measurements:
-        missed = failures_of(item, limits.get(item.form.precision, Limits()))
+        missed = failures_of(item, limits_for(item, limits))
         shift = max((value * 255 for value in item.signed_mean if value is not None), key=abs, default=None)
         shares = (item.levels_equal, item.levels_off_by_1, item.levels_off_by_2_or_more)
         lines.append(

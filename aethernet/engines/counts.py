@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from aethernet.graphs.reading import REARRANGING, OnnxGraph
 from aethernet.precision import Precision
 from aethernet.records import Record
 
@@ -163,16 +164,12 @@ def count_inspected(layers: Sequence[Mapping[str, Any]]) -> PlanCounts:
 
 def intended_int8(model: onnx.ModelProto) -> int:
     """Convolutions and matrix products of an ONNX file whose two inputs are dequantised int8."""
-    makers = {name: node for node in model.graph.node for name in node.output}
-
-    def integer(name: str) -> bool:
-        maker = makers.get(name)
-        while maker is not None and maker.op_type in ("Transpose", "Reshape", "Identity"):
-            maker = makers.get(maker.input[0])
-        return maker is not None and maker.op_type == "DequantizeLinear"
-
-    kinds = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-    return sum(node.op_type in kinds and integer(node.input[0]) and integer(node.input[1]) for node in model.graph.node)
+    graph = OnnxGraph(model)
+    products = [node for node in graph.nodes if node.op_type in ("Conv", "ConvTranspose", "MatMul", "Gemm")]
+    return sum(
+        all(graph.maker(name, "DequantizeLinear", REARRANGING) is not None for name in node.input[:2])
+        for node in products
+    )
 
 
 def findings_of(intended: int, network: TypedCounts, plan: PlanCounts | None) -> tuple[str, ...]:

@@ -53,7 +53,11 @@ class EngineFingerprint(Record):
     onnx_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Of the engine")
     size: int = Field(gt=0, description="Bytes")
-    build_seconds: float
+    build_seconds: float | None = Field(
+        default=None,
+        exclude_if=lambda seconds: seconds is None,
+        description="Of earlier versions: now build.json says it, so that two builds differ in the engine alone",
+    )
     timing_cache_sha256: str | None = Field(default=None, description="Measured tactics it was built with")
 
 

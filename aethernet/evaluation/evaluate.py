@@ -83,7 +83,7 @@ class VariantQuality:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        own = ("pictures", "perceptual")
+        own = ("images", "perceptual")
         facts = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in own}
         means = {measure: self.mean(measure) for measure in self.measures}
         columns = {measure: self.values(measure) for measure in self.measures}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aethernet.errors import UsageError
+from aethernet.export.attempts import export
 from aethernet.export.half import HalfExport, export_fp16
 from aethernet.export.onnx import ExportConfig, ShapeRange, export_fp32
 from aethernet.graphs.contract import OnnxDescription, describe_onnx, require_contract
@@ -45,7 +46,8 @@ def export_onnx(
         model: Any form; fuse it first for fewer nodes. Not changed.
         destination: Target file, written in one step.
         precision: fp32 or fp16.
-        config: Opset and shapes; default opset 17, free N, H and W.
+        config: Opset and shapes; default opset 17, free N, H and W. A network of another library that cannot have
+            them gets the next newer opset, then a fixed size, as the result says.
         images: [N, C, H, W] float32 in [0, 1]; fp16 measures activations on them (default: the library's own).
         metadata: Further entries for the file's metadata_props.
 
@@ -55,7 +57,7 @@ def export_onnx(
     """
     config, metadata = config or ExportConfig(), metadata or {}
     if Precision(precision) is Precision.FP32:
-        return export_fp32(model, destination, config, metadata)
+        return export(model, lambda _: Path(destination), config, metadata)[0]
     if Precision(precision) is not Precision.FP16:
         raise UsageError(f"expected precision fp32 or fp16, found {precision}")
     if images is None:
@@ -64,7 +66,7 @@ def export_onnx(
         images = [load_image(path, model.config.in_channels) for path in sample_images()]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "fp32.onnx"
-        export_fp32(model, source, config, metadata)
+        _, config = export(model, lambda _: source, config, metadata)
         half = export_fp16(
             source,
             destination,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aethernet.networks.network import Network
     from aethernet.networks.third_party import ThirdPartyNetwork
 
-__all__ = ["export_freely", "file_name"]
+__all__ = ["export", "export_freely", "file_name"]
 
 _SIZES = ((1, 33, 47), (3, 40, 24), (1, 72, 56))
 """N, H, W of what free shapes are tried on; none is what was traced."""
@@ -50,11 +50,35 @@ def export_freely(
     Raises:
         ExportError: No attempt succeeded; the message names the reason of each.
     """
+
+    def paths(static: tuple[int, int] | None) -> Path:
+        return folder / file_name(name, "fp32", static)
+
+    description, used = export(model, paths, config, metadata)
+    return paths(used.static), description
+
+
+def export(
+    model: Network, path_of: Callable[[tuple[int, int] | None], Path], config: ExportConfig, metadata: Mapping[str, str]
+) -> tuple[OnnxDescription, ExportConfig]:
+    """Write the fp32 ONNX file of ``model``: what the flow and the single step both do.
+
+    Args:
+        model: As it is to be exported, folded.
+        path_of: Where to write a file of that fixed (H, W), or of free shapes where it is None.
+        config: Preferred opset and shapes; its best size is the one that fixed shapes have.
+        metadata: As for :func:`~aethernet.export.onnx.export_fp32`.
+
+    Returns:
+        What was written, and with which opset and shapes.
+
+    Raises:
+        ExportError: No attempt succeeded; the message names the reason of each.
+    """
     from aethernet.networks.third_party import ThirdPartyNetwork
 
     if not isinstance(model, ThirdPartyNetwork):
-        path = folder / file_name(name, "fp32", config.static)
-        return path, export_fp32(model, path, config, metadata)
+        return export_fp32(model, path_of(config.static), config, metadata), config
     reasons: list[str] = []
     for static in dict.fromkeys((config.static, model.config.size.fit(*(config.static or config.shapes.optimum[1:])))):
         free = dataclasses.replace(config, static=static, opset=max(config.opset, NATIVE_OPSET))
@@ -65,7 +89,7 @@ def export_freely(
             continue
         for opset in dict.fromkeys((config.opset, free.opset)):
             attempt = dataclasses.replace(free, opset=opset)
-            path, proto = folder / file_name(name, "fp32", static), copy.deepcopy(traced)
+            path, proto = path_of(static), copy.deepcopy(traced)
             try:
                 if opset < NATIVE_OPSET:
                     lower(proto, opset)
@@ -75,7 +99,7 @@ def export_freely(
                 path.unlink(missing_ok=True)
                 reasons.append(_reason(attempt, error))
             else:
-                return path, description
+                return description, attempt
     raise ExportError(f"{model.config.architecture} cannot be exported; " + "; ".join(reasons))
 
 

@@ -20,6 +20,7 @@ from aethernet.export.half import convert_to_half
 from aethernet.export.onnx import NATIVE_OPSET, ExportConfig, at_opset, trace_to_onnx, write_model
 from aethernet.graphs.contract import OnnxDescription
 from aethernet.graphs.editing import drop_unused_initializers, replace_nodes
+from aethernet.graphs.reading import OnnxGraph
 from aethernet.precision import Precision
 from aethernet.quantization.scheme import UNSIGNED_ZERO_POINT
 
@@ -183,38 +184,55 @@ def _as_products(proto: onnx.ModelProto) -> None:
     import onnx
     from onnx import numpy_helper
 
-    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
-    makers = {name: node for node in proto.graph.node for name in node.output}
-    readers: dict[str, list[str]] = {}
-    for node in proto.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node.op_type)
+    graph = OnnxGraph(proto)
+    tensors = graph.tensors
     nodes: list[onnx.NodeProto] = []
-    for node in proto.graph.node:
-        weight = makers.get(node.input[1]) if node.op_type == "Conv" else None
+    for node in graph.nodes:
+        weight = graph.maker(node.input[1], "DequantizeLinear") if node.op_type == "Conv" else None
         if (
             weight is None
-            or weight.op_type != "DequantizeLinear"
-            or readers.get(node.output[0]) == ["QuantizeLinear"]
+            or [one.op_type for one in graph.readers.get(node.output[0], [])] == ["QuantizeLinear"]
             or list(tensors[weight.input[0]].dims[2:]) != [1, 1]
         ):
             nodes.append(node)
             continue
+        if len(graph.readers[weight.output[0]]) > 1:  # what another convolution reads stays as it is
+            weight = _own_copy(proto, weight, node)
+            tensors[weight.input[0]] = proto.graph.initializer[-1]
+            nodes.append(weight)
         integers = numpy_helper.to_array(tensors[weight.input[0]])[:, :, 0, 0].T
         tensors[weight.input[0]].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(integers), weight.input[0]))
         next(attribute for attribute in weight.attribute if attribute.name == "axis").i = 1
-        # Four axes, because ONNX Runtime would join a product and a plain bias to a Gemm, which it runs in float.
-        bias = tensors[node.input[2]]
-        bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias).reshape(1, 1, 1, -1), bias.name))
         name, output = node.name, node.output[0]
         make = onnx.helper.make_node
         nodes += [
             make("Transpose", [node.input[0]], [f"{output}/last"], name=f"{name}/last", perm=[0, 2, 3, 1]),
             make("MatMul", [f"{output}/last", node.input[1]], [f"{output}/product"], name=f"{name}/product"),
-            make("Add", [f"{output}/product", node.input[2]], [f"{output}/sum"], name=f"{name}/bias"),
-            make("Transpose", [f"{output}/sum"], [output], name=f"{name}/first", perm=[0, 3, 1, 2]),
         ]
-    replace_nodes(proto, nodes)
+        last = f"{output}/product"
+        if len(node.input) > 2 and node.input[2]:  # the exporter leaves out a bias of zeros
+            # Four axes, because ONNX Runtime would join a product and a plain bias to a Gemm, which it runs in float.
+            # A tensor of its own, because another convolution may share the bias.
+            value = numpy_helper.to_array(tensors[node.input[2]])
+            proto.graph.initializer.append(numpy_helper.from_array(value.reshape(1, 1, 1, -1), f"{output}/shift"))
+            nodes.append(make("Add", [last, f"{output}/shift"], [f"{output}/sum"], name=f"{name}/bias"))
+            last = f"{output}/sum"
+        nodes.append(make("Transpose", [last], [output], name=f"{name}/first", perm=[0, 3, 1, 2]))
+    read = {name for node in nodes for name in node.input}
+    replace_nodes(proto, [one for one in nodes if one.op_type != "DequantizeLinear" or one.output[0] in read])
+
+
+def _own_copy(proto: onnx.ModelProto, weight: onnx.NodeProto, reader: onnx.NodeProto) -> onnx.NodeProto:
+    """The weight of several convolutions, for ``reader`` alone; its integers become the graph's last initializer."""
+    own = copy.deepcopy(weight)
+    name = f"{reader.output[0]}/weight"
+    integers = next(tensor for tensor in proto.graph.initializer if tensor.name == weight.input[0])
+    copied = proto.graph.initializer.add()
+    copied.CopyFrom(integers)
+    copied.name = own.input[0] = f"{name}_int8"
+    own.name, own.output[0] = f"dequantize/{name}", name
+    reader.input[1] = name
+    return own
 
 
 def _make_unsigned(proto: onnx.ModelProto) -> None:
@@ -222,26 +240,33 @@ def _make_unsigned(proto: onnx.ModelProto) -> None:
     import onnx
     from onnx import numpy_helper
 
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    makers = {name: node for node in proto.graph.node for name in node.output}
+    graph = OnnxGraph(proto)
     unsigned = "unsigned_zero_point"
     proto.graph.initializer.append(numpy_helper.from_array(np.array(UNSIGNED_ZERO_POINT, np.uint8), unsigned))
     for node in proto.graph.node:
-        if node.op_type == "QuantizeLinear" or (node.op_type == "DequantizeLinear" and node.input[0] not in constants):
+        if node.op_type == "QuantizeLinear" or (
+            node.op_type == "DequantizeLinear" and node.input[0] not in graph.tensors
+        ):
             node.input[2] = unsigned
-    biases = []
+    biases: list[onnx.NodeProto] = []
     for node in proto.graph.node:
-        if node.op_type != "Conv" or len(node.input) < 3 or makers.get(node.input[1]) is None:
+        if node.op_type != "Conv" or len(node.input) < 3 or not node.input[2]:
             continue
-        source, weight, bias = (makers.get(node.input[0]), makers[node.input[1]], node.input[2])
-        while source is not None and source.op_type == "Transpose":
-            source = makers.get(source.input[0])
-        if source is None or source.op_type != "DequantizeLinear" or weight.op_type != "DequantizeLinear":
+        source = graph.maker(node.input[0], "DequantizeLinear", ("Transpose",))
+        weight, bias = graph.maker(node.input[1], "DequantizeLinear"), node.input[2]
+        if source is None or weight is None:
             continue
-        scale = (constants[source.input[1]] * constants[weight.input[1]]).astype(np.float32)
-        integers = np.rint(constants[bias] / scale.astype(np.float64))
+        scales = (
+            numpy_helper.to_array(graph.tensors[source.input[1]]),
+            numpy_helper.to_array(graph.tensors[weight.input[1]]),
+        )
+        scale = (scales[0] * scales[1]).astype(np.float32)
+        integers = np.rint(numpy_helper.to_array(graph.tensors[bias]) / scale.astype(np.float64))
         if np.abs(integers).max(initial=0) >= 2**31:
             raise ExportError(f"the bias {bias} does not fit in int32 on its grid")
+        # Several convolutions may share one, each on a grid of its own.
+        if any(one.name == f"dequantize/{bias}" for one in biases):
+            bias = f"{node.output[0]}/{bias}"
         name = f"{bias}_int32"
         proto.graph.initializer.extend(
             [

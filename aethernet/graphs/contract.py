@@ -130,11 +130,11 @@ def require_contract(
     broken = [
         f"{rule}: expected {right}, found {actual}" for rule, (right, actual) in wanted.items() if right != actual
     ]
-    foreign = sorted(
+    others = sorted(
         {f"{node.domain}:{node.op_type}" for node in model.graph.node if node.domain not in ("", "ai.onnx")}
     )
-    if foreign or model.functions:
-        broken.append(f"operators: expected standard ones only, found {foreign or 'model functions'}")
+    if others or model.functions:
+        broken.append(f"operators: expected standard ones only, found {others or 'model functions'}")
     if any(tensor.external_data for tensor in model.graph.initializer):
         broken.append("weights: expected inside the file, found external data")
     if not broken:

@@ -171,9 +171,8 @@ def _retried(request: Any) -> bool:
     """Whether the client has tried this request again by itself: all uploads but the commit."""
     if request is None or request.method not in ("POST", "PUT"):
         return False
-    return (
-        re.match(r"/api/(models/[^/]+/[^/]+/(commit|tag|branch)/|repos/create|validate-yaml)", request.url.path) is None
-    )
+    once = r"/api/((models|spaces)/[^/]+/[^/]+/(commit|tag|branch)/|repos/create|validate-yaml)"
+    return re.match(once, request.url.path) is None
 
 
 def redacted(text: str, authorization: str = "") -> str:

@@ -187,6 +187,70 @@ class HuggingFaceHub:
             )
         return Publication.of(bundle, self.place, name, already_there=True)
 
+    def publish_space(self, folder: Path, name: str, *, private: bool = False, marker: str) -> tuple[str, bool]:
+        """Make a static Space hold exactly the files of a folder, in one commit.
+
+        Args:
+            folder: The site, with the ``README.md`` that says it is static.
+            name: The Space's, under this organisation.
+            private: Whether a Space that has to be made is for invited readers only.
+            marker: A file that every such site has: a Space with content and without it is left alone.
+
+        Returns:
+            The Space's address, and whether it held just this already.
+
+        Raises:
+            ConflictError: The Space is something else, or somebody else changed it at the same time.
+            HubError: The hub refused, or holds something else afterwards.
+        """
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        space, kind = self._repository(name), "spaces"
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        try:
+            refs = self._refs(name, kind)
+        except MissingError:
+            with contextlib.suppress(TakenError):
+                self._call(
+                    f"create the Space {space}",
+                    lambda: self._client.create_repo(space, repo_type="space", space_sdk="static", private=private),
+                )
+            refs = self._refs(name, kind)
+        address, head = f"{self.endpoint}/spaces/{space}", refs.head
+        tree = self._tree(name, head, kind)
+        if not _differences(files, tree):
+            return address, True
+        # A new Space has the Hub's own example in it.
+        if tree.keys() - {"README.md", "index.html", "style.css"} and marker not in tree:
+            raise ConflictError(
+                f"expected an empty Space or one with {marker} at {space}, found another one; nothing was touched",
+                hint="choose another name for the Space",
+            )
+        operations: list[Any] = [
+            CommitOperationDelete(path, is_folder=False) for path in sorted(tree.keys() - files.keys())
+        ]
+        operations += [CommitOperationAdd(path, str(files[path])) for path in sorted(files)]
+
+        def attempt() -> str:
+            found = self._refs(name, kind).head
+            if found != head:
+                if not _differences(files, self._tree(name, found, kind)):
+                    return found  # an earlier try arrived, though its answer did not
+                raise ConflictError(f"expected {space} at {head[:12]}, found {found[:12]}: somebody else published")
+            return self._once(
+                f"commit to the Space {space}",
+                lambda: (
+                    self._client.create_commit(
+                        space, operations, commit_message=name, parent_commit=head, repo_type="space", num_threads=2
+                    ).oid
+                ),
+            )
+
+        commit = self._retry_policy.run(attempt, self._on_message)
+        if wrong := _differences(files, self._tree(name, commit, kind)):
+            raise HubError(f"the hub did not take the site as it is: {'; '.join(wrong[:5])}")
+        return address, False
+
     def retract(self, publication: Publication) -> None:
         """See :class:`aethernet.hub.protocol.Hub`; the commit stays, and no version points to it any more."""
         tag = f"v{publication.version}"
@@ -340,10 +404,10 @@ class HuggingFaceHub:
             raise HubError(f"expected {name} {version} at {self.place}, found versions: {known}")
         return commit
 
-    def _refs(self, name: str) -> _Refs:
+    def _refs(self, name: str, kind: str = "models") -> _Refs:
         if self._away:
             raise UnreachableError(f"{self.place} did not answer a moment ago", final=True)
-        url = f"{self.endpoint}/api/models/{self._repository(name)}/refs"
+        url = f"{self.endpoint}/api/{kind}/{self._repository(name)}/refs"
         content, _ = self._json(url, f"look at {self._repository(name)}")
         with sensible(f"branches and tags of {self._repository(name)}"):
             kinds = [
@@ -352,9 +416,9 @@ class HuggingFaceHub:
             ]
         return _Refs(*kinds)
 
-    def _tree(self, name: str, commit: str) -> dict[str, _File]:
+    def _tree(self, name: str, commit: str, kind: str = "models") -> dict[str, _File]:
         """The files of a commit, without the Hub's own."""
-        url: str | None = f"{self.endpoint}/api/models/{self._repository(name)}/tree/{commit}?recursive=true"
+        url: str | None = f"{self.endpoint}/api/{kind}/{self._repository(name)}/tree/{commit}?recursive=true"
         files: dict[str, _File] = {}
         for _ in range(_MOST_PAGES):
             if url is None:

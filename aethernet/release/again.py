@@ -11,10 +11,12 @@ from aethernet.comparison.cases import Case, build_cases
 from aethernet.comparison.compare import bicubic, compare_form, measure_quality, outputs_of
 from aethernet.comparison.measurement import Measurement, Quality, VariantId
 from aethernet.errors import BundleError
+from aethernet.runtimes.opening import runtimes_here
 
 if TYPE_CHECKING:
     from aethernet.images.files import ImageArray
     from aethernet.release.bundle import Bundle
+    from aethernet.release.manifest import FileEntry
 
 __all__ = ["Remeasured", "compare_again"]
 
@@ -61,11 +63,7 @@ def compare_again(bundle: Bundle, images: Mapping[str, Path], partners: Mapping[
     measurements: list[Measurement] = []
     quality = [one for name in outputs for one in measure_quality(name, outputs[name], cases, partners, scale)]
     for entry in manifest.files:
-        if (
-            entry is reference
-            or entry.precision is None
-            or not (entry.role in ("weights", "onnx") or (entry.role == "engine" and _runs_here(bundle.path(entry))))
-        ):
+        if entry is reference or entry.precision is None or not _compared_here(bundle, entry):
             continue
         runtime = open_runtime(bundle.path(entry))
         form = VariantId(precision=entry.precision, file=entry.path, runtime=runtime.name)
@@ -73,6 +71,18 @@ def compare_again(bundle: Bundle, images: Mapping[str, Path], partners: Mapping[
         measurements += found
         quality += measure_quality(entry.path, outputs[entry.path], cases, partners, scale, entry.precision)
     return Remeasured(measurements=tuple(measurements), quality=tuple(quality), cases=tuple(cases), outputs=outputs)
+
+
+def _compared_here(bundle: Bundle, entry: FileEntry) -> bool:
+    match entry.role:
+        case "weights" | "onnx":
+            return True
+        case "engine":
+            return _runs_here(bundle.path(entry))
+        case "ncnn":  # the parameter file stands for both
+            return entry.path.endswith(".param") and not runtimes_here()["ncnn-cpu"]
+        case _:
+            return False
 
 
 def _runs_here(engine: Path) -> bool:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from aethernet.comparison.gate import Limits
 from aethernet.comparison.measurement import Measurement, Quality
+from aethernet.comparison.seams import SeamFacts
 from aethernet.engines.backends import Backend
 from aethernet.engines.identity import EngineRecord, EngineSpeed
 from aethernet.precision import Precision
@@ -72,7 +73,7 @@ class FileEntry(Record):
     path: str = Field(description="POSIX path relative to the release folder")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size: int = Field(ge=0, description="Bytes")
-    role: Literal["weights", "onnx", "engine", "engine identity", "config", "picture", "bill"]
+    role: Literal["weights", "onnx", "engine", "engine identity", "config", "picture", "bill", "ncnn"]
     precision: Precision | None = None
     form: str | None = Field(default=None, description="training, merged or fused, for networks")
     opset: int | None = None
@@ -110,7 +111,9 @@ class NetworkFacts(Record):
         description="Input pixels an output pixel looks at in each direction; null where unknown or the whole image"
     )
     pools_globally: bool = Field(description="Whether tiles change the result")
-    nodes_unfused: int | None = Field(description="ONNX nodes of the training form; null where it has no ONNX form")
+    nodes_unfused: int | None = Field(
+        default=None, description="ONNX nodes of the training form; releases made since 0.2 leave it out"
+    )
     nodes_fused: int = Field(description="ONNX nodes of the released fp32 file")
 
 
@@ -188,6 +191,29 @@ class EngineEntry(Record):
     record: EngineRecord | None = Field(default=None, description="What it is tied to and what was counted in it")
 
 
+class ProgramFacts(Record):
+    """Whether a program that runs ncnn files runs these."""
+
+    name: str
+    runs: bool
+    missing: tuple[str, ...] = Field(description="Layers its ncnn was built without")
+
+
+class NcnnFacts(Record):
+    """What became of the ncnn files."""
+
+    status: Literal["released", "made, not run with Vulkan", "skipped"] = Field(
+        description="released: run on the CPU and through Vulkan, and held against the limits"
+    )
+    reason: str | None = Field(default=None, description="Why it was skipped")
+    device: str | None = Field(default=None, description="Vulkan device it was run on")
+    software: bool = Field(default=False, description="Whether that is a driver that computes on the CPU")
+    layers: dict[str, int] = Field(default_factory=dict, description="Count of ncnn's layers by kind")
+    programs: tuple[ProgramFacts, ...] = ()
+    limits: dict[str, Limits] = Field(default_factory=dict, description="Runtime -> what the files had to keep")
+    seams: tuple[SeamFacts, ...] = Field(default=(), description="What the tiles of these programs cost")
+
+
 class ImageFacts(Record):
     """A validation image by content."""
 
@@ -235,6 +261,8 @@ class Manifest(Record):
     )
     forms: tuple[PrecisionStatus, ...]
     engines: tuple[EngineEntry, ...] = Field(default=(), description="TensorRT engines, also those that were not built")
+    # Left out where empty, as earlier releases know nothing of it.
+    ncnn: NcnnFacts | None = Field(default=None, description="The ncnn files", exclude_if=lambda facts: facts is None)
     quantization: QuantizationFacts | None = Field(default=None, description="Of the int8 form, where it was made")
     required: tuple[Precision, ...] = Field(description="Forms without which there would be no release")
     limits: dict[Precision, Limits]
@@ -307,6 +335,11 @@ class BuildRecord(Record):
         description="Engine -> how fast it ran, where there was a GPU",
         exclude_if=lambda speeds: not speeds,
     )
+    engine_build_seconds: dict[str, float] = Field(
+        default_factory=dict,
+        description="Engine -> how long building it took; earlier releases have it in the engine's own record",
+        exclude_if=lambda seconds: not seconds,
+    )
     digests: dict[str, str] = Field(
         default_factory=dict, description="sha256 of release.json, README.md, report.html and openmodeldb.json"
     )
@@ -319,7 +352,11 @@ def checksum_of(build: BuildRecord) -> str:
 
 
 def identity_of(files: tuple[FileEntry, ...]) -> str:
-    """A release's identity: same weights, ONNX files and config, same identity, whatever card or images say."""
+    """A release's identity: same weights, ONNX files and config, same identity, whatever card or images say.
+
+    Engines and ncnn files are no part of it: both are made from these weights, and whether they are made depends on
+    what is installed where the release is made. Their digests stand in the manifest all the same.
+    """
     lines = sorted(f"{entry.sha256}  {entry.path}\n" for entry in files if entry.role in ("weights", "onnx", "config"))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

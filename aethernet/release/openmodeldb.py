@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHITECTURES", "database_patch", "formatted", "model_id"]
 
-ARCHITECTURES = {"aethernet": {"name": "AetherNet", "input": "image", "compatiblePlatforms": ["pytorch", "onnx"]}}
+ARCHITECTURES = {
+    "aethernet": {"name": "AetherNet", "input": "image", "compatiblePlatforms": ["pytorch", "onnx", "ncnn"]}
+}
 """What the database does not know yet; it takes an architecture's id for granted everywhere else."""
 
-_KINDS = {".pth": ("pytorch", "pth"), ".safetensors": ("pytorch", "safetensors"), ".onnx": ("onnx", "onnx")}
-_LISTED = ("_fp32.pth", "_fp32.safetensors", "_fp32.onnx", "_fp16.onnx", "_int8.onnx")
+_KINDS = {
+    ".pth": ("pytorch", "pth"),
+    ".safetensors": ("pytorch", "safetensors"),
+    ".onnx": ("onnx", "onnx"),
+    ".param": ("ncnn", "param"),
+    ".bin": ("ncnn", "bin"),
+}
+_LISTED = ("_fp32.pth", "_fp32.safetensors", "_fp32.onnx", "_fp16.onnx", "_int8.onnx", "_ncnn.param", "_ncnn.bin")
 
 
 def database_patch(manifest: Manifest, build: BuildRecord, spec: OpenModelDbSpec) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -17,7 +17,10 @@ from aethernet.engines.profiles import PROFILE_PRESETS, Profile, parse_profile
 from aethernet.errors import SpecError, UsageError
 from aethernet.precision import Precision
 
-__all__ = ["EngineSpec", "ExportSpec", "OpenModelDbSpec", "QuantizationSpec", "ReleaseSpec", "read_spec"]
+if TYPE_CHECKING:
+    from aethernet.networks.sizes import SizeRequirements
+
+__all__ = ["EngineSpec", "ExportSpec", "OpenModelDbSpec", "QuantizationSpec", "ReleaseSpec", "WebSpec", "read_spec"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?", re.ASCII)
@@ -109,6 +112,20 @@ class EngineSpec(_Part):
         """The profiles as shapes."""
         return tuple(parse_profile(text) for text in self.profiles)
 
+    def fitted(self, size: SizeRequirements) -> EngineSpec:
+        """The spec with profiles of sizes that a network takes, where it does not take all; each of them once."""
+        if size.none:
+            return self
+        texts = []
+        for profile in self.parsed_profiles:
+            shapes = [profile.minimum, profile.optimum, profile.maximum]
+            if size.fixed is not None:
+                fits = [(1, *size.fixed) for _ in shapes]
+            else:
+                fits = [(batch, *size.fit(height, width)) for batch, height, width in shapes]
+            texts.append(":".join("x".join(map(str, shape)) for shape in fits))
+        return self.model_copy(update={"profiles": tuple(dict.fromkeys(texts))})
+
 
 class OpenModelDbSpec(_Part):
     """What the OpenModelDB entry says beside what the release knows of itself."""
@@ -125,6 +142,15 @@ class OpenModelDbSpec(_Part):
         pattern=r"^https://[^\s]+$",
         description="Address of the folder the files are published in; by default addresses are relative to it",
     )
+
+
+class WebSpec(_Part):
+    """A page on which the release can be tried in the browser, beside the release folder."""
+
+    home: str = Field(
+        default="", description="Where the release is published, owner/name on the Hub or an address; the page links it"
+    )
+    samples: int = Field(default=4, ge=0, le=6, description="Validation images that visitors can try, at most")
 
 
 class ReleaseSpec(_Part):
@@ -157,6 +183,7 @@ class ReleaseSpec(_Part):
     quantization: QuantizationSpec = QuantizationSpec()
     engines: EngineSpec = EngineSpec()
     openmodeldb: OpenModelDbSpec = OpenModelDbSpec()
+    web: WebSpec | None = Field(default=None, description="Make a page to try the release; by default none")
     limits: dict[Precision, Limits] = Field(default_factory=dict, description="Overrides of the default limits")
 
     @field_validator("name")

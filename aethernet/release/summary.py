@@ -17,6 +17,8 @@ __all__ = ["file_use", "fill_template", "mean_quality", "quality_rows", "readabl
 _USES = {
     ("onnx", Precision.FP32): "ONNX Runtime, chaiNNer, vs-mlrt, anything that reads ONNX; the exact form",
     ("onnx", Precision.FP16): "GPUs: TensorRT, CUDA and DirectML; half the size, not faster on a CPU",
+    ("param", Precision.FP16): "Vulkan on cards of every make: Upscayl and other programs of ncnn; layers",
+    ("bin", Precision.FP16): "the same, weights",
     ("safetensors", Precision.FP32): "PyTorch, spandrel with our plugin",
     ("safetensors", Precision.FP16): "PyTorch on a GPU",
     ("onnx", Precision.INT8): "CPUs: ONNX Runtime, OpenVINO; DirectML. The fast form",

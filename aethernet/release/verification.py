@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from aethernet.artifact import file_digest
 from aethernet.comparison.gate import judge
@@ -203,7 +203,8 @@ def require_accepted(manifest: Manifest) -> None:
         GateError: A released form misses the limits the manifest states, or was never measured.
     """
     released = [form.precision for form in manifest.forms if form.status == "released"]
-    kept = [item for item in manifest.measurements if item.form.precision in released]
+    files = {entry.path for entry in manifest.files} | {PurePosixPath(entry.path).name for entry in manifest.files}
+    kept = [item for item in manifest.measurements if item.form.precision in released and item.form.file in files]
     quality = [item for item in manifest.quality if item.precision is None or item.precision in released]
     unmeasured = [
         entry.path

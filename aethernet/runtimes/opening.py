@@ -12,6 +12,8 @@ from aethernet.runtimes.protocol import Runtime
 __all__ = ["RUNTIMES", "open_runtime", "runtimes_here"]
 
 RUNTIMES = (
+    "ncnn-cpu",
+    "ncnn-vulkan",
     "onnxruntime-cpu",
     "onnxruntime-cuda",
     "onnxruntime-directml",
@@ -32,7 +34,7 @@ def open_runtime(path: Path | str, *, name: str | None = None, threads: int = 0)
     Args:
         path: The file.
         name: One of :data:`RUNTIMES`; None takes the CPU, with ONNX Runtime for ``.onnx`` and PyTorch for checkpoints.
-            An ``.engine`` file knows its own.
+            An ``.engine`` file knows its own, and ncnn's files take ncnn on the CPU.
         threads: CPU threads; 0 lets the runtime choose.
 
     Raises:
@@ -43,6 +45,8 @@ def open_runtime(path: Path | str, *, name: str | None = None, threads: int = 0)
         from aethernet.runtimes.tensorrt import TensorRtRuntime
 
         return TensorRtRuntime(path)
+    if name is None and suffix in (".param", ".bin"):
+        name = "ncnn-cpu"
     if name is None:
         name = "onnxruntime-cpu" if suffix == ".onnx" else "pytorch-cpu"
     library, _, device = name.partition("-")
@@ -53,6 +57,10 @@ def open_runtime(path: Path | str, *, name: str | None = None, threads: int = 0)
             from aethernet.runtimes.onnxruntime import OnnxRuntime
 
             return OnnxRuntime(path, threads=threads, provider=_PROVIDERS[device])
+        case "ncnn":
+            from aethernet.runtimes.ncnn import NcnnRuntime
+
+            return NcnnRuntime(path, threads=threads, vulkan=device == "vulkan")
         case "openvino":
             from aethernet.runtimes.openvino import OpenVinoRuntime
 
@@ -82,6 +90,8 @@ def runtimes_here() -> dict[str, str]:
         for device, provider in _PROVIDERS.items()
     }
     missing["onnxruntime-cuda"] = missing["onnxruntime-cuda"] or cuda
+    missing["ncnn-cpu"] = _lack("ncnn", "ncnn")
+    missing["ncnn-vulkan"] = missing["ncnn-cpu"] or _lacks_vulkan()
     missing["openvino-cpu"] = _lack("openvino", "openvino")
     missing["pytorch-cpu"] = _lack("torch", "convert")
     missing["pytorch-cuda"] = missing["pytorch-cpu"] or cuda
@@ -98,6 +108,12 @@ def _installed(module: str) -> bool:
 
 def _lack(module: str, extra: str) -> str:
     return "" if _installed(module) else f"the Python package '{module}' is not installed ({requirement(extra)})"
+
+
+def _lacks_vulkan() -> str:
+    from aethernet.runtimes.ncnn import vulkan_devices
+
+    return "" if vulkan_devices() else "no Vulkan device here"
 
 
 def _has_nvidia_gpu() -> bool:

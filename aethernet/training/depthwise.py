@@ -14,6 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from aethernet.networks.blocks import ReparameterisedLargeKernelConv
+from aethernet.networks.fusion import merge_parallel
+
 __all__ = ["speed_up_depthwise_"]
 
 
@@ -42,16 +45,31 @@ class _DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution of stride 1 without bias; same parameter, same output."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
-            x, weight = x.to(dtype), weight.to(dtype)
-        y: Tensor = _DepthwiseFunction.apply(x, weight, self.padding[0])
+        return _depthwise(x, self.weight)
+
+
+def _depthwise(x: Tensor, weight: Tensor) -> Tensor:
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+        x, weight = x.to(dtype), weight.to(dtype)
+    y: Tensor = _DepthwiseFunction.apply(x, weight, weight.shape[-1] // 2)
+    return y
+
+
+class _MergedLargeKernelConv(ReparameterisedLargeKernelConv):
+    """Both kernels as one convolution: the sum of their outputs is the output of their sum, gradients included."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = merge_parallel(self.lk_conv.weight, self.sk_conv.weight)
+        y: Tensor = _depthwise(x, weight) + (self.lk_bias + self.sk_bias).view(1, -1, 1, 1)
         return y
 
 
 def speed_up_depthwise_(network: nn.Module) -> None:
     """Replace the depthwise convolutions inside ``network``; parameters and their names stay."""
+    for module in network.modules():
+        if type(module) is ReparameterisedLargeKernelConv and _is_plain_depthwise(module.lk_conv):
+            module.__class__ = _MergedLargeKernelConv  # the same parameters, another order of adding up
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.Conv2d) and _is_plain_depthwise(child):

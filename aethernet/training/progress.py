@@ -28,7 +28,8 @@ class Standing:
     remaining_seconds: float
     """Time left at the present speed."""
     loss: float
-    """Of recent steps: mean absolute error, images in [0, 1]; in fine-tuning what is stated there."""
+    """Of recent steps, what the recipe says: mean absolute error, images in [0, 1], or a hundredth of the negative
+    PSNR in dB; in fine-tuning what is stated there."""
     psnr: float | None
     """Latest mean PSNR on the held-out images in dB; None before the first measurement or without such images."""
     bicubic_psnr: float | None = None

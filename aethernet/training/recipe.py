@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from aethernet.errors import UsageError
 from aethernet.images.kernels import KERNELS
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from aethernet.images.kernels import Kernel
     from aethernet.networks.config import NetworkConfig
 
-__all__ = ["FinetuningRecipe", "Recipe", "TrainingRecipe"]
+__all__ = ["FinetuningRecipe", "Loss", "Recipe", "TrainingRecipe"]
+
+Loss = Literal["l1", "psnr"]
+"""What training lowers: mean absolute error, or each crop's mean square error by its logarithm (``trainer``)."""
 
 
 class Recipe(Protocol):
@@ -57,6 +60,8 @@ class TrainingRecipe:
     synthetic_weight: float = 1.0
     """What an extreme crop's error counts beside a photograph's. Ten times as large, it decides every step it is in;
     a tenth bounds a network, too."""
+    loss: Loss = "l1"
+    """``l1`` is robust, ``psnr`` pays for what is measured: decibels, in every crop alike."""
     learning_rate: float = 1e-3
     """Peak step size of Adam; a cosine brings it from there to 0 at the end."""
     warmup_steps: int = 200
@@ -78,16 +83,18 @@ class TrainingRecipe:
         if self.steps is None and self.hours is None:
             raise UsageError("expected steps, hours or both, found neither: training would never end")
         _require_positive(
-            self, "steps", "hours", "patch", "batch", "octaves", "candidates", "learning_rate", "gradient_clip"
+            self, "steps", "hours", "patch", "batch", "pyramid_levels", "candidates", "learning_rate", "gradient_clip"
         )
         if not self.kernels or any(kernel not in KERNELS for kernel in self.kernels):
             raise UsageError(f"expected kernels from {', '.join(KERNELS)}, found {self.kernels}")
+        if self.loss not in get_args(Loss):
+            raise UsageError(f"expected a loss from {', '.join(get_args(Loss))}, found '{self.loss}'")
         for field in ("seed", "warmup_steps", "weight_decay"):
             if not getattr(self, field) >= 0:
                 raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
         if not 0 <= self.ema_decay < 1:
             raise UsageError(f"expected an ema_decay from 0 to below 1, found {self.ema_decay}")
-        for field in ("batch_statistics_share", "extreme_share", "extreme_weight"):
+        for field in ("batch_statistics_share", "synthetic_share", "synthetic_weight"):
             if not 0 <= getattr(self, field) <= 1:
                 raise UsageError(f"expected {field} from 0 to 1, found {getattr(self, field)}")
         if self.network.scale < 2:
@@ -149,8 +156,8 @@ class FinetuningRecipe:
     """Parts of the network to leave in float; None: those that quantising leaves by itself."""
 
     def __post_init__(self) -> None:
-        _require_positive(self, "steps", "patch", "batch", "octaves", "candidates", "learning_rate")
-        for field in ("seed", "tint_weight", "warmup_steps"):
+        _require_positive(self, "steps", "patch", "batch", "pyramid_levels", "candidates", "learning_rate")
+        for field in ("seed", "channel_shift_weight", "warmup_steps"):
             if not 0 <= getattr(self, field) < math.inf:
                 raise UsageError(f"expected {field} of 0 or more, found {getattr(self, field)}")
 

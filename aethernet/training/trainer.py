@@ -1,4 +1,4 @@
-"""The training loop: L1 loss, Adam, cosine schedule, averaged weights, and a state file to continue from."""
+"""The training loop: L1 or PSNR loss, Adam, cosine schedule, averaged weights, and a state file to continue from."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from aethernet.training.dataset import Batch, ImageFolder, psnr
 from aethernet.training.depthwise import speed_up_depthwise_
 from aethernet.training.initialisation import start_as_nearest_neighbour_
 from aethernet.training.progress import Alarm, ProgressReport, Standing, show_progress
-from aethernet.training.recipe import TrainingRecipe
+from aethernet.training.recipe import Loss, TrainingRecipe
 from aethernet.training.state import TrainingState
 
 __all__ = ["TrainingResult", "as_tensor", "best_device", "train"]
@@ -149,13 +149,28 @@ class _HeldOut:
         return float(np.mean([psnr(_enlarge(network, pair.low), pair.high) for pair in self._pairs]))
 
 
-def _loss(enlarged: Tensor, high: Tensor, weights: Tensor) -> Tensor:
-    """Mean absolute error, a crop's by its weight; beyond 1, which no image reaches, it counts by its logarithm.
+_PSNR_FLOOR = 1e-4
+"""Mean square error (40 dB) at which a crop's share in the ``psnr`` loss is halved: flat crops must not decide it."""
+
+
+def _loss(enlarged: Tensor, high: Tensor, weights: Tensor, kind: Loss = "l1") -> Tensor:
+    """A crop's error by its weight; an error beyond 1, which no image reaches, counts by its logarithm.
 
     A network that leaves the range by orders of magnitude would otherwise lose its gradient to overflow.
+
+    Args:
+        enlarged: [N, C, H, W], what the network made.
+        high: The same shape, 0 to 1, what it should have made.
+        weights: [N], what each crop counts.
+        kind: ``l1``: mean absolute error. ``psnr``: a hundredth of the negative PSNR in dB, crop by crop (as in
+            Chen et al. 2022, arXiv:2204.04676), which makes gradients about as large as those of ``l1``.
     """
     error = (enlarged - high).abs()
-    return ((error.clamp(max=1) + error.clamp(min=1).log()).mean(dim=(1, 2, 3)) * weights).mean()
+    inside, beyond = error.clamp(max=1), error.clamp(min=1).log()
+    if kind == "l1":
+        return ((inside + beyond).mean(dim=(1, 2, 3)) * weights).mean()
+    square = (inside.square() + 2 * beyond).mean(dim=(1, 2, 3))
+    return (0.1 * (square + _PSNR_FLOOR).log10() * weights).mean()
 
 
 @torch.inference_mode()
@@ -307,7 +322,7 @@ class _Trainer:
         for _ in range(_ATTEMPTS):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bfloat16):
                 enlarged = forward(as_tensor(low, self.device))
-            loss = _loss(enlarged.float(), as_tensor(high, self.device), weights)
+            loss = _loss(enlarged.float(), as_tensor(high, self.device), weights, recipe.loss)
             self.optimizer.zero_grad(set_to_none=True)
             if loss.isfinite():
                 loss.backward()  # type: ignore[no-untyped-call]

@@ -13,6 +13,7 @@ import numpy as np
 from aethernet.engines.backends import Backend
 from aethernet.errors import AethernetError, EngineError, UsageError
 from aethernet.precision import Precision
+from aethernet.runtimes.ncnn import vulkan_devices
 from aethernet.runtimes.opening import RUNTIMES, open_runtime, runtimes_here
 from aethernet.upscale.engines import engine_for, engine_source, released_engines
 
@@ -30,6 +31,7 @@ _AUTOMATIC = {
     # Never fp16 on a CPU: it is slower than fp32. No int8 where ONNX Runtime has no integer kernels for it.
     "onnxruntime-cpu": (Precision.FP32, Precision.INT8),
     "openvino-cpu": (Precision.FP32, Precision.INT8),
+    "ncnn-vulkan": (Precision.FP16,),
     "onnxruntime-cuda": (Precision.FP32, Precision.FP16),
     "onnxruntime-directml": (Precision.FP32, Precision.FP16),
     "pytorch-cuda": (Precision.FP32, Precision.FP16),
@@ -37,6 +39,9 @@ _AUTOMATIC = {
     "tensorrt-rtx": (Precision.FP16, Precision.INT8),
 }
 
+
+_ASKED = {"ncnn-cpu": (Precision.FP16,)}
+"""What runtimes take that are used where they are asked for only; others take fp32."""
 
 _BACKENDS = {"tensorrt": Backend.TENSORRT, "tensorrt-rtx": Backend.TENSORRT_RTX}
 
@@ -101,9 +106,13 @@ def candidates(
             hint="--runtime auto takes what there is",
         )
     on_gpu = [name for name in usable if not name.endswith("-cpu")]
+    # Where CUDA, DirectML or TensorRT is, that is faster; a driver that computes on the CPU is slower than all.
+    unasked = "ncnn-vulkan" in on_gpu and runtime != "ncnn-vulkan"
+    if unasked and (len(on_gpu) > 1 or all(device.software for device in vulkan_devices())):
+        on_gpu.remove("ncnn-vulkan")
     found = list(_fitting(bundle, on_gpu, runtime, precision, engine))
     if not found:
-        found = list(_fitting(bundle, [name for name in usable if name not in on_gpu], runtime, precision, engine))
+        found = list(_fitting(bundle, [name for name in usable if name.endswith("-cpu")], runtime, precision, engine))
     if not found:
         released = ", ".join(form.precision for form in bundle.manifest.forms if form.status == "released")
         reasons = "".join(
@@ -126,7 +135,7 @@ def _fitting(
     for name in usable:
         if runtime == "auto" and name not in _AUTOMATIC:
             continue  # PyTorch on a CPU: ONNX Runtime is always there, and faster
-        wanted = _AUTOMATIC.get(name, (Precision.FP32,)) if precision == "auto" else (Precision(precision),)
+        wanted = (_AUTOMATIC | _ASKED).get(name, (Precision.FP32,)) if precision == "auto" else (Precision(precision),)
         if name in _BACKENDS and runtime != "auto" and engine is not None:
             sources = [one for one in wanted if engine_source(bundle, one) is not None]
             if not sources:
@@ -151,6 +160,8 @@ def _files(bundle: Bundle, runtime: str, precision: Precision) -> list[Path]:
         return released_engines(bundle, _BACKENDS[runtime], precision)
     if runtime.startswith("pytorch"):
         entry = bundle.manifest.file("weights", precision, ".safetensors")
+    elif runtime.startswith("ncnn"):
+        entry = bundle.manifest.file("ncnn", precision, ".param")
     else:
         entry = bundle.manifest.file("onnx", precision, "_int8.onnx" if precision is Precision.INT8 else ".onnx")
     return [] if entry is None else [bundle.path(entry)]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,22 +22,42 @@ from aethernet.upscale.writing import FORMATS, format_of
 if TYPE_CHECKING:
     from aethernet.upscale.upscaler import Upscaler
 
-__all__ = ["IMAGE_SUFFIXES", "VIDEO_SUFFIXES", "UpscaleJob", "is_video", "plan_jobs", "upscale_files"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "UpscaleJob",
+    "failure",
+    "is_video",
+    "passed_over",
+    "plan_jobs",
+    "upscale_files",
+]
+
+log = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = (
     ".png",
     ".jpg",
     ".jpeg",
+    ".jpe",
+    ".jfif",
     ".webp",
     ".tif",
     ".tiff",
     ".avif",
     ".bmp",
+    ".dib",
     ".gif",
     ".jp2",
+    ".jpx",
+    ".j2k",
     ".ppm",
     ".pgm",
+    ".pbm",
+    ".pnm",
+    ".pam",
     ".tga",
+    *((".heic", ".heif") if find_spec("pillow_heif") else ()),
 )
 VIDEO_SUFFIXES = (
     ".mkv",
@@ -50,6 +74,17 @@ VIDEO_SUFFIXES = (
     ".flv",
     ".ogv",
     ".nut",
+    ".vob",
+    ".mts",
+    ".m2v",
+    ".3gp",
+    ".3g2",
+    ".mxf",
+    ".y4m",
+    ".asf",
+    ".f4v",
+    ".qt",
+    ".dv",
 )
 
 _LARGE = 64 * 2**20
@@ -102,11 +137,15 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
             for given in inputs
             for path, relative in _files(given, output)
         ]
+        jobs = _told_apart(jobs)
     if not jobs:
         raise UsageError(f"expected images or videos in {', '.join(map(str, inputs))}, found none")
     taken: dict[Path, Path] = {}
     for job in jobs:
-        place = job.destination.resolve()
+        try:
+            place = job.destination.resolve()
+        except (RuntimeError, OSError) as error:  # links that lead to each other
+            raise UsageError(f"expected an output that can be written, found {job.destination}: {error}") from error
         if place == job.source.resolve():
             raise UsageError(f"expected an output beside its input, found both at {job.source}")
         if place in taken:
@@ -122,13 +161,51 @@ def _files(given: Path, output: Path) -> Iterator[tuple[Path, Path]]:
         yield given, Path(given.name)
         return
     inside = output.resolve()
-    for path in sorted(given.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(given).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES and path.is_file() and not hidden:
+    for path in _walked(given):
+        if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
             # Results of an earlier run may lie inside the folder they were made from.
             if given.resolve() != inside and inside in path.resolve().parents:
                 continue
             yield path, path.relative_to(given)
+
+
+def _walked(given: Path, on_error: Callable[[OSError], None] = lambda _: None) -> list[Path]:
+    """All files in a folder and below that are not hidden, in order."""
+    found = []
+    for folder, inner, names in os.walk(given, onerror=on_error):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        found += [Path(folder) / name for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())
+
+
+def passed_over(inputs: Sequence[Path], output: Path) -> list[str]:
+    """What lies in the folders given and is not upscaled: files with other endings, subfolders that cannot be read."""
+    left: list[str] = []
+
+    def unreadable(error: OSError) -> None:
+        left.append(f"{error.filename} ({error.strerror})")
+
+    for given in inputs:
+        if given.is_dir():
+            inside = output.resolve()
+            walked = _walked(given, unreadable)
+            left += [
+                str(path)
+                for path in walked
+                if path.suffix.lower() not in IMAGE_SUFFIXES + VIDEO_SUFFIXES and inside not in path.resolve().parents
+            ]
+    return left
+
+
+def _told_apart(jobs: list[UpscaleJob]) -> list[UpscaleJob]:
+    """Where several inputs differ only in their ending, all but the one that keeps it carry theirs in the new name."""
+    counts = Counter(job.destination for job in jobs)
+    return [
+        UpscaleJob(job.source, job.destination.with_name(job.source.name + job.destination.suffix))
+        if counts[job.destination] > 1 and job.source.suffix.lower() != job.destination.suffix.lower()
+        else job
+        for job in jobs
+    ]
 
 
 def _ending(source: Path, form: str | None) -> str:
@@ -155,8 +232,14 @@ def upscale_files(
     """Enlarge image files; the next is read while one is computed. One that fails does not stop the others.
 
     Returns:
-        For each job the facts of :func:`upscale_file`, or ``source``, ``destination`` and ``error``, or ``skipped``.
+        For each job the facts of :func:`upscale_file`, or ``source``, ``destination`` and ``error`` (with ``hint``), or
+        ``skipped``.
+
+    Raises:
+        UsageError: No file can be done as asked.
     """
+    if quality is not None and not 1 <= quality <= 100:
+        raise UsageError(f"expected a quality of 1 to 100, found {quality}")
     results = []
     with ThreadPoolExecutor(1, thread_name_prefix="read") as reader:
         coming: Future[tuple[Still, float]] | None = None
@@ -169,11 +252,8 @@ def upscale_files(
                 result = upscale_file(
                     upscaler, job.source, job.destination, quality=quality, still=still, read_seconds=seconds
                 )
-            except (AethernetError, MemoryError) as error:
-                if isinstance(error, UsageError):
-                    raise
-                told = str(error) or "not enough memory for the image itself"
-                result = {"source": str(job.source), "destination": str(job.destination), "error": told}
+            except Exception as error:  # noqa: BLE001 (the barrier: whatever a file holds, the others are done)
+                result = failure(job, error)
             results.append(result)
             on_done(result)
     done = {result["destination"]: result for result in results}
@@ -182,6 +262,23 @@ def upscale_files(
         done.get(str(job.destination), {"source": str(job.source), "destination": str(job.destination), **skipped})
         for job in jobs
     ]
+
+
+def failure(job: UpscaleJob, error: Exception) -> dict[str, Any]:
+    """The result of a job that failed: what was expected and found, and what to do, whatever was raised."""
+    # Where the exception of another library came from is for whoever repairs this one.
+    log.debug("%s failed", job.source, exc_info=error)
+    result = {"source": str(job.source), "destination": str(job.destination)}
+    if isinstance(error, AethernetError):
+        found, hint = str(error), error.hint
+    elif isinstance(error, MemoryError):
+        found = f"expected memory for {job.source.name}, found too little"
+        hint = "close other programs, or cut the file into parts"
+    else:
+        told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+        found = f"expected to upscale {job.source.name}, found what this version has no answer to: {told}"
+        hint = "convert the file with another program, and please report what happened"
+    return {**result, "error": found, **({"hint": hint} if hint else {})}
 
 
 def _timed_read(path: Path) -> tuple[Still, float]:

@@ -1,33 +1,34 @@
 """Image files of every kind into arrays, with all that has to survive beside the pixels.
 
-Pillow reads nearly everything, but colours of 16 bits only as 8; those are read by imagecodecs and tifffile.
+Pillow reads nearly everything, but colours of 16 bits only as 8; :mod:`aethernet.upscale.deep` reads those, and
+:mod:`aethernet.upscale.tiff` every TIFF.
 """
 
 from __future__ import annotations
 
-import re
 import threading
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from aethernet.errors import ImageError, MissingDependencyError, UsageError
+from aethernet.errors import AethernetError, ImageError, UsageError
+from aethernet.upscale.deep import deep_pixels
+from aethernet.upscale.libraries import require
+from aethernet.upscale.metadata import Metadata, orientation_of, read_metadata
+from aethernet.upscale.tiff import is_tiff, read_tiff
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.Image import Exif, Image
+    from PIL.Image import Image
 
 __all__ = ["LARGEST", "Metadata", "Still", "read_still"]
 
 LARGEST = 20_000 * 20_000
 """Pixels of the largest image that is read."""
-
-_ORIENTATION, _EXIF_IFD, _GPS_IFD = 0x0112, 0x8769, 0x8825
-_PIXEL_X, _PIXEL_Y = 0xA002, 0xA003
-# What a TIFF's directory says about the image; the rest of it describes how that file was laid out.
-_DESCRIPTIVE = {0x010E, 0x010F, 0x0110, 0x0131, 0x0132, 0x013B, 0x013C, 0x8298, *range(0x9C9B, 0x9CA0)}
 
 # Transposition for each EXIF orientation, on [H, W, C].
 _TURNS = {
@@ -43,18 +44,6 @@ _TURNS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
-    """What a file says beside its pixels."""
-
-    icc: bytes | None = None
-    """Colour profile that fits the pixels."""
-    exif: Exif | None = None
-    """With orientation 1: the pixels are upright."""
-    xmp: bytes | None = None
-    dpi: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Still:
     """One image, upright, decoded."""
 
@@ -65,7 +54,7 @@ class Still:
     kind: Literal["grey", "rgb", "cmyk"] = "rgb"
     format: str = ""
     """Pillow's name of the file format."""
-    metadata: Metadata = Metadata()
+    metadata: Metadata = field(default_factory=Metadata)
     notes: tuple[str, ...] = ()
     """What a user should be told."""
 
@@ -117,7 +106,12 @@ class Still:
 
         from PIL import Image, ImageCms
 
-        cmyk = Image.fromarray(255 - np.concatenate([self.colour, self.plane[..., None]], axis=2), mode="CMYK")
+        planes = np.concatenate([self.colour, self.plane[..., None]], axis=2)
+        notes = self.notes
+        if planes.dtype == np.uint16:
+            planes = np.rint(planes / np.float32(257)).astype(np.uint8)
+            notes = (*notes, "16 bits became 8 on the way from CMYK to RGB")
+        cmyk = Image.fromarray(255 - planes, mode="CMYK")
         icc, note = None, "CMYK became RGB by the formula, because there was no profile"
         if self.metadata.icc:
             try:
@@ -125,8 +119,8 @@ class Still:
                 source = ImageCms.ImageCmsProfile(io.BytesIO(self.metadata.icc))
                 rgb = ImageCms.profileToProfile(cmyk, source, srgb, outputMode="RGB")
                 icc, note = ImageCms.ImageCmsProfile(srgb).tobytes(), "CMYK became sRGB through its profile"
-            except ImageCms.PyCMSError:
-                rgb = None
+            except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+                rgb, note = None, "CMYK became RGB by the formula, because its profile is damaged"
         else:
             rgb = None
         colour = np.asarray(rgb if rgb is not None else cmyk.convert("RGB"))
@@ -136,7 +130,7 @@ class Still:
             plane=None,
             kind="rgb",
             metadata=replace(self.metadata, icc=icc),
-            notes=(*self.notes, note),
+            notes=(*notes, note),
         )
 
 
@@ -150,16 +144,37 @@ def read_still(path: Path | str) -> Still:
 
     path = Path(path)
     try:
+        # Pillow warns about broken tags; what is lost becomes a note.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        if path.is_file() and is_tiff(path):
+            return _read_tiff(path)
         with _open(path) as image:
             width, height = image.size
             if width * height > LARGEST:
                 raise ImageError(f"expected at most {LARGEST // 10**6} megapixels, found {width}x{height}: {path}")
             return _read(path, image)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError, RuntimeError) as error:
+    except (AethernetError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise ImageError(f"expected an image at {path}, found {_what_it_is(path)}") from error
+    except Exception as error:  # libraries raise whatever a damaged file makes of their assumptions
         missing = not path.is_file()
+        told = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         raise ImageError(
-            f"expected an image at {path}, found {'no file' if missing else f'something that cannot be read: {error}'}"
+            f"expected an image at {path}, found {'no file' if missing else f'something that cannot be read: {told}'}"
         ) from error
+
+
+def _what_it_is(path: Path) -> str:
+    with open(path, "rb") as file:
+        head = file.read(256)
+    if not head:
+        return "an empty file"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself (git lfs pull fetches it)"
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "a web page"
+    return "something that no reader knows"
 
 
 _opening = threading.Lock()
@@ -169,6 +184,8 @@ def _open(path: Path) -> Image:
     """Pillow's own limit is 179 megapixels and global; ours is checked right after opening."""
     from PIL import Image
 
+    if path.suffix.lower() in (".heic", ".heif") and find_spec("pillow_heif"):
+        require("pillow_heif").register_heif_opener()
     with _opening:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -179,31 +196,59 @@ def _open(path: Path) -> Image:
 
 def _read(path: Path, image: Image) -> Still:
     notes = []
-    if (count := getattr(image, "n_frames", 1)) > 1:
+    if (count := _frame_count(image)) > 1:
         notes.append(f"only the first of {count} images in the file was upscaled")
-    information, form = dict(image.info), image.format or ""
-    exif = image.getexif()
-    orientation = exif.get(_ORIENTATION, 1)
-    deep = _deep_pixels(path, image)
+    deep = deep_pixels(path, image)
     if deep is None:
         pixels, kind = _pixels(image)
-        if form == "TIFF":
-            orientation = 1  # Pillow turns these itself while it loads them
     else:
         pixels, kind = deep, "grey" if deep.shape[2] < 3 else "rgb"
+    metadata, lost = read_metadata(path, image, kind, image.info.get("icc_profile") or None)
+    return _still(pixels, kind, orientation_of(image), image.format or "", metadata, [*notes, *lost])
+
+
+def _read_tiff(path: Path) -> Still:
+    decoded = read_tiff(path, LARGEST)
+    icc = decoded.icc if decoded.icc_fits else None
+    try:
+        with _open(path) as image:
+            metadata, lost = read_metadata(path, image, decoded.kind, icc)
+    except Exception:  # noqa: BLE001 (Pillow does not know half of what TIFF can be, and says so in many ways)
+        metadata, lost = Metadata(icc=icc), ["metadata other than the colour profile was dropped"]
+    pixels = decoded.pixels
+    notes = list(decoded.notes)
+    if pixels.dtype.kind == "f":
+        low, high = (float(part) for part in (np.nanmin(pixels), np.nanmax(pixels)))
+        if not np.isfinite(pixels).all() or low < 0 or high > 1:
+            raise ImageError(
+                f"expected values from 0 to 1 in a file of floats, found {low:g} to {high:g}: {path}",
+                hint="scale them to 0 to 1, or save the image with 8 or 16 bits",
+            )
+        notes.append("values are floats: 0 was taken for black, 1 for white")
+    return _still(pixels, decoded.kind, decoded.orientation, "TIFF", metadata, [*notes, *lost])
+
+
+def _still(
+    pixels: NDArray[Any],
+    kind: Literal["grey", "rgb", "cmyk"],
+    orientation: int,
+    form: str,
+    metadata: Metadata,
+    notes: list[str],
+) -> Still:
     pixels = _TURNS.get(orientation, _TURNS[1])(pixels)
     colours = 1 if kind == "grey" else 3
     plane = pixels[..., colours] if pixels.shape[2] > colours else None
-    icc = information.get("icc_profile") or None
-    if icc and icc[16:20] != {"grey": b"GRAY", "rgb": b"RGB ", "cmyk": b"CMYK"}[kind]:
-        notes.append(f"the colour profile was dropped: it is for {icc[16:20]!r}, not for {kind}")
-        icc = None
-    metadata = Metadata(
-        icc=icc, exif=_upright(exif, form == "TIFF"), xmp=_upright_xmp(information.get("xmp")), dpi=_dpi(information)
-    )
     return Still(
         colour=pixels[..., :colours], plane=plane, kind=kind, format=form, metadata=metadata, notes=tuple(notes)
     )
+
+
+def _frame_count(image: Image) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except Exception:  # noqa: BLE001 (Pillow counts by seeking, which stumbles over whatever lies behind the first image)
+        return 1
 
 
 def _pixels(image: Image) -> tuple[NDArray[Any], Literal["grey", "rgb", "cmyk"]]:
@@ -252,102 +297,6 @@ def _as_array(image: Image, mode: str, channels: int) -> NDArray[np.uint8]:
             part = part.convert(mode)
         pixels[top:bottom] = np.asarray(part).reshape(bottom - top, width, channels)
     return pixels
-
-
-def _deep_pixels(path: Path, image: Image) -> NDArray[Any] | None:
-    """[H, W, C] uint16 of a file with more than 8 bits in several channels; None for all others."""
-    several = len(image.getbands()) > 1
-    if image.format == "PNG":
-        with open(path, "rb") as file:
-            header = file.read(26)
-        if header[24] != 16 or (header[25] == 0 and "transparency" not in image.info):
-            return None
-        return _three_axes(_require("imagecodecs").png_decode(path.read_bytes()))
-    if image.format == "TIFF" and several:
-        bits = image.tag_v2.get(258, (8,))  # type: ignore[attr-defined]  # Pillow's TIFF class has it
-        if set(bits) != {16} or image.mode == "CMYK":
-            return None
-        return _deep_tiff(path)
-    if image.format == "AVIF":
-        with open(path, "rb") as file:
-            head = file.read(4096)
-        # ISO/IEC 23008-12, 6.5.6: pixi = version and flags, count, bits of each channel.
-        found = re.search(rb"pixi\0\0\0\0.(.)", head, re.DOTALL)
-        if found is None or (depth := found[1][0]) <= 8:
-            return None
-        decoded = _three_axes(_require("imagecodecs").avif_decode(path.read_bytes()))
-        widened: NDArray[Any] = np.rint(decoded * (65535 / (2**depth - 1))).astype(np.uint16)
-        return widened
-    return None
-
-
-def _deep_tiff(path: Path) -> NDArray[Any]:
-    _require("imagecodecs")  # for compressed files
-    with _require("tifffile").TiffFile(path) as file:
-        page = file.pages[0]
-        pixels: NDArray[Any] = page.asarray()
-        if page.planarconfig == 2:  # channels one after another
-            pixels = np.moveaxis(pixels, 0, -1)
-    pixels = _three_axes(pixels)
-    if pixels.dtype != np.uint16:
-        raise ValueError(f"expected unsigned values of 16 bits, found {pixels.dtype}")
-    return pixels[..., :4]
-
-
-def _three_axes(pixels: NDArray[Any]) -> NDArray[Any]:
-    return pixels[..., None] if pixels.ndim == 2 else pixels
-
-
-def _require(module: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise MissingDependencyError(module, extra="images") from error
-
-
-def _upright(exif: Exif, from_tiff: bool) -> Exif | None:
-    """The same facts with orientation 1; from a TIFF only those that are not about that file's layout."""
-    from PIL import Image
-
-    groups = {group: dict(exif.get_ifd(group)) for group in (_EXIF_IFD, _GPS_IFD)}
-    kept = Image.Exif()
-    for tag, value in exif.items():
-        layout = from_tiff and (tag not in _DESCRIPTIVE or str(value).startswith('{"shape"'))  # tifffile's description
-        if tag not in groups and tag != _ORIENTATION and not layout:
-            kept[tag] = value
-    for group, values in groups.items():
-        if values:
-            kept[group] = values
-    if not kept:
-        return None
-    kept[_ORIENTATION] = 1
-    return kept
-
-
-def resized_exif(exif: Exif, width: int, height: int) -> Exif:
-    """The same facts for an image of another size, where they state one."""
-    details = exif.get(_EXIF_IFD, {})
-    for tag, value in ((_PIXEL_X, width), (_PIXEL_Y, height)):
-        if tag in details:
-            details[tag] = value
-    return exif
-
-
-def _upright_xmp(xmp: bytes | str | None) -> bytes | None:
-    if not xmp:
-        return None
-    text = xmp.encode() if isinstance(xmp, str) else xmp
-    return re.sub(rb'tiff:Orientation="\d"', b'tiff:Orientation="1"', text)
-
-
-def _dpi(information: dict[Any, Any]) -> tuple[float, float] | None:
-    try:
-        across, down = (float(one) for one in information["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    return (across, down) if across > 0 and down > 0 else None
 
 
 def _fill(colour: NDArray[Any], visible: NDArray[np.bool_]) -> NDArray[Any]:

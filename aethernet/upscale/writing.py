@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from aethernet.errors import ImageError, MissingDependencyError, UsageError
-from aethernet.upscale.reading import Metadata, resized_exif
+from aethernet.errors import ImageError, UsageError
+from aethernet.upscale.libraries import require
+from aethernet.upscale.metadata import Metadata, resized_exif, resized_xmp, shortened_exif
+from aethernet.upscale.profiles import grey_curve, rgb_profile
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,7 +50,14 @@ FORMATS: Mapping[str, FileFormat] = MappingProxyType(
         one.name: one
         for one in (
             FileFormat(name="png", suffixes=(".png",), longest=2**31 - 1, deep=True),
-            FileFormat(name="jpg", suffixes=(".jpg", ".jpeg"), longest=65_500, alpha=False, cmyk=True, quality=95),
+            FileFormat(
+                name="jpg",
+                suffixes=(".jpg", ".jpeg", ".jpe", ".jfif"),
+                longest=65_500,
+                alpha=False,
+                cmyk=True,
+                quality=95,
+            ),
             FileFormat(name="webp", suffixes=(".webp",), longest=16_383, quality=90),
             FileFormat(name="tif", suffixes=(".tif", ".tiff"), longest=2**31 - 1, deep=True, cmyk=True),
             FileFormat(name="avif", suffixes=(".avif",), longest=65_536, quality=80),
@@ -104,11 +115,15 @@ def write_image(
     Returns:
         What a user should be told.
     """
-    notes = []
-    metadata = still.metadata
-    if still.colour.dtype == np.uint16 and not target.deep:
+    metadata, notes = _fitting(still, target, size)
+    if still.colour.dtype.kind == "f" and target.name != "tif":
+        bands = (np.rint(band * np.float32(65535)).astype(np.uint16) for band in bands)
+        if target.deep:
+            notes.append(f"{target.name} holds 16 bits per channel, the input had floats")
+    if still.colour.dtype != np.uint8 and not target.deep:
         bands = (_as_8_bits(band) for band in bands)
-        notes.append(f"{target.name} holds 8 bits per channel, the input had 16")
+        had = "16" if still.colour.dtype == np.uint16 else "floats"
+        notes.append(f"{target.name} holds 8 bits per channel, the input had {had}")
     if still.has_alpha and not target.alpha:
         bands = (_on_white(band) for band in bands)
         if still.plane is not None and (still.plane != np.iinfo(still.plane.dtype).max).any():
@@ -116,10 +131,30 @@ def write_image(
     if target.name == "png":
         _write_png(path, bands, size, metadata)
     elif target.name == "tif":
-        _write_tiff(path, bands, size, metadata, still)
+        notes += _write_tiff(path, bands, size, metadata, still)
     else:
-        _write_whole(path, target, np.concatenate(list(bands)), still, metadata, quality)
+        notes += _write_whole(path, target, np.concatenate(list(bands)), still, metadata, quality)
     return notes
+
+
+def _fitting(still: Still, target: FileFormat, size: tuple[int, int]) -> tuple[Metadata, list[str]]:
+    """What the format can say beside the pixels, and notes on what it cannot."""
+    metadata, notes = still.metadata, []
+    if metadata.xmp:
+        metadata = replace(metadata, xmp=resized_xmp(metadata.xmp, *size))
+    if metadata.icc and still.kind == "grey" and target.name in ("webp", "avif"):  # their pixels are RGB
+        curve = grey_curve(metadata.icc)
+        if curve is None:
+            notes.append(f"{target.name} has no grey: the grey profile, which has no tone curve, was dropped")
+        metadata = replace(metadata, icc=None if curve is None else rgb_profile(curve))
+    if metadata.cicp and target.name not in ("png", "avif"):
+        notes.append(
+            f"{target.name} cannot say that the colours have primaries {metadata.cicp[0]} and transfer "
+            f"{metadata.cicp[1]} of H.273: the tag was dropped"
+        )
+    if target.name != "png" and any(name in (b"mDCV", b"cLLI") for name, _ in metadata.png_colour):
+        notes.append(f"{target.name} cannot say how bright the mastering display was: the tags were dropped")
+    return metadata, notes
 
 
 def _as_8_bits(band: NDArray[Any]) -> NDArray[np.uint8]:
@@ -146,8 +181,8 @@ def _write_png(path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int],
     with open(path, "wb") as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         _chunk(file, b"IHDR", struct.pack(">IIBBBBB", *size, depth, _PNG_COLOUR_TYPES[channels], 0, 0, 0))
-        if metadata.icc:
-            _chunk(file, b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc))
+        for name, data in _png_colour(metadata):
+            _chunk(file, name, data)
         if metadata.dpi:
             _chunk(file, b"pHYs", struct.pack(">IIB", *(round(one / 0.0254) for one in metadata.dpi), 1))
         if metadata.xmp:
@@ -166,6 +201,15 @@ def _write_png(path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int],
                 above = raw[-1]
         _chunk(file, b"IDAT", packer.flush())
         _chunk(file, b"IEND", b"")
+
+
+def _png_colour(metadata: Metadata) -> Iterator[tuple[bytes, bytes]]:
+    """Chunks that say how values mean colours: as they were where the input was a PNG."""
+    yield from metadata.png_colour
+    if metadata.icc and not metadata.icc_from_chunks:
+        yield b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)
+    if metadata.cicp and b"cICP" not in dict(metadata.png_colour):
+        yield b"cICP", bytes([*metadata.cicp, 0, 1])  # RGB, full range
 
 
 _FILTERED_AT_A_TIME = 2**17
@@ -198,23 +242,22 @@ def _filtered(raw: NDArray[np.uint8], above: NDArray[np.uint8], step: int) -> by
 # --- TIFF ------------------------------------------------------------------------------------------------------------
 
 _TILE = 256
-_EXIF_IFD = 0x8769
-_PLACEHOLDER = _EXIF_IFD + 1
-"""tifffile refuses to write the tag itself; tags have to be in order, so its place is held by the next number."""
+_DIRECTORIES = {0x8769: "EXIF", 0x8825: "GPS"}
+"""Tags that point to directories of their own. tifffile refuses to write the tags themselves; tags have to be in
+order, so the place of each is held by the next number."""
+_TEXT_IN_BYTES = range(0x9C9B, 0x9CA0)
 
 
 def _write_tiff(
     path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int], metadata: Metadata, still: Still
-) -> None:
+) -> list[str]:
     """Tiled, deflated; BigTIFF beyond 4 GB."""
-    try:
-        import tifffile
-    except ImportError as error:
-        raise MissingDependencyError("tifffile", extra="images") from error
+    tifffile = require("tifffile")
+    notes = []
     width, height = size
     cmyk = still.kind == "cmyk"
     if cmyk:
-        bands = (255 - band for band in bands)
+        bands = (np.iinfo(band.dtype).max - band for band in bands)
     channels = still.colour.shape[2] + (still.plane is not None)
     big = height * width * channels * still.colour.dtype.itemsize > 3 * 2**30
     shape = (height, width, channels) if channels > 1 else (height, width)
@@ -222,15 +265,14 @@ def _write_tiff(
     details: dict[int, Any] = {}
     if metadata.exif:
         exif = resized_exif(metadata.exif, *size)
-        extra = [
-            (tag, "s", 0, value, True)
-            for tag, value in exif.items()
-            if isinstance(value, str) and value and tag not in (0x0131, 0x0132)
-        ]
-        if not big:  # its directories are laid out differently
-            details = exif.get(_EXIF_IFD, {})
-        if details:
-            extra.append((_PLACEHOLDER, "I", 1, 0, True))
+        extra = [entry for tag, value in exif.items() if (entry := _descriptive_tag(tag, value))]
+        details = {tag: exif[tag] for tag in _DIRECTORIES if exif.get(tag)}
+        if details and big:  # its directories are laid out differently
+            notes.append(
+                f"{' and '.join(_DIRECTORIES[tag] for tag in details)} details do not go into a TIFF of this size"
+            )
+            details = {}
+        extra += [(tag + 1, "I", 1, 0, True) for tag in details]
     if metadata.xmp:
         extra.append((700, "B", len(metadata.xmp), metadata.xmp, True))
     tifffile.imwrite(
@@ -252,8 +294,24 @@ def _write_tiff(
         software=False,
         metadata=None,
     )
-    if details:
-        _append_directory(path, details)
+    for tag, values in details.items():
+        _append_directory(path, tag, values)
+    with tifffile.TiffFile(path) as written:
+        page = written.pages.first
+        end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))
+    if end > path.stat().st_size:
+        raise OSError(errno.ENOSPC, "the file ends before its last tile")
+    return notes
+
+
+def _descriptive_tag(tag: int, value: Any) -> tuple[int, str, int, bytes, bool] | None:
+    """For tifffile; None for what describes how the input was laid out."""
+    if tag in _TEXT_IN_BYTES and isinstance(value, bytes):
+        return tag, "B", len(value), value, True
+    if not isinstance(value, str | bytes) or not value or tag in (0x0131, 0x0132):
+        return None
+    text = value.encode("ascii", "replace") if isinstance(value, str) else value
+    return tag, "s", 0, text, True
 
 
 def _tiff_tiles(bands: Iterator[NDArray[Any]], width: int, channels: int) -> Iterator[NDArray[Any]]:
@@ -281,25 +339,25 @@ def _strips(bands: Iterator[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:
         yield np.concatenate(kept)
 
 
-def _append_directory(path: Path, details: dict[int, Any]) -> None:
-    """Put the Exif directory behind the image and point its tag there; tifffile writes no directories of others."""
+def _append_directory(path: Path, tag: int, values: dict[int, Any]) -> None:
+    """Put a directory behind the image and point its tag there; tifffile writes no directories of others."""
     import tifffile
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-    directory = ImageFileDirectory_v2(group=_EXIF_IFD)
-    for tag, value in details.items():
-        directory[tag] = value
+    directory = ImageFileDirectory_v2(group=tag)
+    for name, value in values.items():
+        directory[name] = value
     with open(path, "r+b") as file:
         offset = file.seek(0, io.SEEK_END)
         offset += file.write(b"\0" * (offset % 2))
         file.write(directory.tobytes(offset))
     with tifffile.TiffFile(path, mode="r+") as written:
-        entry: Any = written.pages.first.tags[_PLACEHOLDER]
+        entry: Any = written.pages.first.tags[tag + 1]
         entry.overwrite(offset)
         place = entry.offset
     with open(path, "r+b") as file:
         file.seek(place)
-        file.write(struct.pack("<H", _EXIF_IFD))
+        file.write(struct.pack("<H", tag))
 
 
 # --- formats that want the whole image at once ---------------------------------------------------------------------
@@ -307,8 +365,10 @@ def _append_directory(path: Path, details: dict[int, Any]) -> None:
 
 def _write_whole(
     path: Path, target: FileFormat, pixels: NDArray[Any], still: Still, metadata: Metadata, quality: int | None
-) -> None:
+) -> list[str]:
     from PIL import Image
+
+    notes = []
 
     if still.kind == "cmyk":
         image = Image.fromarray(255 - pixels, mode="CMYK")
@@ -320,8 +380,17 @@ def _write_whole(
     if metadata.icc:
         options["icc_profile"] = metadata.icc
     if metadata.exif:
-        options["exif"] = resized_exif(metadata.exif, *image.size).tobytes()
-    if metadata.xmp:
+        most = _LONGEST_SEGMENT if target.name == "jpg" else 2**31
+        options["exif"], dropped = shortened_exif(resized_exif(metadata.exif, *image.size), most)
+        if target.name == "avif":  # Pillow takes bytes apart and loses text that is not ASCII
+            options["exif"] = metadata.exif
+        if dropped:
+            notes.append(f"jpg holds {most} bytes of EXIF: dropped {', '.join(dropped)}")
+    if metadata.xmp and target.name == "jpg" and len(metadata.xmp) > _LONGEST_SEGMENT - len(_XMP_NAME):
+        notes.append(
+            f"jpg holds {_LONGEST_SEGMENT - len(_XMP_NAME)} bytes of XMP: its {len(metadata.xmp)} were dropped"
+        )
+    elif metadata.xmp:
         options["xmp"] = metadata.xmp
     if target.name == "jpg":
         options |= {"subsampling": 0, "optimize": True} | ({"dpi": metadata.dpi} if metadata.dpi else {})
@@ -330,4 +399,19 @@ def _write_whole(
     elif target.name == "avif":
         options |= {"speed": 6, "subsampling": "4:4:4"}
     formats = {"jpg": "JPEG", "webp": "WEBP", "avif": "AVIF"}
-    image.save(path, format=formats[target.name], **options)
+    # Pillow's encoders do not notice a full disk; Python's files do.
+    encoded = io.BytesIO()
+    image.save(encoded, format=formats[target.name], **options)
+    data = encoded.getvalue()
+    if target.name == "avif" and metadata.cicp:
+        data = re.sub(
+            rb"colrnclx....", b"colrnclx" + struct.pack(">HH", *metadata.cicp), data, count=1, flags=re.DOTALL
+        )
+    with open(path, "wb") as file:
+        file.write(data)
+    return notes
+
+
+_LONGEST_SEGMENT = 65533
+"""Bytes in a segment of a JPEG file."""
+_XMP_NAME = b"http://ns.adobe.com/xap/1.0/\0"

@@ -14,9 +14,9 @@ from prefect.client.orchestration import get_client
 from aethernet.errors import UsageError
 from aethernet.release.spec import read_spec
 from aethernet.store.store import Store
-from flows.deploying import deploy, located, queue_of
+from flows.deploying import deploy, queue_of
 from flows.packing import named_in, opened_spec, pack_bundle, pack_spec, place_bundle
-from flows.session import LIMITS, limited
+from flows.session import LIMITS, limited, located
 from tests.support.releases import flip_byte, snapshot
 from tests.support.workplace import REPOSITORY, Finished, Workplace
 
@@ -46,6 +46,9 @@ def test_deployments_are_registered_with_parameters_that_read_well(deployed: lis
     release = _deployment("release/testing").parameter_openapi_schema
     assert release["definitions"]["Precision"]["enum"] == ["fp32", "fp16", "int8"]
     assert "required" not in release  # a click makes the sample
+    assert next(iter(release["properties"])) == "spec"
+    recipe = _deployment("qat-finetune/testing").parameter_openapi_schema["definitions"]["FinetuningRecipe"]
+    assert recipe["properties"]["steps"]["default"] == 500
 
 
 def test_engine_builds_have_a_queue_by_the_name_of_the_card(deployed: list[str]) -> None:
@@ -54,10 +57,14 @@ def test_engine_builds_have_a_queue_by_the_name_of_the_card(deployed: list[str])
     assert _deployment(deployed[-1]).work_queue_name == "nvidia-geforce-rtx-4090"
 
 
-def test_relative_paths_are_the_checkouts() -> None:
-    assert Path(located("releases/aether_tiny_2x")) == REPOSITORY / "releases" / "aether_tiny_2x"
-    assert located("/elsewhere/spec") == "/elsewhere/spec"
-    assert located("packed:name 1.0.0:ab:1") == "packed:name 1.0.0:ab:1"
+def test_relative_paths_are_the_checkouts_where_a_worker_runs_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    relative, absolute = Path("releases/aether_tiny_2x"), Path("/elsewhere/spec")
+    assert located(relative) == relative
+
+    monkeypatch.setattr("prefect.runtime.deployment.id", "some-deployment")
+
+    assert located(relative) == REPOSITORY / relative
+    assert located(absolute) == absolute
 
 
 def test_limits_are_created_and_keep_what_was_set_by_hand(deployed: list[str]) -> None:
@@ -99,7 +106,7 @@ def test_prefects_own_command_takes_prefect_yaml_as_it_stands(deployed: list[str
     )
 
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert _deployment("release/aethernet").entrypoint == "flows.deployments.release"
+    assert _deployment("release/aethernet").entrypoint == "flows.deployments.release_on_worker"
 
 
 # --- specs and releases on their way ---------------------------------------------------------------------------------

@@ -62,6 +62,10 @@ def test_engines_are_released_with_their_identity_and_kept(
         assert entry.record.network.products
         assert entry.record.identity.sha256 == engines[entry.file].sha256
         assert check_engine(workplace.bundle / entry.file).record == entry.record
+        assert entry.record.identity.build_seconds is None
+    seconds = open_bundle(workplace.bundle).build.engine_build_seconds
+    assert {f"engines/{name}" for name in seconds} == engines.keys()
+    assert all(one > 0 for one in seconds.values())
     card = (workplace.bundle / "README.md").read_text()
     assert f"trtexec --onnx={NAME}_fp16.onnx" in card
 

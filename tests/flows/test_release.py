@@ -172,7 +172,7 @@ def test_changed_template_renders_the_card_and_runs_nothing_else(
     template = tmp_path / "tree/aethernet/release/card/template.md.jinja"
     template.write_text(template.read_text() + "\nA new last line.\n")
     before, published = snapshot(assembled.bundle), snapshot(first_release[0].hub)
-    arguments = [*assembled.release[:-3], "--hub", first_release[0].hub.as_uri(), "--json"]
+    arguments = [*assembled.release[:-4], "--hub", first_release[0].hub.as_uri(), "--fresh", "--json"]
 
     finished = assembled.run(arguments, prefect_home, tmp_path / "tree", **server)
 
@@ -218,7 +218,7 @@ def test_missed_limit_shows_the_whole_table_and_publishes_nothing(
 
     _require_refused(workplace, finished, "fp32 must pass and did not", "nothing was published")
     rows = [line for line in finished.out.splitlines() if line.startswith("| fp")]
-    assert len(rows) == 6 * 7  # every file on every case, those that pass as well
+    assert len(rows) == 2 * 7 + 4 * 6  # ONNX on every case, weights on those that tell; those that pass as well
     assert any("dB < 500 dB" in row for row in rows)
     assert any(row.endswith("passes |") for row in rows)
     assert [line for line in table.read_text().splitlines() if line.startswith("| fp")] == rows
@@ -281,7 +281,6 @@ STAGES = (
     "compare",
     "accept",
     "benchmark",
-    "count_unfused_nodes",
     "describe_network",
     "draw",
     "write_config",
@@ -292,7 +291,7 @@ STAGES = (
     "report",
     "openmodeldb",
 )
-INT8_STAGES = ("sensitivity", "quantize", "export_quantized", "race")
+INT8_STAGES = ("sensitivity", "quantize", "export_quantized", "measure_speedup")
 """These do not run here, see tests/flows/test_int8.py."""
 PLAIN = ("fetch_checkpoint", "fetch_images")
 LATE = ("assemble_bundle", "publish_release")
@@ -303,10 +302,16 @@ def _fail(*_: Any, **__: Any) -> Any:
 
 
 def test_every_stage_of_the_flow_is_listed_here() -> None:
-    import flows.release as module
+    assert _stages().keys() == {*STAGES, *INT8_STAGES}
+
+
+def _stages() -> dict[str, Any]:
+    import flows.precisions
+    import flows.release
     from tasks.caching import Stage
 
-    assert {name for name, value in vars(module).items() if isinstance(value, Stage)} == {*STAGES, *INT8_STAGES}
+    named = {**vars(flows.precisions), **vars(flows.release)}
+    return {name: value for name, value in named.items() if isinstance(value, Stage)}
 
 
 @pytest.mark.parametrize("step", [*PLAIN, *STAGES[::3], *LATE])  # all stages are called in one and the same way
@@ -318,7 +323,7 @@ def test_failing_step_fails_the_run_and_publishes_nothing(
     import tasks.publish
 
     if step in STAGES:
-        stage = getattr(module, step)
+        stage = _stages()[step]
         monkeypatch.setattr(stage, "key", lambda _: "f" * 64)  # not in the cache
         monkeypatch.setattr(stage, "function", functools.wraps(stage.function)(_fail))
     else:

@@ -14,11 +14,12 @@ __all__ = ["chromium"]
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Any]:
+def chromium(profile: Path, *switches: str) -> Iterator[Any]:
     """Selenium's driver of a headless Chromium with a profile of its own; skips the test where there is none.
 
     Args:
         profile: An empty folder.
+        switches: Further ones, without dashes.
     """
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium (aethernet-sr[development])")
     browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -29,7 +30,7 @@ def chromium(profile: Path) -> Iterator[Any]:
     options.binary_location = browser
     for word in (
         *("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking"),
-        *("disable-component-update", "disable-sync", f"user-data-dir={profile}"),
+        *("disable-component-update", "disable-sync", f"user-data-dir={profile}", *switches),
     ):
         options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})

@@ -119,7 +119,6 @@ def paper_engine(folder: Path, **changes: object) -> Path:
         onnx_sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         sha256=hashlib.sha256(content).hexdigest(),
         size=len(content),
-        build_seconds=1.0,
     )
     counts = TypedCounts(products={"fp16": 2}, others={"fp16": 1}, quantize=0, dequantize=0)
     said = Message(severity="warning", text="something", count=2)

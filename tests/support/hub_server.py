@@ -239,7 +239,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         parts = urlsplit(self.path)
-        self.where, self.query = unquote(parts.path), parse_qs(parts.query)
+        # A Space is a repository like a model's, of another name: ``spaces:org/name``.
+        where = re.sub(r"^/api/spaces/(?=[^/]+/)", "/api/models/spaces:", unquote(parts.path))
+        self.where, self.query = re.sub(r"^/spaces/(?=[^/]+/)", "/spaces:", where), parse_qs(parts.query)
         line = f"{self.command} {parts.path}"
         with self.hub.lock:
             self.hub.log.append((self.name, line, self.headers.get("Authorization", "")))
@@ -376,10 +378,14 @@ class _Handler(BaseHTTPRequestHandler):
     def create(self) -> Any:
         asked = json.loads(self.body)
         name = f"{asked['organization']}/{asked['name']}"
+        if asked.get("type") == "space":
+            if asked.get("sdk") not in ("static", "gradio", "docker"):
+                raise _RefusedError(400, "a Space needs an SDK")
+            name = f"spaces:{name}"
         if name in self.hub.repositories:
             raise _RefusedError(409, "You already created this model repo")
         self.hub.create(name, private=asked.get("visibility") == "private")
-        return {"url": f"{self.hub.endpoint}/{name}", "name": name}
+        return {"url": f"{self.hub.endpoint}/{_public(name)}", "name": name.removeprefix("spaces:")}
 
     def listing(self) -> Any:
         author = self.query.get("author", [""])[0]
@@ -442,7 +448,7 @@ class _Handler(BaseHTTPRequestHandler):
                         "href": f"{self.hub.endpoint}/complete/{oid}",
                         "header": {"chunk_size": str(self.hub.multipart), **parts},
                     }
-                verify = {"href": f"{self.hub.endpoint}/{name}.git/info/lfs/verify"}
+                verify = {"href": f"{self.hub.endpoint}/{_public(name)}.git/info/lfs/verify"}
                 found["actions"] = {"upload": upload, "verify": verify}
             objects.append(found)
         return {"objects": objects, "transfer": "basic"}
@@ -495,7 +501,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile":
                 del tree[value["path"]]
         oid = repository.add(branch, tree, header["summary"])
-        return {"commitUrl": f"{self.hub.endpoint}/{name}/commit/{oid}", "commitOid": oid}
+        return {"commitUrl": f"{self.hub.endpoint}/{_public(name)}/commit/{oid}", "commitOid": oid}
 
     def tag(self, name: str, revision: str) -> Any:
         repository, asked = self._repository(name), json.loads(self.body)
@@ -531,6 +537,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def object(self, oid: str) -> Any:
         return 200, {"ETag": f'"{oid}"'}, self.hub.root / oid
+
+
+def _public(name: str) -> str:
+    """A repository's name in addresses."""
+    return name.replace("spaces:", "spaces/")
 
 
 _NAME, _REVISION = r"([^/]+/[^/]+)", r"([^/]+)"

@@ -31,9 +31,10 @@ def rooms(root: Path) -> dict[str, str]:
 
 
 def room_of(module: str) -> str:
-    """The room that a module of ``aethernet`` belongs to."""
+    """The room that a module of ``aethernet`` belongs to; ``python -m aethernet`` is the command line's."""
     parts = module.split(".")
-    return parts[1] if len(parts) > 1 else ""
+    room = parts[1] if len(parts) > 1 else ""
+    return "cli" if room == "__main__" else room
 
 
 def tree(root: Path) -> str:

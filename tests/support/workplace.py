@@ -73,8 +73,8 @@ class Workplace:
 
     @property
     def release(self) -> list[str]:
-        """Arguments of the release."""
-        return ["release", str(self.spec), *self.places, "--json"]
+        """Arguments of the release; most tests are about the flow itself, which ``--fresh`` always runs."""
+        return ["release", str(self.spec), *self.places, "--fresh", "--json"]
 
     def edit_spec(self, text: str) -> None:
         """Add TOML at the end of the spec."""

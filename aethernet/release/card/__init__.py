@@ -48,6 +48,8 @@ def render_card(manifest: Manifest, build: BuildRecord) -> str:
         rows=quality_rows(_shown(manifest)),
         means=mean_quality(manifest),
         onnx=_onnx_files(manifest),
+        ncnn_file=_ncnn_file(manifest),
+        ncnn_scale_in_name=_says_scale(manifest),
         requirement=public_requirement,
         wheel=WHEEL,
     )
@@ -86,7 +88,13 @@ def _metadata(manifest: Manifest) -> str:
         license_name=_plain(manifest.license) if _license(manifest.license) == "other" else None,
         library_name="aethernet",
         pipeline_tag="image-to-image",
-        tags=["super-resolution", "image-upscaling", "onnx", manifest.network.family.lower()],
+        tags=[
+            "super-resolution",
+            "image-upscaling",
+            "onnx",
+            *(["ncnn"] if _ncnn_file(manifest) else []),
+            manifest.network.family.lower(),
+        ],
         model_name=manifest.name if results else None,
         eval_results=results or None,
     )
@@ -103,6 +111,19 @@ def _onnx_files(manifest: Manifest) -> dict[str, FileEntry]:
     """Precision -> the ONNX file that people run as it is."""
     found = {one: manifest.file("onnx", one, "_int8.onnx" if one is Precision.INT8 else ".onnx") for one in Precision}
     return {precision.value: entry for precision, entry in found.items() if entry is not None}
+
+
+def _ncnn_file(manifest: Manifest) -> FileEntry | None:
+    """The parameter file of the ncnn form."""
+    return next((one for one in manifest.files if one.role == "ncnn" and one.path.endswith(".param")), None)
+
+
+def _says_scale(manifest: Manifest) -> bool:
+    """Whether Upscayl reads the right scale from the name: it takes the first of these that the name contains."""
+    found = next(
+        (scale for scale in (1, 2, 3, 4, 8, 16) if f"x{scale}" in manifest.name or f"{scale}x" in manifest.name), 4
+    )
+    return bool(found == manifest.network.config["scale"])
 
 
 def _commands(manifest: Manifest) -> dict[str, dict[str, str]]:

@@ -32,7 +32,7 @@ _WEIGHTS = {
 
 def to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint16]:
     """[H, W, 3] of 16 bits, full range: more than the video has, so that nothing is rounded twice."""
-    bits = int(frame.format.components[0].bits)
+    bits = _depth(frame.format)
     if colours.matrix == 0:
         if bits == 8:
             eight: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
@@ -56,6 +56,16 @@ def to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint16]:
     rgb = np.stack([red, green, blue], axis=2)
     levels: NDArray[np.uint16] = np.rint(np.clip(rgb, 0, 1) * np.float32(65535)).astype(np.uint16)
     return levels
+
+
+_DEPTHS = (8, 9, 10, 12, 14, 16)
+"""Bits for which there are planar formats of RGB and of full chroma."""
+
+
+def _depth(pixels: Any) -> int:
+    """The smallest depth that holds every channel of a pixel format; floats and integers beyond it become 16 bits."""
+    most = max((int(component.bits) for component in pixels.components), default=8)
+    return next((depth for depth in _DEPTHS if depth >= most), _DEPTHS[-1])
 
 
 def to_frame(rgb: NDArray[np.uint16], pixel_format: str, colours: Colours) -> Any:

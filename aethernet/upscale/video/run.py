@@ -103,10 +103,21 @@ def upscale_video(
     done = _take_up(folder, _job(upscaler, source, options, per_segment), resume=options.resume)
     total = _frames_expected(facts, start, end)
     statistics = UpscaleStatistics()
+    lost: list[int | None] = []
     before = sum(segment.frames for segment in done)
     try:
         segments, interrupted, waiting = _upscale(
-            upscaler, source, facts, video, options, folder, done, per_segment, statistics, lambda n: on_frame(n, total)
+            upscaler,
+            source,
+            facts,
+            video,
+            options,
+            folder,
+            done,
+            per_segment,
+            statistics,
+            lost,
+            lambda n: on_frame(n, total),
         )
     finally:
         if not _finished(folder):
@@ -130,6 +141,11 @@ def upscale_video(
         notes.append(f"{statistics.redone_in_fp32} tiles were not finite and were redone in fp32")
     if statistics.halved:
         notes.append(f"memory ran out; went on with tiles of {statistics.halved[-1][1]}x{statistics.halved[-1][0]}")
+    if lost:
+        notes.append(f"{len(lost)} packets of the video are damaged: their images are missing, the rest is whole")
+    missing = 0 if interrupted or options.start or options.end else _missing(facts, count)
+    if missing:
+        notes.append(f"the video was cut off: its index lists {facts.indexed_frames} images, {count} could be decoded")
     if interrupted:
         notes.append(f"stopped after {count} frames; the video plays up to there; --resume goes on")
     return {
@@ -138,6 +154,7 @@ def upscale_video(
         "input_size": [facts.width, facts.height],
         "output_size": [width, height],
         "frames": count,
+        "damaged": len(lost) or missing,
         "resumed_after": before,
         "fps": round((count - before) / max(made - begun, 1e-9), 3),
         "interrupted": interrupted,
@@ -150,6 +167,12 @@ def upscale_video(
         },
         "notes": notes,
     }
+
+
+def _missing(facts: VideoFacts, count: int) -> int:
+    """Images that the file's index lists and that are not there; edit lists leave a few out on purpose."""
+    missing = (facts.indexed_frames or 0) - count
+    return missing if missing > max(2, count // 100) else 0
 
 
 def _frames_expected(facts: VideoFacts, start: Fraction, end: Fraction | None) -> int | None:
@@ -232,6 +255,7 @@ def _upscale(
     done: list[Segment],
     per_segment: int,
     statistics: UpscaleStatistics,
+    lost: list[int | None],
     on_frame: Callable[[int], None],
 ) -> tuple[list[Segment], bool, float]:
     """All segments, whether Ctrl-C ended it, and seconds the network waited for frames.
@@ -242,7 +266,8 @@ def _upscale(
     count = sum(segment.frames for segment in done)
     # Decoding again is cheap beside upscaling, and starts where the first run started: the same frames for certain.
     coming = (
-        (frame, to_rgb(frame.image, facts.colours)) for frame in islice(frames(source, facts, start, end), count, None)
+        (frame, to_rgb(frame.image, facts.colours))
+        for frame in islice(frames(source, facts, start, end, lost), count, None)
     )
     encoder = Encoder(folder, video, options)
     names: list[str] = []

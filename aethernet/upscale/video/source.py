@@ -45,6 +45,8 @@ class VideoFacts:
     """Average frames per second."""
     frames: int | None
     """As far as the file says."""
+    indexed_frames: int | None
+    """As its index lists them; None where it has none."""
     start_time: Fraction
     """Of the container, in seconds."""
     aspect: Fraction | None
@@ -83,7 +85,7 @@ def open_video(path: Path) -> Any:
     """
     av = library()
     try:
-        return av.open(str(path), metadata_errors="replace")
+        return av.open(f"file:{path}", metadata_errors="replace")  # a colon makes no protocol
     except (av.FFmpegError, OSError, ValueError) as error:
         raise VideoError(f"expected a video at {path}, found something that cannot be read: {error}") from error
 
@@ -101,7 +103,13 @@ def look_at(path: Path) -> VideoFacts:
         if not streams:
             raise VideoError(f"expected a video with images, found none in {path}")
         stream = streams[0]
-        first = next(_decoded(container, stream), None)
+        try:
+            first = next(_decoded(container, stream), None)
+        except (av.FFmpegError, ValueError) as error:
+            raise VideoError(
+                f"expected a video that can be decoded at {path}, found: {error}",
+                hint="if it was copied or recorded only in part, its index may be missing: repair it, or copy it again",
+            ) from error
         if first is None:
             raise VideoError(f"expected a video with images, found none that can be decoded in {path}")
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
@@ -127,8 +135,9 @@ def look_at(path: Path) -> VideoFacts:
             time_base=stream.time_base,
             rate=rate,
             frames=stream.frames or (round(seconds * rate) if seconds else None),
+            indexed_frames=stream.frames or None,
             start_time=Fraction(container.start_time or 0, av.time_base),
-            aspect=stream.codec_context.sample_aspect_ratio or None,
+            aspect=stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or None,
             rotation=int(first.rotation),
             colours=colours,
             notes=tuple(notes),
@@ -158,13 +167,26 @@ def _colours(frame: Any) -> Colours:
     )
 
 
-def _decoded(container: Any, stream: Any) -> Iterator[Any]:
+def _decoded(container: Any, stream: Any, lost: list[int | None] | None = None) -> Iterator[Any]:
+    """Images of a stream. Packets that cannot be decoded are passed over, as FFmpeg does, and counted in ``lost``."""
     stream.thread_type = "AUTO"
-    yield from container.decode(stream)
+    av = library()
+    for packet in container.demux(stream):
+        try:
+            images = packet.decode()
+        except av.error.InvalidDataError:
+            if lost is not None:
+                lost.append(packet.pts if packet.pts is not None else packet.dts)
+            continue
+        yield from images
 
 
-def frames(path: Path, facts: VideoFacts, start: Fraction, end: Fraction | None) -> Iterator[Frame]:
+def frames(
+    path: Path, facts: VideoFacts, start: Fraction, end: Fraction | None, lost: list[int | None] | None = None
+) -> Iterator[Frame]:
     """Decoded images in [start, end), seconds from the video's beginning, in the order they are shown.
+
+    Packets that cannot be decoded are passed over; ``lost`` gets the time stamp of each.
 
     Raises:
         VideoError: An image cannot be decoded, or the size changes on the way.
@@ -179,7 +201,7 @@ def frames(path: Path, facts: VideoFacts, start: Fraction, end: Fraction | None)
             container.seek(first, stream=stream)  # to the key frame before
         following: int | None = None
         try:
-            for frame in _decoded(container, stream):
+            for frame in _decoded(container, stream, lost):
                 pts = frame.pts if frame.pts is not None else following
                 if pts is None:
                     pts = 0

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from aethernet.checkpoint.aethernet import assemble
-from aethernet.checkpoint.layout import infer_config, separate, unwrap
+from aethernet.checkpoint.layout import infer_config, separate
 from aethernet.errors import (
     CheckpointError,
     HalfFusedError,
     KeyMismatchError,
-    NotACheckpointError,
     UnknownNetworkError,
 )
 from aethernet.networks import FoldState, NetworkConfig, build_network
@@ -212,34 +211,6 @@ def test_a_scale_that_contradicts_the_shapes_is_refused(generation: int, name: s
 @pytest.mark.parametrize("value", [torch.tensor(2.0), torch.tensor(2, dtype=torch.int32)], ids=str)
 def test_a_scale_of_another_type_is_taken(value: Tensor) -> None:
     assert assemble(tensors_of(2) | {"scale": value}, {}).config.scale == 2
-
-
-# --- wrappers --------------------------------------------------------------------------------------------------------
-
-
-def test_the_moving_average_wins() -> None:
-    entries, _ = unwrap({"params": {"a": torch.zeros(1)}, "params_ema": {"a": torch.ones(1)}})
-
-    assert entries["a"] == 1
-
-
-def test_wrappers_in_wrappers_are_taken_off() -> None:
-    entries, metadata = unwrap({"state_dict": {"params_ema": {"module.a": torch.ones(1)}}, "metadata": {"b": 1}})
-
-    assert set(entries) == {"a"}
-    assert metadata == {"b": 1}
-
-
-def test_a_prefix_that_only_some_tensors_carry_is_a_name() -> None:
-    entries, _ = unwrap({"module.a": torch.ones(1), "b": torch.ones(1)})
-
-    assert set(entries) == {"module.a", "b"}
-
-
-@pytest.mark.parametrize("content", [{}, {"params": {}}, {"epoch": 3}, {"params": [1, 2]}], ids=str)
-def test_a_file_without_tensors_is_no_checkpoint(content: dict[str, Any]) -> None:
-    with pytest.raises(NotACheckpointError, match="expected tensors by name"):
-        unwrap(content)
 
 
 # --- quantisation records --------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def call(call: Call, bundle: Path) -> Call:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for index, name in enumerate(("a", "b")):
         noise = np.random.default_rng(index).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -172,7 +172,7 @@ def test_the_bar_fits_into_any_window(monkeypatch: pytest.MonkeyPatch, columns: 
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
 
-    with Bar(3, "pictures") as bar:
+    with Bar(3, "images") as bar:
         bar.show(1, "a name that is far longer than a narrow window is wide.png")
 
     plain = terminal.getvalue()
@@ -184,7 +184,7 @@ def test_the_bar_fits_into_any_window(monkeypatch: pytest.MonkeyPatch, columns: 
 
 
 def test_no_bar_is_drawn_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    with Bar(3, "pictures") as bar:
+    with Bar(3, "images") as bar:
         bar.show(1, "image.png")
         bar.message("done")
 

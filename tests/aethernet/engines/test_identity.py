@@ -11,6 +11,7 @@ from aethernet.engines.backends import Backend, Gpu
 from aethernet.engines.identity import SIDECAR, check_engine, engine_name, read_record
 from aethernet.engines.profiles import PROFILE_PRESETS, parse_profile
 from aethernet.errors import EngineError, EngineMismatchError
+from aethernet.records import canonical_json
 from tests.support.engines import RTX_VERSION, install, no_gpu, paper_engine, plug_in_gpu
 from tests.support.releases import flip_byte
 
@@ -175,3 +176,16 @@ def test_engines_are_named_after_their_file_shapes_and_cards() -> None:
     assert engine_name("a_fp32.onnx", Backend.TENSORRT, ("8.0", "12.1"), profiles) == (
         "a_fp32_tile_1x8x8-1x9x9-2x9x9_tensorrt_sm80-121.engine"
     )
+
+
+def test_a_build_s_time_is_not_in_the_record_and_is_read_where_earlier_versions_wrote_it(folder: Path) -> None:
+    engine = paper_engine(folder)
+    sidecar = engine.with_name(engine.name + SIDECAR)
+    content = json.loads(sidecar.read_bytes())
+    assert "build_seconds" not in content["identity"]
+
+    content["identity"]["build_seconds"] = 12.5
+    sidecar.write_bytes(canonical_json(content))
+
+    assert read_record(engine).identity.build_seconds == 12.5
+    assert canonical_json(read_record(engine)) == sidecar.read_bytes()

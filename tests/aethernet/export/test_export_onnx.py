@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import aethernet
 from aethernet.errors import UsageError
@@ -56,3 +57,21 @@ def test_precision_without_an_onnx_form_is_a_usage_error(export: Export, tmp_pat
 
 def test_function_is_offered_by_the_package_itself() -> None:
     assert aethernet.export_onnx is export_onnx
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_mish_is_written_at_every_opset(tmp_path: Path, opset: int) -> None:
+    from torch import nn
+
+    from aethernet.runtimes.onnxruntime import OnnxRuntime
+    from tests.support.third_party import around
+
+    network = around(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Mish(), nn.Conv2d(3, 3, 3, padding=1)))
+
+    description = export_onnx(network, tmp_path / "out.onnx", config=ExportConfig(opset=opset))
+
+    assert description.opset == opset
+    image = np.random.default_rng(0).random((1, 3, 17, 21), dtype=np.float32) * 40 - 20
+    with OnnxRuntime(tmp_path / "out.onnx") as runtime:
+        found = runtime.infer(image)
+    assert np.abs(found - network(torch.from_numpy(image)).numpy()).max() < 1e-4

@@ -17,7 +17,7 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from aethernet.export import ExportConfig, OnnxDescription
-from aethernet.export.int8 import TRT_OPSET, _exportable, export_int8, trace_int8
+from aethernet.export.int8 import TRT_OPSET, _exportable, export_int8, rewrite_unsigned, trace_int8
 from aethernet.export.lint import LintReport, Severity, Signedness, lint_onnx
 from aethernet.export.onnx import NATIVE_OPSET, at_opset, trace_to_onnx
 from aethernet.networks import AetherNet
@@ -376,3 +376,68 @@ def test_metadata_names_the_precision(int8: Int8Export) -> None:
 
     assert entries["license"] == "test"
     assert "int8" in entries.values()
+
+
+# --- parts that are missing or shared --------------------------------------------------------------------------------
+
+
+def _two_convolutions(bias: str, *, shared_weight: bool) -> onnx.ModelProto:
+    """Input on a grid, two 1x1 convolutions that leave floats, and a 3x3 one; ``bias`` of the first two."""
+    draw = np.random.default_rng(3)
+    constants = {"zero": np.int8(0), "in_scale": np.float32(1 / 127)}
+    nodes = [
+        onnx.helper.make_node("QuantizeLinear", ["input", "in_scale", "zero"], ["q"]),
+        onnx.helper.make_node("DequantizeLinear", ["q", "in_scale", "zero"], ["grid"]),
+    ]
+    for index, size in enumerate((1, 1, 3)):
+        weight = f"w{0 if shared_weight and index == 1 else index}"
+        if weight == f"w{index}":
+            constants |= {
+                f"{weight}_int8": draw.integers(-127, 127, (4, 4, size, size)).astype(np.int8),
+                f"{weight}_scale": np.full(4, 0.01, np.float32),
+                f"{weight}_zero": np.zeros(4, np.int8),
+            }
+            parts = [f"{weight}_int8", f"{weight}_scale", f"{weight}_zero"]
+            nodes.append(
+                onnx.helper.make_node("DequantizeLinear", parts, [weight], name=f"dequantize/{weight}", axis=0)
+            )
+        given = ["grid", weight]
+        if bias != "absent" or index == 2:
+            name = "b" if bias == "shared" else f"b{index}"
+            constants[name] = np.zeros(4, np.float32) if bias == "zero" else np.arange(4, dtype=np.float32)
+            given.append(name)
+        pads = [size // 2] * 4
+        nodes.append(onnx.helper.make_node("Conv", given, [f"y{index}"], name=f"conv{index}", pads=pads))
+    nodes += [
+        onnx.helper.make_node("Mul", ["y0", "y1"], ["product"]),
+        onnx.helper.make_node("Add", ["product", "y2"], ["output"]),
+    ]
+    shape = [1, 4, 6, 5]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "two",
+        [onnx.helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+        [onnx.helper.make_tensor_value_info("output", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=8)
+
+
+@pytest.mark.parametrize("shared_weight", [False, True], ids=["own weights", "a shared weight"])
+@pytest.mark.parametrize("bias", ["absent", "zero", "own", "shared"])
+def test_the_unsigned_graph_computes_the_same_whatever_is_missing_or_shared(bias: str, shared_weight: bool) -> None:
+    before = _two_convolutions(bias, shared_weight=shared_weight)
+    after = copy.deepcopy(before)
+
+    rewrite_unsigned(after)
+
+    onnx.checker.check_model(after, full_check=True)
+    image = np.random.default_rng(5).random((1, 4, 6, 5), dtype=np.float32)
+    plain = onnxruntime.SessionOptions()
+    plain.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    wanted, found = (
+        onnxruntime.InferenceSession(one.SerializeToString(), plain).run(None, {"input": image})[0]
+        for one in (before, after)
+    )
+    assert np.abs(wanted).max() > 1
+    assert np.abs(found - wanted).max() < 1e-3 * np.abs(wanted).max()

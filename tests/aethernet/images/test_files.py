@@ -182,10 +182,10 @@ def test_folder_named_like_a_image_is_none(tmp_path: Path) -> None:
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
     touch(tmp_path / "elsewhere", "secret.png")
-    touch(tmp_path / "pictures", "a.png")
-    (tmp_path / "pictures" / "b.png").symlink_to(tmp_path / "elsewhere" / "secret.png")
+    touch(tmp_path / "images", "a.png")
+    (tmp_path / "images" / "b.png").symlink_to(tmp_path / "elsewhere" / "secret.png")
 
-    assert [path.name for path in list_images(tmp_path / "pictures")] == ["a.png"]
+    assert [path.name for path in list_images(tmp_path / "images")] == ["a.png"]
 
 
 @pytest.mark.parametrize(

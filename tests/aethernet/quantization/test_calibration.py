@@ -33,7 +33,7 @@ def noise(*shape: int, seed: int = 0, tail: float = 1.0) -> np.ndarray:
 def seen(*images: np.ndarray) -> TensorHistogram:
     """The histogram of the images themselves."""
     module = nn.Identity()
-    return watch(module, {"picture": module}, images)["picture"]
+    return watch(module, {"image": module}, images)["image"]
 
 
 def test_a_histogram_counts_every_value_of_every_image() -> None:
@@ -61,7 +61,7 @@ def test_every_point_is_watched_at_its_input() -> None:
 def test_watching_leaves_no_hooks_behind() -> None:
     module = nn.Identity()
 
-    watch(module, {"picture": module}, [noise(1, 1, 4, 4)])
+    watch(module, {"image": module}, [noise(1, 1, 4, 4)])
 
     assert not module._forward_pre_hooks
 

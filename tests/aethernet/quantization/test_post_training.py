@@ -169,7 +169,7 @@ def test_records_without_a_usable_range_are_an_error(second: AetherNet) -> None:
 
 
 def test_records_that_leave_something_open_need_images(second: AetherNet, records: QuantizationRecords) -> None:
-    with pytest.raises(CalibrationError, match="pictures"):
+    with pytest.raises(CalibrationError, match="images"):
         quantize(second, records=records)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto
@@ -211,3 +212,42 @@ def test_without_openvino_the_error_says_how_to_get_it(tmp_path: Path, monkeypat
         pass
 
     assert "aethernet-sr[openvino]" in raised.value.hint
+
+
+@pytest.mark.parametrize(
+    ("provider", "settings"), [("CUDAExecutionProvider", {"use_tf32": "0"}), ("CPUExecutionProvider", {})]
+)
+def test_float32_is_not_rounded_to_tf32_by_onnx_runtime(
+    provider: str, settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def session(path: str, options: object, providers: list[object]) -> object:
+        asked.extend(providers)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    path = tmp_path / "any.onnx"
+    path.write_bytes(b"")
+    with pytest.raises(ComparisonError, match="enough"), OnnxRuntime(path, provider=provider):
+        pass
+
+    assert asked == [(provider, settings)]
+
+
+def test_float32_is_not_rounded_to_tf32_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    class Asking(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.backends.cudnn.allow_tf32)
+            return x
+
+    before = torch.backends.cudnn.allow_tf32
+    runtime = TorchRuntime(Asking(), device="meta")
+    monkeypatch.setattr(torch, "from_numpy", lambda array: torch.empty(array.shape))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *_: self)  # there is no card to go to
+    runtime.infer(np.zeros((1, 3, 4, 4), np.float32))
+
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 is before

@@ -40,7 +40,7 @@ def silent(standing: Standing) -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for seed in range(3):
         levels = natural_image(40, 48, seed=seed)[0].permute(1, 2, 0).mul(255).round().byte().numpy()
         Image.fromarray(levels).save(folder / f"{seed}.png")
@@ -232,7 +232,7 @@ def test_a_run_is_not_continued_with_another_checkpoint(images: Path, whole: Fin
     [
         ({"steps": 0}, "positive steps"),
         ({"learning_rate": float("nan")}, "positive learning_rate"),
-        ({"tint_weight": -1.0}, "tint_weight"),
+        ({"channel_shift_weight": -1.0}, "channel_shift_weight"),
         ({"warmup_steps": -1}, "warmup_steps"),
     ],
 )

@@ -52,7 +52,7 @@ def image(seed: int, width: int = 48, height: int = 40) -> Image.Image:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "deeper").mkdir(parents=True)
     image(1).save(folder / "one.png")
     image(2).save(folder / "deeper" / "two.webp", lossless=True)
@@ -94,6 +94,23 @@ def test_loss_falls_and_the_network_improves(images: Path, held_out: Path, tmp_p
     assert standings[0].psnr is not None
     assert result.psnr > standings[0].psnr > 0
     assert standings[-1].remaining_seconds == 0
+
+
+def test_the_loss_in_decibels_is_lowered_and_told_in_hundredths(images: Path, held_out: Path, tmp_path: Path) -> None:
+    result = train(recipe(loss="psnr", steps=120), images, tmp_path / "out", validation=held_out, progress=silent)
+    first = train(recipe(loss="psnr", steps=1), images, tmp_path / "first", progress=silent)
+
+    assert result.psnr > result.bicubic_psnr
+    assert -0.5 < result.loss < first.loss < 0
+
+
+def test_flat_crops_do_not_decide_the_loss_in_decibels() -> None:
+    off = torch.tensor([1e-4, 1e-1]).view(2, 1, 1, 1).expand(2, 3, 4, 4).clone().requires_grad_()
+
+    trainer._loss(off, torch.zeros_like(off), torch.ones(2), "psnr").backward()  # type: ignore[no-untyped-call]
+
+    nearly_perfect, bad = off.grad.abs().sum(dim=(1, 2, 3))
+    assert nearly_perfect < bad  # by its logarithm alone it would be pulled a thousand times as hard
 
 
 def test_equal_recipes_give_equal_weights_and_another_seed_other_ones(images: Path, tmp_path: Path) -> None:
@@ -465,7 +482,7 @@ def test_extremes_reach_black_and_white_from_one_pixel_to_the_next() -> None:
 
 @pytest.mark.parametrize(("weight", "learns"), [(0.0, False), (0.1, True)])
 def test_extremes_count_by_their_weight(weight: float, learns: bool, images: Path, tmp_path: Path) -> None:
-    changes = {"steps": 3, "extreme_share": 1.0, "extreme_weight": weight, "batch_statistics_share": 0.0}
+    changes = {"steps": 3, "synthetic_share": 1.0, "synthetic_weight": weight, "batch_statistics_share": 0.0}
     found = train(recipe(**changes), images, tmp_path / "run", progress=silent)
 
     fresh = train(
@@ -498,7 +515,7 @@ def test_detail_is_preferred_to_flat_areas(tmp_path: Path) -> None:
     assert chosen.any(axis=(1, 2, 3)).mean() > random.any(axis=(1, 2, 3)).mean() + 0.2
 
 
-def test_octaves_add_halved_copies_until_too_small(images: Path) -> None:
+def test_pyramid_levels_add_halved_copies_until_too_small(images: Path) -> None:
     folder = ImageFolder(images, scale=2, channels=3, smallest=8, pyramid_levels=5)
 
     sizes = [pair.high.shape[:2] for pair in folder.pairs if pair.name == "one.png"]
@@ -560,9 +577,10 @@ def test_faster_depthwise_convolutions_give_the_same_gradients() -> None:
         ({"learning_rate": float("nan")}, "positive learning_rate"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"batch_statistics_share": 2.0}, "batch_statistics_share"),
-        ({"extreme_share": -0.1}, "extreme_share"),
+        ({"synthetic_share": -0.1}, "synthetic_share"),
         ({"kernels": ("lanczos",)}, "expected kernels from matlab-bicubic, bicubic, box, dpid"),
         ({"kernels": ()}, "expected kernels"),
+        ({"loss": "huber"}, "expected a loss from l1, psnr"),
         ({"name": "../up"}, "file stem"),
         ({"network": dataclasses.replace(MICRO, scale=1)}, "enlarges"),
     ],

@@ -97,7 +97,15 @@ def test_tiles_of_engines_leave_room_for_networks_that_see_far() -> None:
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorRT in both kinds seems usable; nothing is run."""
     here = dict.fromkeys(("onnxruntime-cpu", "tensorrt", "tensorrt-rtx"), "")
-    names = ("onnxruntime-cuda", "onnxruntime-directml", "openvino-cpu", "pytorch-cpu", "pytorch-cuda")
+    names = (
+        "ncnn-cpu",
+        "ncnn-vulkan",
+        "onnxruntime-cuda",
+        "onnxruntime-directml",
+        "openvino-cpu",
+        "pytorch-cpu",
+        "pytorch-cuda",
+    )
     monkeypatch.setattr(
         "aethernet.upscale.choice.runtimes_here", lambda: here | dict.fromkeys(names, "is not installed")
     )

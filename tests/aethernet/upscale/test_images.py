@@ -6,7 +6,10 @@ were written, without the library's own reader.
 
 from __future__ import annotations
 
+import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from aethernet.errors import ImageError, UsageError
 from aethernet.upscale import Upscaler
-from aethernet.upscale.files import plan_jobs, upscale_files
+from aethernet.upscale.files import passed_over, plan_jobs, upscale_files
 from aethernet.upscale.image_file import upscale_file
 from aethernet.upscale.reading import read_still
 from tests.support.upscaling import doubled, smoothing_bundle
@@ -30,8 +33,8 @@ from tests.support.upscaling import doubled, smoothing_bundle
 Write = Callable[[Path, np.ndarray], None]
 HEIGHT, WIDTH = 11, 14
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-GREY_PROFILE = bytes(16) + b"GRAY" + bytes(108)
-CMYK_PROFILE = bytes(16) + b"CMYK" + bytes(108)
+GREY_PROFILE = bytes(16) + b"GRAY" + bytes(16) + b"acsp" + bytes(92)
+CMYK_PROFILE = bytes(16) + b"CMYK" + bytes(16) + b"acsp" + bytes(92)
 
 
 def gradient(channels: int, dtype: Any = np.uint8) -> np.ndarray:
@@ -324,8 +327,8 @@ def test_png_written_in_bands_has_every_filter_right(upscaler: Upscaler, tmp_pat
 
     upscale_file(upscaler, tmp_path / "image.png", tmp_path / "larger.png")
 
-    with Image.open(tmp_path / "larger.png") as image:
-        assert np.array_equal(np.asarray(image), enlarged(image))
+    with Image.open(tmp_path / "larger.png") as written:
+        assert np.array_equal(np.asarray(written), enlarged(image))
 
 
 # --- what cannot be done ---------------------------------------------------------------------------------------------
@@ -345,7 +348,7 @@ def words(path: Path) -> None:
 
 
 def floats(path: Path) -> None:
-    tifffile.imwrite(path, np.zeros((4, 4), np.float32))
+    tifffile.imwrite(path, np.full((4, 4), 2, np.float32))
 
 
 def bomb(path: Path) -> None:
@@ -383,7 +386,7 @@ def test_a_format_that_is_too_small_is_named_before_any_work(
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "inner").mkdir(parents=True)
     Image.fromarray(gradient(3)).save(folder / "a.png")
     words(folder / "b.jpg")
@@ -432,6 +435,35 @@ def test_videos_in_a_folder_stay_in_a_container_that_holds_their_streams(tmp_pat
     assert job.destination == tmp_path / "out" / made
 
 
+def test_inputs_that_differ_in_their_ending_only_are_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "a.bmp", "a.gif", "b.bmp", "c.jfif"):
+        Image.fromarray(gradient(3)).save(tmp_path / "in" / name, format="PNG")
+
+    jobs = plan_jobs([tmp_path / "in"], tmp_path / "out")
+
+    made = {job.source.name: job.destination.name for job in jobs}
+    assert made == {
+        "a.png": "a.png",
+        "a.bmp": "a.bmp.png",
+        "a.gif": "a.gif.png",
+        "b.bmp": "b.png",
+        "c.jfif": "c.jfif",
+    }
+
+
+def test_what_is_passed_over_is_named(tree: Path, tmp_path: Path) -> None:
+    assert passed_over([tree], tmp_path / "out") == [str(tree / "notes.txt")]
+
+
+def test_links_that_lead_to_each_other_are_no_output(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "loop.png").symlink_to(tmp_path / "pool.png")
+    (tmp_path / "pool.png").symlink_to(tmp_path / "loop.png")
+
+    with pytest.raises(UsageError, match="an output that can be written"):
+        plan_jobs([tree / "a.png"], tmp_path / "loop.png")
+
+
 def test_one_file_takes_the_name_it_is_given(tree: Path, tmp_path: Path) -> None:
     (job,) = plan_jobs([tree / "a.png"], tmp_path / "mine.webp")
 
@@ -456,6 +488,212 @@ def test_plans_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=told):
         plan_jobs([tree / name for name in inputs], tree / output, form)
+
+
+def test_a_defect_met_in_one_file_is_that_files_error(
+    upscaler: Upscaler, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(path: Path) -> Any:
+        if path.name == "a.png":
+            raise KeyError("nobody thought of this")
+        return read_still(path)
+
+    monkeypatch.setattr("aethernet.upscale.files.read_still", stumble)
+    jobs = plan_jobs([tree], tmp_path / "out")
+
+    results = upscale_files(upscaler, jobs)
+
+    failed = [one for one in results if Path(one["source"]).name == "a.png"]
+    assert "nobody thought of this" in failed[0]["error"]
+    assert failed[0]["hint"]
+    assert len(results) == len(jobs) > 1
+    assert any(job.destination.is_file() for job in jobs if job.source.name != "a.png")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+def test_exif_that_cannot_be_written_is_dropped_tag_by_tag(upscaler: Upscaler, tmp_path: Path, suffix: str) -> None:
+    entries = [
+        (0x010F, 2, 5, b"Maker"[:4] + b"\0"),  # stays
+        (0x011A, 10, 1, struct.pack("<ii", -1, 0)),  # a fraction without a denominator
+        (0x0132, 11, 1, struct.pack("<f", 1.5)),  # a float where text belongs
+        (0x013B, 2, 7, "Müller".encode("latin-1") + b"\0"),  # stays, byte by byte
+    ]
+    start = 8 + 2 + 12 * len(entries) + 4
+    directory, behind = struct.pack("<H", len(entries)), b""
+    for tag, kind, count, data in entries:
+        value = data.ljust(4, b"\0") if len(data) <= 4 else struct.pack("<I", start + len(behind))
+        directory += struct.pack("<HHI", tag, kind, count) + value
+        behind += data + bytes(len(data) % 2) if len(data) > 4 else b""
+    exif = b"Exif\0\0II*\0" + struct.pack("<I", 8) + directory + bytes(4) + behind
+    Image.fromarray(gradient(3)).save(tmp_path / "a.jpg", exif=exif)
+
+    facts = upscale_file(upscaler, tmp_path / "a.jpg", tmp_path / f"b{suffix}")
+
+    with Image.open(tmp_path / f"b{suffix}") as image:
+        kept = image.getexif()
+        assert kept[0x010F] == "Make"
+        assert kept[0x013B] == "Müller"
+    note = next(note for note in facts["notes"] if "metadata that cannot be written" in note)
+    assert "DateTime" in note
+
+
+def test_exif_too_long_for_jpeg_loses_its_longest_tags_only(upscaler: Upscaler, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E], exif[0x010F] = "x" * 70_000, "Maker"
+    Image.fromarray(gradient(3)).save(tmp_path / "a.png", exif=exif)
+
+    facts = upscale_file(upscaler, tmp_path / "a.png", tmp_path / "b.jpg")
+
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert image.getexif()[0x010F] == "Maker"
+    assert any("ImageDescription" in note for note in facts["notes"])
+
+
+def test_a_damaged_profile_is_dropped_with_its_damage(upscaler: Upscaler, tmp_path: Path) -> None:
+    Image.fromarray(gradient(4), mode="CMYK").save(tmp_path / "a.jpg", icc_profile=CMYK_PROFILE[:100])
+
+    kept = upscale_file(upscaler, tmp_path / "a.jpg", tmp_path / "b.jpg")
+    converted = upscale_file(upscaler, tmp_path / "a.jpg", tmp_path / "b.png")
+
+    for facts in (kept, converted):
+        assert any("profile was dropped: it has 100 bytes" in note for note in facts["notes"])
+
+
+def test_the_orientation_of_xmp_is_upright_too_where_it_is_an_element(upscaler: Upscaler, tmp_path: Path) -> None:
+    xmp = (
+        b"<x:xmpmeta><tiff:Orientation>6</tiff:Orientation><exif:PixelXDimension>14</exif:PixelXDimension></x:xmpmeta>"
+    )
+    Image.fromarray(gradient(3)).save(tmp_path / "a.jpg", xmp=xmp)
+
+    facts = upscale_file(upscaler, tmp_path / "a.jpg", tmp_path / "b.jpg")
+
+    assert facts["output_size"] == [2 * HEIGHT, 2 * WIDTH]
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert b"<tiff:Orientation>1</tiff:Orientation>" in image.info["xmp"]
+        assert b"<exif:PixelXDimension>22</exif:PixelXDimension>" in image.info["xmp"]
+
+
+def _with_chunks(path: Path, *chunks: tuple[bytes, bytes]) -> None:
+    data = path.read_bytes()
+    packed = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
+    path.write_bytes(data[:33] + b"".join(packed) + data[33:])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gamma_of_a_png_stays_in_png_and_becomes_a_profile_elsewhere(
+    upscaler: Upscaler, tmp_path: Path, channels: int
+) -> None:
+    Image.fromarray(gradient(channels).squeeze()).save(tmp_path / "a.png")
+    _with_chunks(tmp_path / "a.png", (b"gAMA", struct.pack(">I", 100_000)))
+
+    for suffix in (".png", ".jpg", ".webp", ".tif"):
+        upscale_file(upscaler, tmp_path / "a.png", tmp_path / f"b{suffix}")
+
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.info["gamma"] == 1.0
+        assert "icc_profile" not in image.info
+    for suffix in (".jpg", ".webp", ".tif"):
+        with Image.open(tmp_path / f"b{suffix}") as image:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+            assert profile.profile.xcolor_space.strip() == {"L": "GRAY"}.get(image.mode, image.mode)
+        if channels == 3:  # light of a middle value is half of the light: sRGB calls that 188
+            made = ImageCms.profileToProfile(
+                Image.new("RGB", (1, 1), (128,) * 3), profile, ImageCms.createProfile("sRGB")
+            )
+            assert made is not None
+            assert made.getpixel((0, 0)) == pytest.approx((188,) * 3, abs=1)
+
+
+def test_hdr_tags_go_from_png_to_png_and_avif(upscaler: Upscaler, tmp_path: Path) -> None:
+    Image.fromarray(gradient(3)).save(tmp_path / "a.png")
+    _with_chunks(tmp_path / "a.png", (b"cICP", bytes([9, 16, 0, 1])))
+
+    for name in ("b.png", "b.avif"):
+        upscale_file(upscaler, tmp_path / "a.png", tmp_path / name)
+    upscale_file(upscaler, tmp_path / "b.avif", tmp_path / "c.png")
+    notes = upscale_file(upscaler, tmp_path / "a.png", tmp_path / "b.jpg")["notes"]
+
+    for name in ("b.png", "c.png"):
+        assert b"cICP\x09\x10\x00\x01" in (tmp_path / name).read_bytes()
+    assert b"colrnclx\x00\x09\x00\x10" in (tmp_path / "b.avif").read_bytes()
+    assert any("primaries 9 and transfer 16" in note for note in notes)
+
+
+@pytest.mark.parametrize("top", [1023, 4095, 65535])
+@pytest.mark.parametrize("kind", ["P5", "P6"])
+def test_netpbm_of_more_than_8_bits_is_kept(tmp_path: Path, kind: str, top: int) -> None:
+    pixels = np.rint(gradient(3 if kind == "P6" else 1, np.uint16).astype(np.float64) * top / 65535).astype(">u2")
+    header = f"{kind}\n# words\n{WIDTH} {HEIGHT}\n{top}\n".encode()
+    (tmp_path / "a.pnm").write_bytes(header + pixels.tobytes())
+
+    found = read_still(tmp_path / "a.pnm").colour
+
+    assert found.dtype == np.uint16
+    assert np.array_equal(found, np.rint(pixels.astype(np.float64) * (65535 / top)))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_jpeg_2000_of_16_bits_is_kept(tmp_path: Path, channels: int) -> None:
+    pixels = gradient(channels, np.uint16)
+    (tmp_path / "a.jp2").write_bytes(imagecodecs.jpeg2k_encode(pixels.squeeze(), level=0, reversible=True))
+
+    still = read_still(tmp_path / "a.jp2")
+
+    assert np.array_equal(still.colour, pixels[..., : still.colour.shape[2]])
+    assert still.has_alpha == (channels == 4)
+
+
+def test_cmyk_of_16_bits_stays_in_tiff(upscaler: Upscaler, tmp_path: Path) -> None:
+    pixels = gradient(4, np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="separated")
+
+    upscale_file(upscaler, tmp_path / "a.tif", tmp_path / "b.tif")
+
+    found = tifffile.imread(tmp_path / "b.tif")
+    assert found.dtype == np.uint16
+    assert np.abs(found.astype(np.int64) - (65535 - enlarged(65535 - pixels))).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".avif"])
+def test_a_full_disk_leaves_no_cut_file(bundle: Path, tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (160, 160, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    # As a full disk, a limit on a file's size shows while it is written.
+    program = (
+        "import resource, signal, sys\nfrom aethernet.upscale import Upscaler\n"
+        "from aethernet.errors import StoreError\n"
+        "with Upscaler(sys.argv[1], 'fp32', 'onnxruntime-cpu', threads=1) as upscaler:\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "    try:\n        upscaler.upscale_file(sys.argv[2], sys.argv[3])\n"
+        "    except StoreError as error:\n        print('refused', error)\n"
+    )
+    target = tmp_path / "out" / f"b{suffix}"
+    command = [sys.executable, "-c", program, str(bundle), str(tmp_path / "a.png"), str(target)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert ended.stdout.startswith("refused"), ended.stderr
+    assert not list(target.parent.iterdir())
+
+
+def test_names_may_be_as_long_as_the_system_takes_them(upscaler: Upscaler, tmp_path: Path) -> None:
+    Image.fromarray(gradient(3)).save(tmp_path / "a.png")
+    target = tmp_path / ("ä" * 125 + "b.png")
+
+    upscale_file(upscaler, tmp_path / "a.png", target)
+
+    assert target.is_file()
+
+
+def test_inputs_that_failed_once_are_all_done(upscaler: Upscaler, shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "turn2"
+    if not folder.is_dir():
+        pytest.skip("needs the inputs in shared/data/turn2 beside the repository")
+    images = [path for path in sorted(folder.iterdir()) if path.suffix in (".jpg", ".png", ".tif", ".pgm", ".ppm")]
+
+    results = upscale_files(upscaler, plan_jobs(images, tmp_path))
+
+    assert not [one for one in results if "error" in one]
 
 
 def test_reading_tells_what_it_left_out(tmp_path: Path) -> None:

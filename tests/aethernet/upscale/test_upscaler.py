@@ -90,7 +90,7 @@ def test_colours_under_full_transparency_do_not_bleed(upscaler: Upscaler) -> Non
 
 
 @pytest.mark.parametrize(
-    ("picture", "told"),
+    ("image", "told"),
     [
         (np.zeros((4, 4, 5), np.uint8), "shape"),
         (np.zeros((0, 4, 3), np.uint8), "shape"),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -22,7 +23,7 @@ from aethernet.upscale import Upscaler
 from aethernet.upscale.video import ENCODER_PRESETS, VideoOptions, is_finished, remembered_choice, upscale_video
 from aethernet.upscale.video.colour import to_rgb
 from aethernet.upscale.video.options import parse_time
-from aethernet.upscale.video.source import look_at
+from aethernet.upscale.video.source import _colours, look_at
 from tests.support.videos import STAMPS, contents, make_video, moving_image
 
 LOSSLESS = VideoOptions(preset="ffv1", segment_seconds=0.2)
@@ -323,3 +324,87 @@ def test_ten_seconds_killed_and_resumed_come_out_the_same(bundle: Path, tmp_path
     with Upscaler(bundle, "fp32", "onnxruntime-cpu") as upscaler:
         expected = one_by_one(upscaler, video)
     assert all(np.array_equal(one, other) for one, other in zip(levels(target), expected, strict=True))
+
+
+# --- what people really have -----------------------------------------------------------------------------------------
+
+
+def test_every_pixel_format_that_libav_writes_is_read() -> None:
+    wanted = moving_image(3, 16, 16).astype(np.int64)
+    image = av.VideoFrame.from_ndarray(moving_image(3, 16, 16), format="rgb24")
+    read, close, failed = 0, 0, []
+    for name in sorted(av.video.format.names):
+        try:
+            given = image.reformat(format=name)
+        except (ValueError, av.FFmpegError):
+            continue  # lives on a graphics card, or is made by cameras only
+        try:
+            rgb = to_rgb(given, _colours(given))
+        except Exception as error:
+            failed.append((name, error))
+            continue
+        assert rgb.shape == (16, 16, 3), name
+        assert rgb.dtype == np.uint16, name
+        read += 1
+        close += bool(np.abs(rgb.astype(np.float64) / 257 - wanted).mean() < 12)
+
+    # FFmpeg's scaler reads no images of two pixels a byte, and no decoder makes any.
+    assert {name for name, _ in failed} <= {"bgr4", "rgb4"}
+    assert read > 100
+    assert close > 60
+
+
+def test_a_colon_in_a_name_is_no_protocol(upscaler: Upscaler, tmp_path: Path) -> None:
+    source = make_video(tmp_path / "plain.mkv", extras=False).rename(tmp_path / "Alien: Covenant.mkv")
+
+    facts = upscale_video(upscaler, source, tmp_path / "larger.mkv", LOSSLESS)
+
+    assert facts["frames"] == len(STAMPS)
+
+
+def test_a_damaged_packet_is_passed_over_and_counted(upscaler: Upscaler, tmp_path: Path) -> None:
+    source = make_video(tmp_path / "video.mkv", extras=False, codec="ffv1")
+    with av.open(str(source)) as video:
+        packets = [packet for packet in video.demux(video=0) if packet.size]
+        place = source.read_bytes().find(bytes(packets[5])[:40])
+    with open(source, "r+b") as file:
+        file.seek(place)
+        file.write(b"\xff" * 40)
+
+    facts = upscale_video(upscaler, source, tmp_path / "larger.mkv", LOSSLESS)
+
+    # Images that refer to the damaged one cannot be decoded either.
+    assert 1 <= facts["damaged"] < len(STAMPS)
+    assert facts["frames"] + facts["damaged"] == len(STAMPS)
+    assert any("packets of the video are damaged" in note for note in facts["notes"])
+
+
+def test_a_video_that_was_cut_off_says_so(upscaler: Upscaler, tmp_path: Path) -> None:
+    source = make_video(tmp_path / "video.mp4", range(0, 4000, 40), extras=False)
+    whole = upscale_video(upscaler, source, tmp_path / "whole.mkv", LOSSLESS)
+    with (
+        av.open(str(source)) as given,
+        av.open(str(tmp_path / "fast.mp4"), "w", options={"movflags": "faststart"}) as made,
+    ):
+        copy = made.add_stream_from_template(given.streams.video[0])
+        for packet in given.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = copy
+                made.mux(packet)
+    data = (tmp_path / "fast.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
+
+    facts = upscale_video(upscaler, tmp_path / "cut.mp4", tmp_path / "larger.mkv", LOSSLESS)
+
+    assert whole["damaged"] == 0
+    assert facts["frames"] < 100
+    assert facts["damaged"] > 0
+    assert any("cut off" in note or "damaged" in note for note in facts["notes"])
+
+
+def test_a_video_without_its_index_is_refused_in_words(upscaler: Upscaler, tmp_path: Path) -> None:
+    data = make_video(tmp_path / "video.mp4", extras=False).read_bytes()
+    (tmp_path / "trunc.mp4").write_bytes(data[: data.find(b"moov") - 4])
+
+    with pytest.raises(VideoError):
+        upscale_video(upscaler, tmp_path / "trunc.mp4", tmp_path / "larger.mkv", LOSSLESS)
