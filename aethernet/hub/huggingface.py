@@ -216,7 +216,7 @@ class HuggingFaceHub:
             refs = self._refs(name, kind)
         address, head = f"{self.endpoint}/spaces/{space}", refs.head
         tree = self._tree(name, head, kind)
-        if not _differences(files, tree):
+        if not differences(files, tree):
             return address, True
         # A new Space has the Hub's own example in it.
         if tree.keys() - {"README.md", "index.html", "style.css"} and marker not in tree:
@@ -232,7 +232,7 @@ class HuggingFaceHub:
         def attempt() -> str:
             found = self._refs(name, kind).head
             if found != head:
-                if not _differences(files, self._tree(name, found, kind)):
+                if not differences(files, self._tree(name, found, kind)):
                     return found  # an earlier try arrived, though its answer did not
                 raise ConflictError(f"expected {space} at {head[:12]}, found {found[:12]}: somebody else published")
             return self._once(
@@ -245,7 +245,7 @@ class HuggingFaceHub:
             )
 
         commit = self._retry_policy.run(attempt, self._on_message)
-        if wrong := _differences(files, self._tree(name, commit, kind)):
+        if wrong := differences(files, self._tree(name, commit, kind)):
             raise HubError(f"the hub did not take the site as it is: {'; '.join(wrong[:5])}")
         return address, False
 
