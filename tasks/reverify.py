@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
@@ -12,6 +11,7 @@ import prefect
 
 from aethernet.hub.reverify import ReverifyFinding, Target
 from aethernet.hub.reverify import reverify as look
+from aethernet.processes import ChildProcess
 from aethernet.release.signing import Trust
 
 __all__ = ["reverify"]
@@ -29,24 +29,15 @@ def reverify(target: Target, trust: Trust | None, images: list[Path], seconds: f
 
 
 def isolated(call: Callable[[], object], seconds: float) -> object:
-    """What a call returns in a fresh process, or in words how that process ended."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(call, sender), daemon=True)
-    process.start()
-    sender.close()
-    try:
-        if receiver.poll(seconds):
-            return receiver.recv()
-        return f"could not be run: not done after {seconds:.0f} s"
-    except EOFError:
-        process.join()
-        return f"could not be run: the process ended with exit code {process.exitcode}"
-    finally:
-        process.kill()
-        process.join()
-        receiver.close()
+    """What a call returns in a fresh process, or a sentence about how that process ended."""
+    with ChildProcess(partial(_answer, call)) as child:
+        try:
+            return child.receive(seconds)
+        except TimeoutError:
+            return f"could not be run: not done after {seconds:.0f} s"
+        except EOFError:
+            return f"could not be run: the process ended with exit code {child.exit_code}"
 
 
-def _answer(call: Callable[[], object], sender: Connection) -> None:
-    sender.send(call())
+def _answer(call: Callable[[], object], connection: Connection) -> None:
+    connection.send(call())

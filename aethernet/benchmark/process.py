@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from aethernet.errors import BenchmarkError
+from aethernet.processes import ChildProcess
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -57,10 +58,7 @@ class VariantProcess:
     """
 
     def __init__(self, path: Path | str, engine: RuntimeLibrary, threads: int) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would share the parent's memory and threads
-        self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, str(path), engine, threads), daemon=True)
-        self._other = other
+        self._child = ChildProcess(partial(_serve, str(path), engine, threads))
         self.loaded: LoadReport
 
     def __enter__(self) -> Self:
@@ -69,8 +67,7 @@ class VariantProcess:
         Raises:
             BenchmarkError: It cannot be loaded there.
         """
-        self._process.start()
-        self._other.close()
+        self._child.__enter__()
         try:
             self.loaded = self._answer()
         except BaseException:
@@ -98,17 +95,16 @@ class VariantProcess:
 
     def _ask(self, word: str, value: Any = None) -> Any:
         try:
-            self._connection.send((word, value))
+            self._child.send((word, value))
         except OSError as error:
             raise BenchmarkError("its process is gone") from error
         return self._answer()
 
     def _answer(self) -> Any:
         try:
-            problem, answer = self._connection.recv()
-        except (EOFError, OSError) as error:
-            self._process.join(5)
-            raise BenchmarkError(f"its process ended with exit code {self._process.exitcode}") from error
+            problem, answer = self._child.receive()
+        except EOFError as error:
+            raise BenchmarkError(f"its process ended with exit code {self._child.exit_code}") from error
         if problem is not None:
             raise BenchmarkError(problem)
         return answer
@@ -116,14 +112,10 @@ class VariantProcess:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.close()
-        self._process.join(5)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join()
+        self._child.__exit__(kind, error, trace)
 
 
-def _serve(connection: Connection, path: str, engine: RuntimeLibrary, threads: int) -> None:
+def _serve(path: str, engine: RuntimeLibrary, threads: int, connection: Connection) -> None:
     """The process: answers (problem, value) to every request until the other side hangs up."""
     from aethernet.benchmark.timing import run_once
 
@@ -160,7 +152,7 @@ def _serve(connection: Connection, path: str, engine: RuntimeLibrary, threads: i
 def _attempt(action: Callable[[Any], Any], value: Any) -> tuple[str | None, Any]:
     try:
         return None, action(value)
-    except Exception as error:  # noqa: BLE001 (runtimes raise what they like; the other side tells)
+    except Exception as error:  # noqa: BLE001 (runtimes raise what they like; the other side reports it)
         lines = str(error).strip().splitlines()
         return (lines[0] if lines else type(error).__name__), None
 

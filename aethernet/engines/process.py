@@ -1,4 +1,4 @@
-"""Starting :mod:`aethernet.engines.worker`, ending it whatever it does, and reading what became of it."""
+"""Runs :mod:`aethernet.engines.worker` in a process of its own, and reads its answer or how it failed."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from aethernet.engines import worker
 from aethernet.engines.backends import Backend, Gpu
 from aethernet.errors import BuilderError
+from aethernet.processes import end_process
 
-__all__ = ["end_process", "gpu_lock", "run_worker", "start_worker"]
+__all__ = ["gpu_lock", "run_worker", "start_worker"]
 
 _LOG_TAIL = 4000
 
@@ -74,9 +75,9 @@ def run_worker(request: Mapping[str, Any], folder: Path, *, timeout: float) -> d
             f"the {_label(request)} builder crashed: {_ending(code)}", log=_log(folder), hint=_hint(folder)
         ) from error
     if "error" in answer:
-        said = [item["text"] for item in answer.get("messages", []) if item["severity"] == "error"]
+        reported = [item["text"] for item in answer.get("messages", []) if item["severity"] == "error"]
         raise BuilderError(
-            f"{_label(request)} refused: {(said or [answer['error']])[0]}",
+            f"{_label(request)} refused: {(reported or [answer['error']])[0]}",
             log=_log(folder),
             hint="the log has the rest",
         )
@@ -103,13 +104,6 @@ def _log(folder: Path) -> str:
         return (folder / "log").read_bytes()[-_LOG_TAIL:].decode("utf-8", "replace")
     except OSError:
         return ""
-
-
-def end_process(process: subprocess.Popen[bytes]) -> None:
-    """End a worker and everything it started."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 @contextmanager

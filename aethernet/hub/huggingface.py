@@ -7,7 +7,7 @@ the tag last; whoever crashes in between has published nothing, and the next run
 HTTP with the client's session and headers, in bounded memory; :mod:`aethernet.hub.download` checks what arrives.
 
 A token comes from the client's own places (``HF_TOKEN``, ``hf auth login``, trusted publishing), is never seen here,
-and goes to no other hub than the one the client is set up for (``HF_ENDPOINT``): an address is easily a stranger's.
+and goes to no other hub than the one the client is set up for (``HF_ENDPOINT``): an address may be of anybody's hub.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from aethernet.errors import (
 )
 from aethernet.hub.address import printable, require_plain, version_order
 from aethernet.hub.client import MissingError, TakenError, limited_get, sensible, stream, translated
+from aethernet.hub.commits import CommittedFile, Refs, commit_id, differences, without_own
 from aethernet.hub.protocol import Publication, Snapshot
 from aethernet.hub.retrying import RetryPolicy
 from aethernet.records import read_model
@@ -46,9 +47,6 @@ __all__ = ["HuggingFaceHub"]
 T = TypeVar("T")
 
 _TAG = re.compile(r"v(\d+\.\d+\.\d+[0-9A-Za-z.+-]{0,60})", re.ASCII)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_OWN_FILES = (".gitattributes",)
-"""What the Hub itself puts into every repository."""
 _MARKS, _MARKS_FILE = "yanked", "yanked.json"
 """Branch and file that hold the marks of yanked versions: beside the releases, so that no release changes."""
 _MOST_FILES, _MOST_PAGES = 10_000, 100
@@ -124,7 +122,7 @@ class HuggingFaceHub:
         def attempt() -> str:
             head = self._refs(name).head
             tree = self._tree(name, head)
-            if not _differences(files, tree):
+            if not differences(files, tree):
                 return head  # an earlier try arrived, though its answer did not; or an earlier run
             if head != parent:
                 raise ConflictError(
@@ -143,7 +141,7 @@ class HuggingFaceHub:
             )
 
         commit = self._retry_policy.run(attempt, self._on_message)
-        if wrong := _differences(files, self._tree(name, commit)):
+        if wrong := differences(files, self._tree(name, commit)):
             raise HubError(
                 f"the hub did not take the release as it is: {'; '.join(wrong[:5])}",
                 hint="nothing was tagged, so no version points there; remove any .gitignore in the repository",
@@ -218,7 +216,7 @@ class HuggingFaceHub:
             refs = self._refs(name, kind)
         address, head = f"{self.endpoint}/spaces/{space}", refs.head
         tree = self._tree(name, head, kind)
-        if not _differences(files, tree):
+        if not differences(files, tree):
             return address, True
         # A new Space has the Hub's own example in it.
         if tree.keys() - {"README.md", "index.html", "style.css"} and marker not in tree:
@@ -234,7 +232,7 @@ class HuggingFaceHub:
         def attempt() -> str:
             found = self._refs(name, kind).head
             if found != head:
-                if not _differences(files, self._tree(name, found, kind)):
+                if not differences(files, self._tree(name, found, kind)):
                     return found  # an earlier try arrived, though its answer did not
                 raise ConflictError(f"expected {space} at {head[:12]}, found {found[:12]}: somebody else published")
             return self._once(
@@ -247,7 +245,7 @@ class HuggingFaceHub:
             )
 
         commit = self._retry_policy.run(attempt, self._on_message)
-        if wrong := _differences(files, self._tree(name, commit, kind)):
+        if wrong := differences(files, self._tree(name, commit, kind)):
             raise HubError(f"the hub did not take the site as it is: {'; '.join(wrong[:5])}")
         return address, False
 
@@ -322,7 +320,7 @@ class HuggingFaceHub:
         """See :class:`aethernet.hub.protocol.Hub`."""
         return self._marks(name, self._refs(name))
 
-    def _marks(self, name: str, refs: _Refs) -> dict[str, str]:
+    def _marks(self, name: str, refs: Refs) -> dict[str, str]:
         if _MARKS not in refs.branches:
             return {}
         try:
@@ -348,7 +346,7 @@ class HuggingFaceHub:
             self._away = True
             files = [path for path in cached.rglob("*") if path.is_file()]
             sizes = {path.relative_to(cached).as_posix(): path.stat().st_size for path in files}
-            return Snapshot(name=name, version=version, revision=cached.name, files=_without_own(sizes))
+            return Snapshot(name=name, version=version, revision=cached.name, files=without_own(sizes))
         return Snapshot(
             name=name, version=version, revision=commit, files={path: file.size for path, file in tree.items()}
         )
@@ -397,32 +395,32 @@ class HuggingFaceHub:
         except LocalEntryNotFoundError:
             return None
 
-    def _require(self, name: str, version: str, refs: _Refs) -> str:
+    def _require(self, name: str, version: str, refs: Refs) -> str:
         commit = refs.tags.get(f"v{version}")
         if commit is None:
             known = ", ".join(self.versions(name)) or "none"
             raise HubError(f"expected {name} {version} at {self.place}, found versions: {known}")
         return commit
 
-    def _refs(self, name: str, kind: str = "models") -> _Refs:
+    def _refs(self, name: str, kind: str = "models") -> Refs:
         if self._away:
             raise UnreachableError(f"{self.place} did not answer a moment ago", final=True)
         url = f"{self.endpoint}/api/{kind}/{self._repository(name)}/refs"
         content, _ = self._json(url, f"look at {self._repository(name)}")
         with sensible(f"branches and tags of {self._repository(name)}"):
             kinds = [
-                {str(ref["name"]): _commit_id(ref["targetCommit"]) for ref in content[kind]}
+                {str(ref["name"]): commit_id(ref["targetCommit"]) for ref in content[kind]}
                 for kind in ("branches", "tags")
             ]
-        return _Refs(*kinds)
+        return Refs(*kinds)
 
-    def _tree(self, name: str, commit: str, kind: str = "models") -> dict[str, _File]:
+    def _tree(self, name: str, commit: str, kind: str = "models") -> dict[str, CommittedFile]:
         """The files of a commit, without the Hub's own."""
         url: str | None = f"{self.endpoint}/api/{kind}/{self._repository(name)}/tree/{commit}?recursive=true"
-        files: dict[str, _File] = {}
+        files: dict[str, CommittedFile] = {}
         for _ in range(_MOST_PAGES):
             if url is None:
-                return _without_own(files)
+                return without_own(files)
             entries, url = self._json(url, f"list the files of {self._repository(name)}")
             with sensible(f"files of {self._repository(name)}"):
                 for entry in entries:
@@ -433,7 +431,7 @@ class HuggingFaceHub:
                         raise HubError(f"the hub lists {printable(path)} twice")
                     large = entry.get("lfs")
                     digest = f"sha256:{large['oid']}" if large else f"git:{entry['oid']}"
-                    files[path] = _File(size if entry["type"] == "file" else -1, digest)
+                    files[path] = CommittedFile(size if entry["type"] == "file" else -1, digest)
             if len(files) > _MOST_FILES:
                 break
         raise HubError(f"expected a release of at most {_MOST_FILES} files, found more at {self._repository(name)}")
@@ -458,62 +456,3 @@ class HuggingFaceHub:
         with translated(what), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the client's; what matters comes as an error
             return action()
-
-
-class _Refs:
-    """Branches and tags of a repository: name -> commit."""
-
-    def __init__(self, branches: dict[str, str], tags: dict[str, str]) -> None:
-        self.branches, self.tags = branches, tags
-
-    @property
-    def head(self) -> str:
-        """The commit that a publication starts from."""
-        if "main" not in self.branches:
-            raise HubError("expected a branch called main on the hub, found none")
-        return self.branches["main"]
-
-
-class _File:
-    """A file of a commit: bytes, and a digest as the hub states it."""
-
-    def __init__(self, size: int, digest: str) -> None:
-        self.size, self.digest = size, digest
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _File) and (self.size, self.digest) == (other.size, other.digest)
-
-    def __hash__(self) -> int:
-        return hash((self.size, self.digest))
-
-
-def _without_own(files: dict[str, T]) -> dict[str, T]:
-    return {path: value for path, value in files.items() if path not in _OWN_FILES}
-
-
-def _differences(files: Mapping[str, Path], tree: Mapping[str, _File]) -> list[str]:
-    """How a commit differs from what is to be published, by content."""
-    wrong = [f"{path} is missing" for path in files if path not in tree]
-    wrong += [f"{printable(path)} is not part of the release" for path in tree if path not in files]
-    for path, file in files.items():
-        if path in tree and _digest_like(file, tree[path].digest) != tree[path].digest:
-            wrong.append(f"{path} has other content")
-    return wrong
-
-
-def _digest_like(path: Path, stated: str) -> str:
-    """A file's digest of the kind the hub stated."""
-    if stated.startswith("sha256:"):
-        with open(path, "rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return f"git:{digest.hexdigest()}"
-
-
-def _commit_id(text: Any) -> str:
-    if not isinstance(text, str) or not _COMMIT.fullmatch(text):
-        raise ValueError(f"no commit: {text!r}")
-    return text

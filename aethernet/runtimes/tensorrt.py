@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from aethernet.engines.backends import find_gpu
 from aethernet.engines.identity import check_engine
-from aethernet.engines.process import end_process, run_worker, start_worker
+from aethernet.engines.process import run_worker, start_worker
 from aethernet.engines.worker import receive, send
 from aethernet.errors import BuilderError, EngineError
+from aethernet.processes import end_process
 from aethernet.runtimes.protocol import ShapeLimits
 
 if TYPE_CHECKING:

@@ -189,8 +189,8 @@ def test_a_process_that_dies_is_an_error_not_a_hang(tmp_path: Path) -> None:
     with VariantProcess(third_party_file(tmp_path / "a.onnx"), RuntimeLibrary.ONNXRUNTIME, 1) as process:
         process.show(IMAGES[0])
         assert process.run() > 0
-        process._process.kill()
-        process._process.join()
+        process._child._process.kill()
+        process._child._process.join()
 
         with pytest.raises(BenchmarkError, match="its process"):
             process.run()
