@@ -224,6 +224,8 @@ def prepared(page: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         # Downloaded there as from somebody else, before anything is made.
         shutil.rmtree(desk / "aether_tiny_2x")
         run_command(as_on_the_desk("aethernet publish out/aether_tiny_2x hf://some-organisation/aether_tiny_2x", desk))
+    if "release.pem" in TEXTS[page]:
+        run_command("openssl ecparam -name prime256v1 -genkey -noout -out release.pem")
     if page == "docs/publishing.md":
         shutil.rmtree(desk / "aether_tiny_2x")
     if "python -m flows" in TEXTS[page]:
