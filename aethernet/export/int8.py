@@ -212,10 +212,14 @@ def _as_products(proto: onnx.ModelProto) -> None:
         last = f"{output}/product"
         if len(node.input) > 2 and node.input[2]:  # the exporter leaves out a bias of zeros
             # Four axes, because ONNX Runtime would join a product and a plain bias to a Gemm, which it runs in float.
-            # A tensor of its own, because another convolution may share the bias.
-            value = numpy_helper.to_array(tensors[node.input[2]])
-            proto.graph.initializer.append(numpy_helper.from_array(value.reshape(1, 1, 1, -1), f"{output}/shift"))
-            nodes.append(make("Add", [last, f"{output}/shift"], [f"{output}/sum"], name=f"{name}/bias"))
+            bias = node.input[2]
+            shift = numpy_helper.to_array(tensors[bias]).reshape(1, 1, 1, -1)
+            if len(graph.readers[bias]) > 1:  # what another convolution reads stays as it is
+                bias = f"{output}/shift"
+                proto.graph.initializer.append(numpy_helper.from_array(shift, bias))
+            else:
+                tensors[bias].CopyFrom(numpy_helper.from_array(shift, bias))
+            nodes.append(make("Add", [last, bias], [f"{output}/sum"], name=f"{name}/bias"))
             last = f"{output}/sum"
         nodes.append(make("Transpose", [last], [output], name=f"{name}/first", perm=[0, 3, 1, 2]))
     read = {name for node in nodes for name in node.input}
