@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from aethernet.errors import BundleError
 
-__all__ = ["SCHEMA_VERSION", "Record", "canonical_json", "read_model"]
+__all__ = ["SCHEMA_VERSION", "Record", "canonical_json", "published_names", "read_model"]
 
 
 SCHEMA_VERSION = 1
@@ -31,6 +32,11 @@ _STORED_AS = {
     "checksum": "seal",
 }
 """Attribute -> its key in JSON, where published records of schema version 1 have another name for the same thing."""
+
+
+def published_names(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts that a command prints as JSON, under the keys they have always had there."""
+    return {_STORED_AS.get(name, name): value for name, value in facts.items()}
 
 
 class Record(BaseModel):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from prefect import flow
 
+from aethernet.records import published_names
 from aethernet.training import FinetuningRecipe
 from flows.session import limited, located
 
@@ -53,6 +54,6 @@ def qat_finetune(
         "steps": result.steps,
         "best_step": result.best_step,
         "minutes": round(result.seconds / 60, 1),
-        "before": asdict(result.before),
-        "after": asdict(result.after),
+        "before": published_names(asdict(result.before)),
+        "after": published_names(asdict(result.after)),
     }

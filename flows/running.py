@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from aethernet.records import published_names
 from aethernet.release.spec import ReleaseSpec
 from aethernet.store.history import noted
 from aethernet.store.store import Store
@@ -46,7 +47,7 @@ def summarised(
         "forms": [form.model_dump(mode="json") for form in outcome.manifest.forms],
         "published": outcome.publication.address if outcome.publication else None,
         "already_published": outcome.publication.already_there if outcome.publication else None,
-        "verified": dataclasses.asdict(outcome.verified) if outcome.verified else None,
+        "verified": published_names(dataclasses.asdict(outcome.verified)) if outcome.verified else None,
         "ran": progress.ran,
         "unchanged": progress.cached,
         "seconds": round(progress.elapsed, 2),

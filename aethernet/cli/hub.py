@@ -14,6 +14,7 @@ import typer
 from aethernet.cli.options import AsJson, Only, TrustOptions, split_list
 from aethernet.cli.output import emit_json, say
 from aethernet.errors import AethernetError, UsageError
+from aethernet.records import published_names
 
 if TYPE_CHECKING:
     from aethernet.hub.catalogue import Offer
@@ -127,7 +128,7 @@ def publish_bundle(
         verified = verify_release(Address.parse(publication.address), run=run, trust=trust, on_message=say)
     except AethernetError as error:
         raise take_back(publication, error) from error
-    return {**facts, "verified": dataclasses.asdict(verified)}
+    return {**facts, "verified": published_names(dataclasses.asdict(verified))}
 
 
 def download_bundle(

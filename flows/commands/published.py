@@ -10,6 +10,7 @@ import typer
 
 from aethernet.cli.options import AsJson, TrustOptions
 from aethernet.cli.output import emit_json, say, write_text
+from aethernet.records import published_names
 from flows.session import embedded_server
 
 __all__ = ["reverify", "verify_published"]
@@ -26,7 +27,7 @@ def verify_published(
     with embedded_server():
         verified = flow(address, trust.trust())
     if as_json:
-        emit_json(dataclasses.asdict(verified))
+        emit_json(published_names(dataclasses.asdict(verified)))
     else:
         print(f"{address}: {verified.files} files, {verified.image}")
         say(verified.signature)
@@ -64,7 +65,7 @@ def reverify(
     summarize(text)
     wrong = [finding for finding in findings if not finding.ok]
     if as_json:
-        emit_json([dataclasses.asdict(finding) for finding in findings])
+        emit_json([published_names(dataclasses.asdict(finding)) for finding in findings])
     else:
         for finding in findings:
             told = "; ".join(finding.problems) or f"as promised, {finding.numbers} numbers measured again"

@@ -296,3 +296,12 @@ def test_killed_download_left_no_release_and_the_next_one_goes_on(
     )
     assert snapshot(tmp_path / "place" / NAME) == snapshot(slim_release)
     assert list((tmp_path / "place").iterdir()) == [tmp_path / "place" / NAME]
+
+
+def test_what_publishing_tells_machines_keeps_the_names_it_had(
+    call: Call, finished_release: Path, address: str
+) -> None:
+    told = call("publish", finished_release, address, "--json").result
+
+    assert "equal" in told["verified"]["picture"]
+    assert "image" not in told["verified"]
