@@ -61,6 +61,7 @@ NETWORK_STAGES = {
     "benchmark",
     "describe",
     "draw",
+    "ncnn",
 }
 UNTOUCHED = "untouched"
 
@@ -84,7 +85,7 @@ CODE_CHANGES: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
         lambda text: text.replace("_GAP, _CAPTION = 8", "_GAP, _CAPTION = 9"),
         {"draw"},
     ),
-    "exporter": ("aethernet/export/half.py", _append, {"export", "quantize", "sensitivity"}),
+    "exporter": ("aethernet/export/half.py", _append, {"export", "ncnn", "quantize", "sensitivity"}),
     "another stage's helper": ("tasks/load.py", lambda text: text.replace('"notfused"', '"raw"'), {"load"}),
     "manifest's builder": ("aethernet/release/facts.py", _append, {"describe"}),
     "manifest's file list": ("aethernet/release/entries.py", _append, {"describe"}),
@@ -96,7 +97,7 @@ CODE_CHANGES: dict[str, tuple[str, Callable[[str], str], set[str]]] = {
 }
 """What is changed -> file, how, and the task modules whose stages must run again (cheap ones may run, too)."""
 
-CHEAP = {"card", "report", "openmodeldb", "assemble", "publish", "reverify", "sign", "fetch"}
+CHEAP = {"card", "report", "openmodeldb", "assemble", "publish", "reverify", "sign", "site", "fetch"}
 
 _DIGESTS = """
 import json, pathlib, sys
