@@ -119,7 +119,7 @@ def remember_release(store: Store, key: str, outcome: Outcome, summary: dict[str
         known = KnownRelease(
             finished=time.time(),
             outcome=outcome,
-            summary={**summary, **_NOTHING_RAN, "unchanged": [*summary["ran"], *summary["unchanged"]]},
+            summary=_when_unchanged(summary),
             files=_files(outcome),
             fingerprint=_fingerprint(outcome),
         )
@@ -127,6 +127,12 @@ def remember_release(store: Store, key: str, outcome: Outcome, summary: dict[str
             temporary.write_text(known.model_dump_json(), encoding="utf-8")
     except (AethernetError, OSError):
         return
+
+
+def _when_unchanged(summary: dict[str, Any]) -> dict[str, Any]:
+    """What the same command prints later, when nothing runs."""
+    told = {**summary, **_NOTHING_RAN, "unchanged": [*summary["ran"], *summary["unchanged"]]}
+    return told | {"already_published": True} if told.get("published") else told
 
 
 def known_release(store: Store, key: str, signer: Signer | None) -> KnownRelease | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from aethernet.artifact import file_digest
-from aethernet.comparison.gate import judge
+from aethernet.comparison.gate import NCNN_LIMITS, failures_of, judge, limits_for
 from aethernet.comparison.metrics import level_shares
 from aethernet.errors import BundleError, GateError, SignatureError
 from aethernet.images.files import load_image
@@ -204,7 +204,9 @@ def require_accepted(manifest: Manifest) -> None:
     """
     released = [form.precision for form in manifest.forms if form.status == "released"]
     files = {entry.path for entry in manifest.files} | {PurePosixPath(entry.path).name for entry in manifest.files}
-    kept = [item for item in manifest.measurements if item.form.precision in released and item.form.file in files]
+    measured = [item for item in manifest.measurements if item.form.file in files]
+    ncnn = [item for item in measured if item.form.runtime in NCNN_LIMITS]
+    kept = [item for item in measured if item.form.precision in released and item not in ncnn]
     quality = [item for item in manifest.quality if item.precision is None or item.precision in released]
     unmeasured = [
         entry.path
@@ -216,10 +218,18 @@ def require_accepted(manifest: Manifest) -> None:
     ]
     if unmeasured:
         raise GateError(f"expected measurements of every released file, found none of {', '.join(unmeasured)}", "")
-    loose = [entry.path for entry in manifest.files if entry.precision and entry.precision not in released]
+    loose = [
+        entry.path
+        for entry in manifest.files
+        if entry.precision and entry.precision not in released and entry.role != "ncnn"
+    ]
     if loose:
         raise GateError(f"expected files of released forms only, found {', '.join(loose)}", "")
     unlimited = [precision.value for precision in released if precision not in manifest.limits]
     if unlimited:
         raise GateError(f"expected limits for every released form, found none for {', '.join(unlimited)}", "")
+    # ncnn files are made beside the precisions, and have limits of their own.
+    missed = [f"{one.form} on {one.case}: {text}" for one in ncnn for text in failures_of(one, limits_for(one, {}))]
+    if missed:
+        raise GateError(f"expected ncnn files within their limits, found {'; '.join(missed[:3])}", "")
     judge(kept, quality, manifest.limits, required=[*manifest.required, *released])
