@@ -31,6 +31,7 @@ def _facts(manifest: Manifest, files: tuple[FileEntry, ...]) -> ReleaseFacts:
         images=manifest.conditions.images,
         measurements=manifest.measurements,
         quality=manifest.quality,
+        ncnn=manifest.ncnn,
     )
 
 
