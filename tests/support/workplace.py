@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -160,6 +161,9 @@ CommandLine = Callable[[list[str]], Finished]
 def command_line(engine: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """Runs ``python -m flows`` inside this process, on the session's Prefect server."""
     from flows.__main__ import main
+
+    # Prefect's console handler may still hold the stream that an earlier test captured and closed.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
 
     def run(arguments: list[str]) -> Finished:
         monkeypatch.setattr(sys, "argv", ["flows", *arguments])
