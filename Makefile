@@ -43,12 +43,12 @@ test: $(STAMP) ## Run all tests but the long set
 test-fast: $(STAMP) ## Run the fast tests only
 	$(PYTEST)
 
-test-all: test test-cluster ## Run every test, and note which code the long set passed with
-	$(PYTEST) -m "long and not cluster"
-	$(BIN)/python -m tests.support.long_set --record
+test-all: test ## Run every test, and note which code the long set passed with
+	$(PYTEST) --randomly-dont-reorganize -m "long or cluster" --junit-xml=.pytest_cache/long.xml
+	$(BIN)/python -m tests.support.long_set --record .pytest_cache/long.xml
 
 test-long: $(STAMP) ## Run those files of the long set that did not pass with the code as it is (tests/long_set.json)
-	@due=$$($(BIN)/python -m tests.support.long_set); \
+	@due=$$($(BIN)/python -m tests.support.long_set) || exit 1; \
 	if [ -z "$$due" ]; then echo "the long set has passed with this code"; \
 	else echo "long set, because code has changed: $$due"; \
 		$(PYTEST) --randomly-dont-reorganize -m "long or cluster" $$due; fi

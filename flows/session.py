@@ -145,7 +145,8 @@ def _served(watch: Callable[[int], None], meanwhile: Callable[[], object]) -> It
     for attempt in range(_PORTS_TRIED):
         port = free_port()
         address = f"http://127.0.0.1:{port}/api"
-        process = subprocess.Popen(server_command(port), env=server_environment())
+        # A group of its own: Ctrl-C in a terminal is for us, and the flow's end has to be told to this server.
+        process = subprocess.Popen(server_command(port), env=server_environment(), start_new_session=True)
         try:
             watch(process.pid)
             if attempt == 0:

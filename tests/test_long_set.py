@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tasks import code_digest as code
-from tests.support.long_set import digests, due
+from tests.support.long_set import digests, due, passed
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = "tests/flows/test_cluster.py"
@@ -31,6 +31,13 @@ def changed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def test_what_passed_with_the_same_code_is_not_due_and_all_else_is() -> None:
     assert due({"same": "1", "edited": "2", "new": "3"}, {"same": "1", "edited": "1", "gone": "4"}) == ["edited", "new"]
+
+
+def test_only_files_of_which_every_test_passed_are_noted(tmp_path: Path) -> None:
+    case = '<testcase classname="tests.{}" name="{}">{}</testcase>'
+    cases = [case.format("test_a", 1, ""), case.format("test_b", 1, ""), case.format("test_b", 2, "<skipped/>")]
+    (tmp_path / "results.xml").write_text(f"<testsuites><testsuite>{''.join(cases)}</testsuite></testsuites>")
+    assert passed([tmp_path / "results.xml"]) == {"tests/test_a.py"}
 
 
 @pytest.mark.slow

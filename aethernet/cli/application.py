@@ -32,6 +32,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
+from aethernet.cli.interruption import interruptible
 from aethernet.cli.output import exit_code_for, print_error
 from aethernet.version import __version__
 
@@ -207,12 +208,13 @@ class CommandLine(TyperGroup):
         if "--debug" in words:
             # Accepted anywhere, because it is added after something went wrong.
             words = ["--debug", *(word for word in words if word != "--debug")]
-        try:
-            return super().main(words, *rest, **options)
-        except SystemExit:
-            raise
-        except BaseException as error:  # noqa: BLE001 (here everything ends)
-            self._end(error)
+        with interruptible():
+            try:
+                return super().main(words, *rest, **options)
+            except SystemExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 (here everything ends)
+                self._end(error)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; an interruption is reported here, before Typer makes it silent."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aethernet.cli.interruption import keeps
 from aethernet.cli.options import AsJson, Only, TrustOptions, split_list
 from aethernet.cli.output import emit_json, say
 from aethernet.errors import AethernetError, UsageError
@@ -40,6 +41,7 @@ def publish(
     as_json: AsJson = False,
 ) -> None:
     """Publish a release in one step: all of it or nothing, and never over another one."""
+    keeps("the hub shows all of the release or nothing of it; the same command finds out which and goes on")
     result = publish_bundle(bundle, address, private=private, verify=check, run=run, trust=trust.trust())
     if space:
         from aethernet.cli.web import publish_site
@@ -68,6 +70,7 @@ def download(
     as_json: AsJson = False,
 ) -> None:
     """Download a release: verified while it arrives, put in place in one step, resumed when interrupted."""
+    keeps("what has arrived is kept; the same command fetches the rest")
     result = download_bundle(address, to, only=only, runtime=runtime, trust=trust.trust())
     if as_json:
         emit_json(result)

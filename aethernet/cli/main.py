@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import typer
 
 from aethernet.cli import benchmark, engines, evaluate, hub, inspection, releases, sensitivity, steps, upscaling, web
@@ -26,9 +24,4 @@ app.add_typer(engine_app, name="engine", rich_help_panel="Networks and files")
 
 def main() -> None:
     """Run the command line; errors become words and exit codes."""
-    # As Ctrl-C: what is half written is removed on the way out.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        app(prog_name="aethernet", auto_envvar_prefix=ENVIRONMENT)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    app(prog_name="aethernet", auto_envvar_prefix=ENVIRONMENT)

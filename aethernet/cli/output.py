@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aethernet.cli import interruption
 from aethernet.errors import AethernetError, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def exit_code_for(error: BaseException) -> int:
-    """2 for misuse, 130 for Ctrl-C, 1 for everything else."""
+    """2 for misuse, 130 for Ctrl-C, 143 for SIGTERM, 1 for everything else."""
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        return interruption.exit_code(error)
     return 2 if isinstance(error, UsageError) else 1
 
 
@@ -105,7 +106,7 @@ def print_error(error: BaseException) -> None:
     if isinstance(error, GateError) and error.table:
         print(error.table)
     if isinstance(error, KeyboardInterrupt):
-        say("stopped; run the same command again to go on where it was")
+        say(interruption.stopped())
     elif isinstance(error, AethernetError):
         say(f"error: {error}")
         if error.hint:

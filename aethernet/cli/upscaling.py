@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from aethernet.cli.interruption import keeps
 from aethernet.cli.options import AsJson
 from aethernet.cli.output import emit_json, say
 from aethernet.cli.progress import Bar
@@ -105,6 +106,7 @@ def upscale(
     as_json: AsJson = False,
 ) -> None:
     """Enlarge images and videos with a release."""
+    keeps("finished images are kept; --skip-existing goes on behind them, --resume behind the frames of a video")
     result = _run(Request(inputs, output, bundle, skip_existing, running, images, videos))
     if as_json:
         emit_json(result)

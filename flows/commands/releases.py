@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from aethernet.cli.application import ENVIRONMENT
+from aethernet.cli.interruption import keeps
 from aethernet.cli.options import AsJson, PublishOptions, ResidualScale, StoreAddress, split_list
 from aethernet.cli.output import emit_json, say, write_text
 from aethernet.errors import GateError, UsageError
@@ -109,6 +110,7 @@ def release(
 
     options.require_with(spec)
     artifacts = Store(store)
+    keeps(f"finished steps are kept in {artifacts.address}; the same command goes on behind them")
     signer = publishing.signer()
     with _final_spec(spec, options, artifacts) as final, _tabled(table):
         outcome, summary = _released(final, output, publishing, artifacts, signer, fresh=fresh)
@@ -174,6 +176,7 @@ def release_all(
     _require_one_place(publishing, work_pool, runner, scheduler)
     specs, results = read_specs(folder)
     artifacts = Store(store)
+    keeps(f"what is finished is kept in {artifacts.address}; the same command goes on behind them")
     if work_pool is not None:
         key = publishing.sign_key
         parameters = {"hub": publishing.hub, "private": publishing.private, "sign_key": str(key) if key else None}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
+from aethernet.cli.interruption import keeps
 from aethernet.cli.options import AsJson, ResidualScale, split_list
 from aethernet.cli.output import emit_json, say
 from aethernet.training import FinetuningRecipe, TrainingRecipe
@@ -141,6 +142,7 @@ def train(
     from flows.train import train as flow
 
     _show_log()
+    keeps(f"the last saved state is in {output}; the same command goes on from there")
     recipe = schedule.recipe(network)
     with embedded_server():
         result = flow(recipe, images.absolute(), output.absolute(), validation and validation.absolute(), initial)
@@ -174,6 +176,7 @@ def qat_finetune(
 
     _show_log()
     output = output or Path("runs") / f"{checkpoint.stem}_qat.safetensors"
+    keeps(f"the last saved state lies beside {output}; the same command goes on from there")
     recipe = schedule.recipe()
     with embedded_server():
         result = flow(

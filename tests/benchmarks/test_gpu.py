@@ -95,7 +95,7 @@ def test_parts_that_there_is_no_time_for_are_left_out(tmp_path: Path) -> None:
     assert "s were left, it needs 20" in report["results"][0]["reason"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_rehearsal_needs_no_repair(finished_release: Path, tmp_path: Path) -> None:
     report = run(tmp_path, "--rehearse", "--minutes", "6", "--bundle", str(finished_release), timeout=500)
 

@@ -35,7 +35,7 @@ def test_who_runs_the_releases_is_said_once(
     assert not workplace.output.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_release_outlives_the_dask_worker_that_was_making_it(
     prefect_home: Path, server: dict[str, str], tmp_path: Path
 ) -> None:

@@ -1,7 +1,8 @@
 """The long set: which of its files must run again, because code that they reach is not what they last passed with.
 
 ``tests/long_set.json`` holds a digest for each file, of the import closure that cache keys use. Without arguments the
-files whose closure is another now are printed; with ``--record`` all are noted as passed (``make test-all`` does).
+files whose closure is another now are printed; with ``--record RESULTS...``, JUnit files that pytest wrote, those are
+noted of which every test passed (``make test-all`` does it): a skipped test has proved nothing.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import json
 import re
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 from tasks.code_digest import code_digest
 
-__all__ = ["digests", "due"]
+__all__ = ["digests", "due", "passed"]
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "tests" / "long_set.json"
@@ -47,10 +49,22 @@ def due(now: dict[str, str], recorded: dict[str, str]) -> list[str]:
     return [name for name, digest in now.items() if recorded.get(name) != digest]
 
 
+def passed(results: list[Path]) -> set[str]:
+    """Files of which every test passed, by what pytest wrote with ``--junit-xml``."""
+    good: dict[str, bool] = {}
+    for path in results:
+        for case in ElementTree.parse(path).iter("testcase"):
+            name = f"{case.attrib['classname'].replace('.', '/')}.py"
+            good[name] = good.get(name, True) and not list(case)
+    return {name for name, all_passed in good.items() if all_passed}
+
+
 def main() -> None:
-    """Print what is due, or note that all has passed."""
-    if sys.argv[1:] == ["--record"]:
-        RECORD.write_text(json.dumps(digests(), indent=2) + "\n", encoding="utf-8")
+    """Print what is due, or note what has passed."""
+    if sys.argv[1:2] == ["--record"]:
+        ran = passed([Path(name) for name in sys.argv[2:]])
+        noted = {name: digest for name, digest in digests().items() if name in ran}
+        RECORD.write_text(json.dumps(noted, indent=2) + "\n", encoding="utf-8")
         return
     recorded = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     print("\n".join(due(digests(), recorded)))

@@ -186,7 +186,7 @@ def test_lists_are_words_between_commas(text: str | None, words: list[str]) -> N
     ("error", "code", "told"),
     [
         (UsageError("expected a thing", hint="give one"), 2, "error: expected a thing\nhint: give one\n"),
-        (KeyboardInterrupt(), 130, "stopped; run the same command again to go on where it was\n"),
+        (KeyboardInterrupt(), 130, "stopped; nothing was changed; the same command starts again\n"),
         (ZeroDivisionError("x"), 1, "error: ZeroDivisionError: x\nhint: this is a defect of the tool; --debug shows"),
     ],
 )

@@ -204,6 +204,6 @@ def test_terminated_it_leaves_nothing_half_written(bundle: Path, tmp_path: Path)
         run.send_signal(signal.SIGTERM)
         _, told = run.communicate(timeout=60)
 
-    assert run.returncode == 130, told
+    assert run.returncode == 143, told
     assert list(out.iterdir()) == []
     assert "Traceback" not in told
