@@ -3,15 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := cluster,convert,flows,hub,images,ncnn,signing,spandrel,training,video,openvino,development
-# TensorRT-RTX builds engines; atheris guides fuzzing by coverage. Neither is there for every machine.
-OPTIONAL := tensorrt-rtx atheris
+# TensorRT-RTX builds engines, atheris guides fuzzing by coverage, realesrgan-ncnn-py is the consumer of ncnn files. None is there for every machine.
+OPTIONAL := tensorrt-rtx atheris realesrgan-ncnn-py
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup release test test-fast test-again test-cluster lint types workflows benchmark clean
+.PHONY: help packages setup release test test-fast test-all test-long test-cluster lint types workflows benchmark clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+packages: ## Install what tests need from Debian or Ubuntu, where that can be done
+	@.ci/packages
 
 setup: $(STAMP) ## Make .venv with everything this machine can have, pinned by constraints.txt
 
@@ -33,14 +37,21 @@ $(STAMP): pyproject.toml constraints.txt
 release: $(STAMP) ## Release the sample network that comes with the repository into out/ and publish it to hub/
 	$(BIN)/python -m flows release releases/aether_tiny_2x --output out --hub "file://$(CURDIR)/hub"
 
-test: $(STAMP) ## Run all tests
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not cluster"
+test: $(STAMP) ## Run all tests but the long set
+	$(PYTEST) -m "not long and not cluster"
 
 test-fast: $(STAMP) ## Run the fast tests only
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
 
-test-again: $(STAMP) ## Run those tests once more, one at a time, that failed the last time
-	$(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none -m "not cluster"
+test-all: test test-cluster ## Run every test, and note which code the long set passed with
+	$(PYTEST) -m "long and not cluster"
+	$(BIN)/python -m tests.support.long_set --record
+
+test-long: $(STAMP) ## Run those files of the long set that did not pass with the code as it is (tests/long_set.json)
+	@due=$$($(BIN)/python -m tests.support.long_set); \
+	if [ -z "$$due" ]; then echo "the long set has passed with this code"; \
+	else echo "long set, because code has changed: $$due"; \
+		$(PYTEST) --randomly-dont-reorganize -m "long or cluster" $$due; fi
 
 test-cluster: $(STAMP) ## Run releases on a cluster of its own: Prefect on PostgreSQL, S3, three workers, faults
 	$(BIN)/python -m pytest -q --randomly-dont-reorganize -m cluster tests/flows/test_cluster.py

@@ -401,7 +401,7 @@ def _pytorch_forms(work: Work, forms: list[tuple[str, str, bool, bool]], *, comp
                     tensor = form.given(random.random(shape, np.float32))
                     figures["timings"].append(timed(torch, lambda form=form, tensor=tensor: form.run(tensor), shape))
                 figures["gate"] = work.compare(form, precision, what)
-            work.tell(what, **figures)
+            work.record(what, **figures)
 
 
 def pytorch(work: Work) -> None:
@@ -420,7 +420,7 @@ def pytorch(work: Work) -> None:
 
         file = work.file("weights", Precision.FP32, ".safetensors")
         with open_runtime(file, name="pytorch-cuda") as runtime:
-            work.tell("the library's runtime, fp32", gate=work.compare(runtime, Precision.FP32, file.name))
+            work.record("the library's runtime, fp32", gate=work.compare(runtime, Precision.FP32, file.name))
 
 
 def compiled(work: Work) -> None:
@@ -473,7 +473,7 @@ def onnxruntime(work: Work) -> None:
                     timings.append(_timed_by_clock(run, shape))
                 # The library's own account ends where another library's begins: what the whole card lost.
                 taken = round((before - torch.cuda.mem_get_info()[0]) / 1e6, 1)
-                work.tell(
+                work.record(
                     precision, timings=timings, card_memory_mb=taken, gate=work.compare(runtime, precision, file.name)
                 )
 
@@ -516,7 +516,7 @@ def faults(work: Work) -> None:
             found = np.concatenate(list(upscaler.bands(Still.of_array(image), statistics)))
         off = int(np.abs(found.astype(int) - wanted.astype(int)).max())
         good = statistics.redone_in_fp32 == statistics.tiles > 0 and off <= 1
-        work.tell(
+        work.record(
             "tiles that overflow in fp16 are repeated in fp32", "measured" if good else "failed",
             tiles=statistics.tiles, repeated=statistics.redone_in_fp32, largest_difference_in_levels=off,
             **({} if good else {"reason": "not every tile was repeated, or the result is another one"}),
@@ -539,7 +539,7 @@ def faults(work: Work) -> None:
             torch.cuda.set_per_process_memory_fraction(1.0)
         off = int(np.abs(found.astype(int) - wanted.astype(int)).max())
         good = bool(statistics.halved) and off <= 1
-        work.tell(
+        work.record(
             "tiles that memory runs out for are halved", "measured" if good else "failed",
             halved=statistics.halved, tiles=statistics.tiles, largest_difference_in_levels=off,
             **({} if good else {"reason": "no tile was halved, or the result is another one"}),
@@ -571,7 +571,7 @@ def upscale(work: Work) -> None:
             made = work.folder / f"made_{precision}.png"
             figures = _command(work, source, made, precision, runtime)
             one, other = (np.asarray(Image.open(path)).astype(int) for path in (made, work.folder / "truth.png"))
-            work.tell(
+            work.record(
                 f"an image, {precision}", seconds=figures["seconds"], on_the_cpu=truth["seconds"],
                 largest_difference_in_levels=int(np.abs(one - other).max()),
                 equal_levels=round(float((one == other).mean()), 5), told=figures["told"],
@@ -585,7 +585,7 @@ def upscale(work: Work) -> None:
             raise Missing("the package av is not installed")
         video = _shortened(work) if work.rehearsal else work.video
         figures = _command(work, video, work.folder / "made.mkv", "fp16", runtime, "--preset", "x264")
-        work.tell("a video", seconds=figures["seconds"], told=figures["told"])
+        work.record("a video", seconds=figures["seconds"], told=figures["told"])
 
 
 def _shortened(work: Work) -> Path:
@@ -661,7 +661,7 @@ def tensorrt(work: Work) -> None:
             limits = work.bundle.manifest.limits.get(precision, DEFAULT_LIMITS[precision])
             trial = try_engine(built.engine, built.engine.name, work.reference(), work.images(), 3, limits)
             identity = built.record.identity
-            work.tell(
+            work.record(
                 precision, build_seconds=identity.build_seconds, engine_bytes=identity.size,
                 timings=[
                     {"shape": "x".join(map(str, one.shape)), "median_ms": one.median_ms, "fastest_ms": one.fastest_ms}

@@ -88,7 +88,8 @@ def plan_releases(
         raise UsageError("expected a spec, or a checkpoint together with its name and, if need be, its version")
     if checkpoint is not None:
         given = {"name": name, "checkpoint": checkpoint, "version": version}
-        chosen = [(make_spec({key: value for key, value in given.items() if value is not None}), None)]
+        own = make_spec({key: value for key, value in given.items() if value is not None})
+        chosen: list[tuple[ReleaseSpec, Path | None]] = [(own, None)]
     else:
         chosen = [(_read(folder, tag), folder) for folder in _folders(specs, spec, tag, since)]
     place = (hub or "").rstrip("/")

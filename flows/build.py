@@ -6,9 +6,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from prefect import State, flow
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.states import Completed
 from pydantic import BaseModel, TypeAdapter
@@ -90,7 +91,7 @@ def engines_of(
         limits=dict(limits),
         store=store.address,
     )
-    run = run_deployment(spec.deployment, parameters={"request": request.model_dump(mode="json")})
+    run = cast(FlowRun, run_deployment(spec.deployment, parameters={"request": request.model_dump(mode="json")}))
     if run.state is None or not run.state.is_completed():
         told = run.state.message if run.state else "it has no state"
         raise EngineError(

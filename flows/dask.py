@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow, task
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, wait
+from prefect.task_runners import TaskRunner
 
 from aethernet.errors import AethernetError, MissingDependencyError
 from aethernet.release.spec import read_spec
@@ -46,7 +47,7 @@ def release_on_dask(
     """
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "error")  # read once, at the first import
     try:
-        from prefect_dask import DaskTaskRunner
+        from prefect_dask.task_runners import DaskTaskRunner
     except ImportError as error:
         raise MissingDependencyError("prefect-dask", "cluster") from error
     if scheduler is not None:
@@ -58,7 +59,7 @@ def release_on_dask(
             cluster_kwargs={"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None, "memory_limit": 0}
         )
 
-    @flow(name="release-all", task_runner=runner, persist_result=False)
+    @flow(name="release-all", task_runner=cast(TaskRunner[PrefectFuture[Any]], runner), persist_result=False)
     def run() -> dict[str, Any]:
         packed, failed = {}, {}
         for name, path in specs.items():
@@ -87,8 +88,8 @@ def _release_packed(name: str, packed: str, options: list[str], store_address: s
 def _placed(name: str, found: object, output: Path, store: Store) -> ReleaseResult:
     if isinstance(found, BaseException):
         return ReleaseResult(name=name, error=str(found))
-    made, packed = found  # type: ignore[misc]  # what the task returns
+    made, packed = cast(tuple[ReleaseResult, str], found)
     try:
-        return made.model_copy(update={"bundle": place_bundle(packed, output, store)})  # type: ignore[no-any-return]
+        return made.model_copy(update={"bundle": place_bundle(packed, output, store)})
     except AethernetError as error:
         return ReleaseResult(name=name, error=str(error))

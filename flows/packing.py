@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from aethernet.artifact import Artifact, fsync_tree
 from aethernet.errors import BundleError, UsageError
@@ -83,7 +84,7 @@ def place_bundle(packed: str, output: Path, store: Store) -> Path:
         BundleError: It is not whole, or something that is no release is in its place.
     """
     content = _get_json(store, packed)
-    destination = output / content["name"]
+    destination: Path = output / content["name"]
     part = output / f".{content['name']}.{secrets.token_hex(6)}.part"
     try:
         _unpack(content["files"], part, store)
@@ -129,7 +130,7 @@ def _put_json(store: Store, content: object) -> str:
     return f"{artifact.sha256}:{artifact.size}"
 
 
-def _get_json(store: Store, text: str) -> dict[str, dict[str, dict[str, str | int]]]:
+def _get_json(store: Store, text: str) -> Any:
     digest, _, size = text.partition(":")
     artifact = Artifact(name="packed.json", sha256=digest, size=int(size))
-    return dict(json.loads(store.get(artifact).read_text(encoding="utf-8")))
+    return json.loads(store.get(artifact).read_text(encoding="utf-8"))

@@ -132,7 +132,7 @@ def make_int8(source: Source, fp32: Fp32) -> MadeInt8:
         int8 = quantize(source.checkpoint, spec.residual_scale, fused, spec.name, calibration, choice.spec)
     if int8.facts is not None:
         models = export_quantized(int8, spec.name, fp32.exporting, source.metadata)
-    reasons = [one.reason for one in (int8, *models) if one.reason is not None]
+    reasons = [reason for reason in (int8.reason, *(one.reason for one in models)) if reason is not None]
     if reasons or int8.facts is None:
         return MadeInt8(precision=Precision.INT8, reason="; ".join(reasons), choice=choice)
     shares = [one.integer_share for one in models if one.integer_share is not None]
@@ -200,7 +200,7 @@ class Released:
     @property
     def quantization(self) -> QuantizationFacts | None:
         """How int8 came about."""
-        return self.int8 and self.int8.facts
+        return self.int8.facts if self.int8 is not None else None
 
     def drawings(self) -> dict[str, Artifact]:
         """Path in the release -> image, about the precisions themselves."""

@@ -66,7 +66,7 @@ def release(
 
     profiles = spec.engines.fitted(dataclasses.replace(reference.size, fixed=static))
     engines = engines_of(profiles, released.engine_sources, reference.weights, images, limits)
-    ncnn = ncnn_outcome(fp32.weights.safetensors, fp32.model.file, spec.name, truth, images)
+    ncnn = ncnn_outcome(fp32.weights.safetensors, spec.name, truth, images)
     speed = benchmark(reference.weights, released.candidates, images, static)
     network = fp32.describe()
     drawn = draw(truth, images, released.candidates)

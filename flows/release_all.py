@@ -17,20 +17,20 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
 from prefect import State, flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
-from prefect.futures import wait
+from prefect.futures import PrefectFuture, wait
 from prefect.settings import get_current_settings
 from prefect.states import Cancelling, Crashed
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import BaseModel
 
 from aethernet.errors import AethernetError, SpecError, UsageError
@@ -92,8 +92,9 @@ def release_all(specs: Mapping[str, Path], options: list[str], jobs: int) -> lis
         options: Of ``python -m flows release``, for every release.
         jobs: Releases at a time.
     """
+    runner: ThreadPoolTaskRunner[Any] = ThreadPoolTaskRunner(max_workers=jobs)
 
-    @flow(name="release-all", task_runner=ThreadPoolTaskRunner(max_workers=jobs), persist_result=False)
+    @flow(name="release-all", task_runner=cast(TaskRunner[PrefectFuture[Any]], runner), persist_result=False)
     def run() -> list[ReleaseResult]:
         futures = {name: _release_one.submit(name, spec, options, watch) for name, spec in specs.items()}
         wait(list(futures.values()))
@@ -201,8 +202,8 @@ def release_on_workers(
             for run, state in _states(runs):
                 if state is not None and state.is_final() and not state.is_crashed():
                     results[run.name] = _result(run, state, store, output)
-                    error = results[run.name].error
-                    _say(f"{run.name}  {f'✗ {error}' if error else '✓ released'}")
+                    why = results[run.name].error
+                    _say(f"{run.name}  {f'✗ {why}' if why else '✓ released'}")
                     del runs[run.name]
                 elif (state is not None and state.is_crashed()) or _is_silent(run, state, store):
                     if run.attempt == _ATTEMPTS:
@@ -224,8 +225,11 @@ def release_on_workers(
 
 def _start(deployment: str, name: str, parameters: Mapping[str, Any]) -> UUID:
     try:
-        run = run_deployment(
-            deployment, parameters=dict(parameters), flow_run_name=f"release {name}", timeout=0, as_subflow=True
+        run = cast(
+            FlowRun,
+            run_deployment(
+                deployment, parameters=dict(parameters), flow_run_name=f"release {name}", timeout=0, as_subflow=True
+            ),
         )
     except ObjectNotFound as error:
         raise UsageError(

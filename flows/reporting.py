@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import cast
 from uuid import UUID
 
 import httpx
@@ -117,7 +118,7 @@ class ProgressArtifact:
         # An image of the work must not stop the work: a server may be away for a while.
         with suppress(httpx.HTTPError, PrefectException, RuntimeError):
             if self._artifact is None:
-                self._artifact = create_progress_artifact(percent, slug(f"progress-{self.name}"), doing)
+                self._artifact = cast(UUID, create_progress_artifact(percent, slug(f"progress-{self.name}"), doing))
             else:
                 update_progress_artifact(self._artifact, percent, doing)
         self._shown = time.monotonic()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
 
@@ -55,7 +56,7 @@ def trigger(
     """
     require_server()
     try:
-        run = run_deployment(deployment, parameters=dict(parameters), timeout=0, as_subflow=False)
+        run = cast(FlowRun, run_deployment(deployment, parameters=dict(parameters), timeout=0, as_subflow=False))
         on_message(f"{deployment}: run {run.name} is {run.state_name or 'created'}")
         if timeout != 0:
             run = _wait(run.id, timeout)

@@ -22,11 +22,21 @@ _Source: TypeAlias = tuple[str, tuple[str, ...]]
 """Digest of a source file without comments and layout, and the names it imports."""
 
 
+_PACKAGES = ("aethernet", "tasks")
+_CACHE = ("tasks.caching", "tasks.code_digest")
+"""The cache's own modules: they decide whether a stage runs, not what comes out of it."""
+
+
 @functools.cache
-def code_digest(module_file: Path) -> str:
-    """Digest of a task module and of every module of ours it reaches through imports, wherever they stand.
+def code_digest(module_file: Path, packages: tuple[str, ...] = _PACKAGES, without: tuple[str, ...] = _CACHE) -> str:
+    """Digest of a module and of every module of ours it reaches through imports, wherever they stand.
 
     Comments and layout do not count. A package counts with its data files (templates).
+
+    Args:
+        module_file: Where to start: a module of tasks.
+        packages: What is ours.
+        without: Modules that do not count, by the beginning of their names.
     """
     waiting, seen = [module_file], {}
     while waiting:
@@ -39,7 +49,8 @@ def code_digest(module_file: Path) -> str:
                 if data.is_file() and data.suffix not in (".py", ".pyc"):
                     seen[data] = hashlib.sha256(data.read_bytes()).hexdigest()
         for name in names:
-            waiting += _files_of(name)
+            if name.split(".")[0] in packages and not name.startswith(without):
+                waiting += _files_of(name)
     lines = sorted(f"{digest} {file.name}" for file, digest in seen.items())
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -51,8 +62,6 @@ def _read_source(file: Path) -> _Source:
     _met[name] = _remembered.get(name) or _parsed(source)
     return _met[name]
 
-
-_CACHE = ("tasks.caching", "tasks.code_digest")
 
 _met: dict[str, _Source] = {}
 """Digest of a source file's bytes -> what was found in it; those that this process came by."""
@@ -117,12 +126,7 @@ def _statements(tree: ast.AST) -> Iterator[ast.AST]:
 
 @functools.cache
 def _files_of(name: str) -> list[Path]:
-    """The source files behind one imported name, packages on the way included.
-
-    The cache's own modules are left out: they decide whether a stage runs, not what comes out of it.
-    """
-    if name.split(".")[0] not in ("aethernet", "tasks") or name.startswith(_CACHE):
-        return []
+    """The source files behind one imported name, packages on the way included."""
     parts = name.split(".")
     files = []
     for length in range(1, len(parts) + 1):

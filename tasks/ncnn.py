@@ -19,7 +19,7 @@ from aethernet.export.ncnn.programs import fitness
 from aethernet.graphs.ncnn import read_param
 from aethernet.images.files import load_image
 from aethernet.release.manifest import NcnnFacts, ProgramFacts
-from aethernet.runtimes.onnxruntime import OnnxRuntime
+from aethernet.runtimes.pytorch import TorchRuntime
 from tasks.caching import current_store, stage
 from tasks.compare import Reference, cases_of
 from tasks.fetch import ValidationImage
@@ -88,20 +88,21 @@ def try_ncnn(param: Artifact, weights: Artifact, reference: Reference, images: l
 
 
 @stage(host_matters=True)
-def measure_tiles(fp32: Artifact, reference: Reference, images: list[ValidationImage]) -> list[SeamFacts]:
-    """What the tiles of the ncnn programs cost, on the middle of the first image; the same for every runtime."""
+def measure_tiles(fused: Artifact, reference: Reference, images: list[ValidationImage]) -> list[SeamFacts]:
+    """What the tiles of the ncnn programs cost, on the middle of the first image; the same for every runtime.
+
+    In PyTorch: these files take every size, also where the release's ONNX files have one.
+    """
     store = current_store()
     image = load_image(store.get(images[0].low), reference.channels)
     top, left = (max(0, (side - _SEAM_SIDE) // 2) for side in image.shape[2:])
     image = image[:, :, top : top + _SEAM_SIDE, left : left + _SEAM_SIDE]
     tiles = [tile for tile in _TILES if tile < max(image.shape[2:])]
-    with OnnxRuntime(store.get(fp32)) as runtime:
+    with TorchRuntime(load(store.get(fused)).folded) as runtime:
         return [measure_seams(runtime, image, scale=reference.scale, tile=tile, margin=_MARGIN) for tile in tiles]
 
 
-def ncnn_outcome(
-    fused: Artifact, fp32: Artifact, name: str, reference: Reference, images: list[ValidationImage]
-) -> NcnnOutcome:
+def ncnn_outcome(fused: Artifact, name: str, reference: Reference, images: list[ValidationImage]) -> NcnnOutcome:
     """Make the form, run it, judge it; one that misses a limit is left out and its numbers are kept."""
     form = make_ncnn(fused, name)
     if form.param is None or form.weights is None:
@@ -124,7 +125,7 @@ def ncnn_outcome(
     programs = tuple(  # they take and give RGB
         one.model_copy(update={"runs": one.runs and reference.channels == 3}) for one in form.programs
     )
-    seams = tuple(measure_tiles(fp32, reference, images))
+    seams = tuple(measure_tiles(fused, reference, images))
     return NcnnOutcome(
         facts=facts.model_copy(update={"programs": programs, "seams": seams}),
         files=[form.param, form.weights],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from pydantic import BaseModel
 
 from aethernet.artifact import Artifact
@@ -12,6 +14,7 @@ from aethernet.export.attempts import file_name
 from aethernet.export.int8 import export_int8, trace_int8
 from aethernet.export.lint import Severity, lint_onnx
 from aethernet.images.files import load_image, sample_images
+from aethernet.networks import AetherNet
 from aethernet.quantization.calibration import Method
 from aethernet.quantization.learning import from_finetuning
 from aethernet.quantization.post_training import quantize as quantize_network
@@ -65,7 +68,7 @@ def quantize(
     finetuning = None
     try:
         if source.finetuned is not None:
-            made = from_finetuning(source.finetuned, network, keep_float=spec.keep_float)
+            made = from_finetuning(source.finetuned, cast(AetherNet, network), keep_float=spec.keep_float)
             finetuning = source.finetuned.facts
         else:
             made = quantize_network(

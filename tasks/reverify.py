@@ -21,11 +21,9 @@ __all__ = ["reverify"]
 def reverify(target: Target, trust: Trust | None, images: list[Path], seconds: float) -> ReverifyFinding:
     """A network that crashes its runtime, or never ends, is a finding about that release alone."""
     finding = isolated(partial(look, target, trust=trust, images=images), seconds)
-    return (
-        finding
-        if isinstance(finding, ReverifyFinding)
-        else ReverifyFinding(address=target.address, problems=(finding,))
-    )
+    if isinstance(finding, ReverifyFinding):
+        return finding
+    return ReverifyFinding(address=target.address, problems=(str(finding),))
 
 
 def isolated(call: Callable[[], object], seconds: float) -> object:

@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -164,7 +164,9 @@ def qat_finetune(
         typer.Option(help="Folder of held-out images to choose the best by (default: the same, other crops)."),
     ] = None,
     residual_scale: ResidualScale = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda (default: a GPU where there is one).")] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="cpu or cuda (default: a GPU where there is one).")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fine-tune a network for int8 without originals; the same command continues an interrupted run."""

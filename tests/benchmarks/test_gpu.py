@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from aethernet.release.bundle import Bundle
-
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 
@@ -98,8 +96,8 @@ def test_parts_that_there_is_no_time_for_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_rehearsal_needs_no_repair(slim_release: Bundle, tmp_path: Path) -> None:
-    report = run(tmp_path, "--rehearse", "--minutes", "6", "--bundle", str(slim_release.root), timeout=500)
+def test_a_rehearsal_needs_no_repair(finished_release: Path, tmp_path: Path) -> None:
+    report = run(tmp_path, "--rehearse", "--minutes", "6", "--bundle", str(finished_release), timeout=500)
 
     assert report["rehearsal"] is True
     assert [one for one in report["results"] if one["status"] == "failed"] == []

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from aethernet.release.bundle import Bundle
-
 ROOT = Path(__file__).resolve().parents[2]
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -35,9 +33,9 @@ def start(out: Path, place: Path, *arguments: str) -> subprocess.CompletedProces
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
 
 
-def test_archives_keep_the_limit_and_one_command_unpacks_and_runs_them(slim_release: Bundle, tmp_path: Path) -> None:
+def test_archives_keep_the_limit_and_one_command_unpacks_and_runs_them(slim_release: Path, tmp_path: Path) -> None:
     out = tmp_path / "pack"
-    made = pack(slim_release.root, out, PART="5000000")
+    made = pack(slim_release, out, PART="5000000")
 
     assert made.returncode == 0, made.stderr
     sizes = [path.stat().st_size for path in sorted(out.glob("pack.*"))]
@@ -52,9 +50,9 @@ def test_archives_keep_the_limit_and_one_command_unpacks_and_runs_them(slim_rele
     assert report.exists()
 
 
-def test_a_damaged_archive_and_another_python_are_refused(slim_release: Bundle, tmp_path: Path) -> None:
+def test_a_damaged_archive_and_another_python_are_refused(slim_release: Path, tmp_path: Path) -> None:
     out = tmp_path / "pack"
-    assert pack(slim_release.root, out, TARGET="3.99").returncode == 0
+    assert pack(slim_release, out, TARGET="3.99").returncode == 0
 
     done = start(out, tmp_path / "place", "--help")
     assert "expected Python 3.99, which the wheels were packed for" in done.stderr
@@ -67,8 +65,8 @@ def test_a_damaged_archive_and_another_python_are_refused(slim_release: Bundle, 
     assert "expected the archives named above whole" in done.stderr
 
 
-def test_archives_larger_than_the_limit_are_refused(slim_release: Bundle, tmp_path: Path) -> None:
-    made = pack(slim_release.root, tmp_path / "pack", PART="70000000")
+def test_archives_larger_than_the_limit_are_refused(slim_release: Path, tmp_path: Path) -> None:
+    made = pack(slim_release, tmp_path / "pack", PART="70000000")
 
     assert made.returncode == 2
     assert "at most 60000000 bytes" in made.stderr
