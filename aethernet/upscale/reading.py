@@ -214,9 +214,9 @@ def _read(path: Path, image: Image) -> Still:
 def _is_plain_tiff(path: Path) -> bool:
     """Whether Pillow alone reads it rightly: grey (black is zero) or RGB of 8 bits, upright, without more channels."""
     with _open(path) as image:
-        tags = getattr(image, "tag_v2", {})
+        tags: Any = getattr(image, "tag_v2", {})
         modes = {1: "L", 2: "RGB"}
-        return (
+        return bool(
             modes.get(tags.get(262)) == image.mode
             and set(tags.get(258, ())) == {8}
             and set(tags.get(339, (1,))) == {1}
