@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aethernet.cli.options import AsJson
+from aethernet.cli.options import AsJson, WeightsKey
 from aethernet.cli.output import emit_json, say, show_facts
 from aethernet.errors import UsageError
 
@@ -20,10 +20,11 @@ __all__ = ["info", "inspect_path", "lint", "lint_facts", "lint_lines"]
 
 def info(
     file: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file, engine or release folder.")],
+    weights: WeightsKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what a file is."""
-    show_facts(inspect_path(file), as_json)
+    show_facts(inspect_path(file, weights), as_json)
 
 
 def lint(
@@ -64,14 +65,20 @@ def _lint_ncnn(file: Path, as_json: bool) -> None:
         print(one)
 
 
-def inspect_path(path: Path) -> dict[str, Any]:
+def inspect_path(path: Path, weights: str | None = None) -> dict[str, Any]:
     """Facts in the order people look for them; JSON values only.
 
+    Args:
+        path: Any file or folder.
+        weights: Key of the network to take, where a checkpoint holds several.
+
     Raises:
-        AethernetError: It is none of the kinds known.
+        AethernetError: It is none of the kinds known, or no checkpoint although ``weights`` are named.
     """
     if not path.exists():
         raise UsageError(f"expected a file or folder at {path}, found nothing")
+    if weights is not None and (path.is_dir() or path.suffix in (".engine", ".onnx")):
+        raise UsageError(f"expected a checkpoint with --weights, found {path}", hint="leave --weights out")
     if path.is_dir():
         return _bundle(path)
     if path.suffix == ".engine":
@@ -79,7 +86,7 @@ def inspect_path(path: Path) -> dict[str, Any]:
         from aethernet.engines.identity import read_record
 
         return record_facts(read_record(path))
-    return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path)
+    return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path, weights)
 
 
 def _bundle(path: Path) -> dict[str, Any]:
@@ -126,13 +133,13 @@ def _onnx(path: Path) -> dict[str, Any]:
     }
 
 
-def _checkpoint(path: Path) -> dict[str, Any]:
+def _checkpoint(path: Path, weights: str | None) -> dict[str, Any]:
     from aethernet.artifact import file_digest
     from aethernet.checkpoint import load
     from aethernet.networks.receptive_field import measured
     from aethernet.networks.third_party import ThirdPartyNetwork
 
-    loaded = load(path)
+    loaded = load(path, weights=weights)
     config = measured(loaded.model) if isinstance(loaded.model, ThirdPartyNetwork) else loaded.config
     return {
         "kind": "checkpoint",

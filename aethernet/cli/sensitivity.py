@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aethernet.cli.inputs import case_of_size, float_network, images_of, sizes_of
-from aethernet.cli.options import AsJson, Chart, ResidualScale
+from aethernet.cli.options import AsJson, Chart, ResidualScale, WeightsKey
 from aethernet.cli.output import emit_json, print_table, require_png, say, write_chart
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def sensitivity(
     threads: Annotated[int, typer.Option(min=0, help="Of ONNX Runtime (default: its own choice).")] = 0,
     chart: Chart = None,
     residual_scale: ResidualScale = None,
+    weights: WeightsKey = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure, part by part, what int8 costs in quality and gains in time."""
@@ -46,6 +47,7 @@ def sensitivity(
         threads=threads,
         chart=chart,
         residual_scale=residual_scale,
+        weights=weights,
     )
     if as_json:
         emit_json(facts)
@@ -66,6 +68,7 @@ def measure_file(
     threads: int,
     chart: Path | None,
     residual_scale: float | None,
+    weights: str | None = None,
 ) -> dict[str, Any]:
     """Measure every part of a checkpoint's network; JSON values.
 
@@ -78,7 +81,7 @@ def measure_file(
     from aethernet.quantization.sensitivity import measure_sensitivity
     from aethernet.release.chart import sensitivity_chart
 
-    loaded = float_network(source, residual_scale)
+    loaded = float_network(source, residual_scale, weights)
     fused, named_images = loaded.folded, images_of(images)
     say(f"calibrating {source.name} on {', '.join(named_images)}")
     calibrated = calibrate(

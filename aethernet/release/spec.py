@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["EngineSpec", "ExportSpec", "OpenModelDbSpec", "QuantizationSpec", "ReleaseSpec", "WebSpec", "read_spec"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+_NOT_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.", re.IGNORECASE | re.ASCII)
+"""Devices, with any ending; and a last dot, which Windows drops. A release's name is a folder's name."""
 _VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)?", re.ASCII)
 
 
@@ -191,6 +193,8 @@ class ReleaseSpec(_Part):
     def _check_name(cls, name: str) -> str:
         if not _NAME.fullmatch(name):
             raise ValueError("letters, digits, '.', '_' and '-' only, starting with a letter or digit, at most 96")
+        if _NOT_ON_WINDOWS.fullmatch(name):
+            raise ValueError("a name that a folder can have on Windows, too (not CON, NUL or COM1, no '.' at its end)")
         return name
 
     @field_validator("version")

@@ -1,7 +1,7 @@
 """Image files of every kind into arrays, with all that has to survive beside the pixels.
 
 Pillow reads nearly everything, but colours of 16 bits only as 8; :mod:`aethernet.upscale.deep` reads those, and
-:mod:`aethernet.upscale.tiff` every TIFF.
+:mod:`aethernet.upscale.tiff` every TIFF; where its libraries are missing, Pillow reads the plain ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from aethernet.errors import AethernetError, ImageError, UsageError
+from aethernet.errors import AethernetError, ImageError, MissingDependencyError, UsageError
 from aethernet.upscale.deep import deep_pixels
 from aethernet.upscale.libraries import require
 from aethernet.upscale.metadata import Metadata, orientation_of, read_metadata
@@ -147,7 +147,11 @@ def read_still(path: Path | str) -> Still:
         # Pillow warns about broken tags; what is lost becomes a note.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         if path.is_file() and is_tiff(path):
-            return _read_tiff(path)
+            try:
+                return _read_tiff(path)
+            except MissingDependencyError:
+                if not _is_plain_tiff(path):
+                    raise
         with _open(path) as image:
             width, height = image.size
             if width * height > LARGEST:
@@ -205,6 +209,20 @@ def _read(path: Path, image: Image) -> Still:
         pixels, kind = deep, "grey" if deep.shape[2] < 3 else "rgb"
     metadata, lost = read_metadata(path, image, kind, image.info.get("icc_profile") or None)
     return _still(pixels, kind, orientation_of(image), image.format or "", metadata, [*notes, *lost])
+
+
+def _is_plain_tiff(path: Path) -> bool:
+    """Whether Pillow alone reads it rightly: grey (black is zero) or RGB of 8 bits, upright, without more channels."""
+    with _open(path) as image:
+        tags: Any = getattr(image, "tag_v2", {})
+        modes = {1: "L", 2: "RGB"}
+        return bool(
+            modes.get(tags.get(262)) == image.mode
+            and set(tags.get(258, ())) == {8}
+            and set(tags.get(339, (1,))) == {1}
+            and tags.get(277, 1) == len(image.getbands())
+            and tags.get(274, 1) == 1
+        )
 
 
 def _read_tiff(path: Path) -> Still:

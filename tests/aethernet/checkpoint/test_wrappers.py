@@ -14,6 +14,7 @@ from torch import Tensor
 from aethernet.checkpoint import load
 from aethernet.checkpoint.loading import load_content
 from aethernet.checkpoint.wrappers import unwrap, what_it_is
+from aethernet.cli.inspection import inspect_path
 from aethernet.errors import NotACheckpointError, SpecMismatchError, UnknownNetworkError, UsageError
 from aethernet.networks import build_network
 from aethernet.networks.config import FoldState
@@ -116,6 +117,17 @@ def test_two_networks_have_to_be_chosen_between() -> None:
     assert load_content(content, {}, weights="net_b").config.descriptor.architecture.startswith("AetherNet")
     with pytest.raises(UsageError, match="found 'net_c'"):
         load_content(content, {}, weights="net_c")
+
+
+def test_info_is_about_the_network_that_was_chosen(tmp_path: Path) -> None:
+    torch.save({"net_a": compact(), "net_b": aethernet()}, tmp_path / "two.pth")
+    (tmp_path / "a.onnx").touch()
+
+    assert (
+        inspect_path(tmp_path / "two.pth", "net_b")["network"] != inspect_path(tmp_path / "two.pth", "net_a")["network"]
+    )
+    with pytest.raises(UsageError, match="expected a checkpoint with --weights"):
+        inspect_path(tmp_path / "a.onnx", "net_b")
 
 
 def test_a_prefix_that_only_some_tensors_carry_is_a_name() -> None:

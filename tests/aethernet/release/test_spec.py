@@ -72,6 +72,9 @@ def test_engines_are_tried_for_every_form_with_one_profile_by_default() -> None:
         (GOOD + 'version = "1"\n', "a semantic version such as 1.0.0, found '1'"),
         ('name = "../up"\ncheckpoint = "a"\n', "found '../up'"),
         ('name = ""\ncheckpoint = "a"\n', "found ''"),
+        ('name = "CON"\ncheckpoint = "a"\n', "can have on Windows"),
+        ('name = "lpt1.x"\ncheckpoint = "a"\n', "can have on Windows"),
+        ('name = "net."\ncheckpoint = "a"\n', "can have on Windows"),
         (GOOD + 'precisions = ["fp31"]\n', "found 'fp31'"),
         (GOOD + "[export]\nopset = 16\n", "greater than or equal to 17, found 16"),
         (GOOD + "[limits.fp32]\nmin_psnr = -1\n", "greater than 0, found -1"),
@@ -95,6 +98,10 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
 
     assert "version" in str(caught.value)
     assert "licence" in str(caught.value)
+
+
+def test_names_that_only_begin_like_a_device_are_names() -> None:
+    assert make_spec({"name": "console_2x", "checkpoint": "b"}).name == "console_2x"
 
 
 def test_a_spec_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import tifffile
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from aethernet.errors import ImageError, UsageError
+from aethernet.errors import ImageError, MissingDependencyError, UsageError
 from aethernet.upscale import Upscaler
 from aethernet.upscale.files import passed_over, plan_jobs, upscale_files
 from aethernet.upscale.image_file import upscale_file
@@ -700,3 +700,34 @@ def test_reading_tells_what_it_left_out(tmp_path: Path) -> None:
     animation(tmp_path / "animated.webp", gradient(3))
 
     assert "first of 2" in read_still(tmp_path / "animated.webp").notes[0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_plain_tiffs_are_read_without_the_libraries_for_the_others(
+    channels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.arange(6 * 5 * channels, dtype=np.uint8).reshape(6, 5, channels)
+    tifffile.imwrite(tmp_path / "plain.tif", pixels.squeeze(), photometric="rgb" if channels == 3 else "minisblack")
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+
+    assert np.array_equal(read_still(tmp_path / "plain.tif").colour, pixels)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"photometric": "miniswhite"},
+        {"extratags": [(274, "H", 1, 6, True)]},
+        {"dtype": np.uint16},
+        {"dtype": np.int8},
+    ],
+    ids=["white-is-zero", "turned", "16-bit", "signed"],
+)
+def test_without_their_libraries_other_tiffs_are_refused_with_the_extra_named(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tifffile.imwrite(tmp_path / "other.tif", np.ones((6, 5), options.pop("dtype", np.uint8)), **options)
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+
+    with pytest.raises(MissingDependencyError, match="tifffile"):
+        read_still(tmp_path / "other.tif")
