@@ -48,5 +48,7 @@ def test_files_of_the_long_set_are_due_when_code_that_they_reach_changes(changed
     assert due(digests(), before) == [CLUSTER]
     changed[:] = [ROOT / "aethernet/upscale/tiles.py"]  # only through the commands that they start
     assert due(digests(), before) == list(before)
+    changed[:] = [ROOT / "benchmarks/gpu.py"]  # a script, which its rehearsal starts
+    assert "tests/benchmarks/test_gpu.py" in due(digests(), before)
     changed[:] = [ROOT / "benchmarks/hub.py"]
     assert due(digests(), before) == []

@@ -7,6 +7,7 @@ noted of which every test passed (``make test-all`` does it): a skipped test has
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -19,24 +20,22 @@ __all__ = ["digests", "due", "passed"]
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "tests" / "long_set.json"
-STARTED = ("flows/__main__.py", "aethernet/__main__.py")
+STARTED = ("flows/__main__.py", "aethernet/__main__.py", "benchmarks/gpu.py", "benchmarks/cuda_standin.py")
 """What the tests start in processes of their own, which no import shows."""
 BESIDES = ("constraints.txt", "pyproject.toml")
 """What decides which tools they run with."""
 _MARK = re.compile(r"\bmark\.(?:long|cluster)\b")
 
 
-def digests(root: Path = ROOT) -> dict[str, str]:
+def digests() -> dict[str, str]:
     """Path of each file with a test of the long set -> digest of all that it reaches."""
-    import hashlib
-
-    sources = sorted(path for path in (root / "tests").rglob("test_*.py") if _MARK.search(path.read_text("utf-8")))
-    common = [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in BESIDES]
-    common += [_reached(root / name) for name in STARTED]
+    sources = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if _MARK.search(path.read_text("utf-8")))
+    common = [hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in BESIDES]
+    common += [_reached(ROOT / name) for name in STARTED]
     found = {}
     for path in sources:
         lines = "\n".join([_reached(path), *common])
-        found[path.relative_to(root).as_posix()] = hashlib.sha256(lines.encode()).hexdigest()
+        found[path.relative_to(ROOT).as_posix()] = hashlib.sha256(lines.encode()).hexdigest()
     return found
 
 
