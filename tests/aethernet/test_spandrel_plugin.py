@@ -29,6 +29,7 @@ from tests.support.networks import (
     tiny_config,
     tiny_network,
 )
+from tests.support.spandrel_registry import registry_as_it_was
 
 spandrel = pytest.importorskip(
     "spandrel", reason="needs spandrel with torchvision: pip install 'aethernet-sr[spandrel]'", exc_type=ImportError
@@ -48,11 +49,9 @@ PRESETS_AT_SOME_SCALE = [
 @pytest.fixture(autouse=True)
 def registry() -> Iterator[Any]:
     """spandrel's main registry with AetherNet in it; as it was before afterwards."""
-    main = spandrel.MAIN_REGISTRY
-    before = main.copy()
-    spandrel_plugin.install()
-    yield main
-    main._architectures, main._ordered, main._by_id = before._architectures, before._ordered, before._by_id
+    with registry_as_it_was():
+        spandrel_plugin.install()
+        yield spandrel.MAIN_REGISTRY
 
 
 def as_trained(network: AetherNet) -> AetherNet:

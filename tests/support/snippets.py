@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.spandrel_registry import registry_as_it_was
+
 __all__ = ["Block", "code_blocks", "commands_of", "is_ours", "run_block", "run_command"]
 
 FLOWS = "python -m flows "
@@ -53,7 +55,8 @@ def run_block(block: Block) -> dict[str, Any]:
     """
     names: dict[str, Any] = {}
     if block.language == "python":
-        exec(compile(block.text, "snippet", "exec"), names)
+        with registry_as_it_was():
+            exec(compile(block.text, "snippet", "exec"), names)
         return names
     commands = [command for command in commands_of(block) if is_ours(command)]
     assert commands, f"no command of ours in {block.text!r}"
