@@ -15,12 +15,16 @@ def registry_as_it_was() -> Iterator[None]:
     Where spandrel cannot be imported there is nothing to restore.
     """
     try:
-        from spandrel import MAIN_REGISTRY as main
+        from spandrel import MAIN_REGISTRY
     except ImportError:
         yield
         return
-    before = main.copy()
+    before = MAIN_REGISTRY.copy()
     try:
         yield
     finally:
-        main._architectures, main._ordered, main._by_id = before._architectures, before._ordered, before._by_id
+        MAIN_REGISTRY._architectures, MAIN_REGISTRY._ordered, MAIN_REGISTRY._by_id = (
+            before._architectures,
+            before._ordered,
+            before._by_id,
+        )

@@ -188,9 +188,7 @@ def test_what_was_found_in_sources_is_remembered_and_never_believed_when_it_was_
     assert first == code_digest(REPOSITORY / "tasks" / "fuse.py")
 
 
-def test_a_memory_of_an_impossible_shape_or_place_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_memory_of_an_impossible_shape_or_place_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # What other tests of this process read is remembered already, and then there is nothing to write.
     monkeypatch.setattr(_code, "_remembered", {})
     monkeypatch.setattr(_code, "_met", {"0" * 64: ("1" * 64, ("os",))})
