@@ -59,6 +59,7 @@ test-cluster: $(STAMP) ## Run releases on a cluster of its own: Prefect on Postg
 workflows: $(STAMP) ## Check the GitHub Actions workflows: schema and security
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/*.yml
 	$(BIN)/zizmor --offline --no-progress --quiet .github
 
 lint: $(STAMP) workflows ## Check style, and the workflows

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aethernet.version import __version__
 
-__all__ = ["describe_host", "describe_run", "toolchain"]
+__all__ = ["describe_host", "describe_run", "processor_features", "toolchain"]
 
 _PACKAGES = (
     "torch",
@@ -57,6 +57,30 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or "unknown"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+_FEATURES = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "amx_int8": "AMX int8",
+    "asimddp": "ARM dot product",
+    "i8mm": "ARM i8mm",
+}
+"""Linux's flag -> name of instructions that decide how fast int8 and float kernels are."""
+
+
+@cache
+def processor_features() -> tuple[str, ...]:
+    """Instructions of this processor that matter to inference, such as ``AVX2``; empty where nothing tells."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return ()
+    lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
+    flags = set(next(lines, "").partition(":")[2].split())
+    return tuple(name for flag, name in _FEATURES.items() if flag in flags)
 
 
 def describe_run() -> dict[str, str]:

@@ -20,6 +20,8 @@ __all__ = ["Terminated", "exit_code", "interruptible", "keeps", "stopped"]
 
 GRACE_S = 4.0
 """How long a command may take to end in order."""
+_CLOCK_S = 1.0
+"""A process's start is known to the clock tick, and relative to a boot time that is rounded to a second."""
 
 _NOTHING = "nothing was changed; the same command starts again"
 
@@ -73,7 +75,8 @@ def interruptible() -> Iterator[None]:
     hearing, told = socket.socketpair()
     told.setblocking(False)
     wakeup = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-    listener = threading.Thread(target=_listen, args=(hearing,), daemon=True)
+    begun = time.time()
+    listener = threading.Thread(target=_listen, args=(hearing, begun), daemon=True)
     try:
         for number, handler in ours.items():
             if before[number] is not signal.SIG_IGN:
@@ -81,6 +84,8 @@ def interruptible() -> Iterator[None]:
         listener.start()
         yield
     finally:
+        if _told.is_set():
+            _end_children(begun)  # what the command did not end on its way here
         for number, earlier in before.items():
             signal.signal(number, earlier)
         signal.set_wakeup_fd(wakeup)
@@ -93,7 +98,7 @@ def _terminate(_number: int, _frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _listen(hearing: socket.socket) -> None:
+def _listen(hearing: socket.socket, begun: float) -> None:
     global _first
     until: float | None = None
     while True:
@@ -101,7 +106,7 @@ def _listen(hearing: socket.socket) -> None:
         try:
             heard = hearing.recv(1)
         except (TimeoutError, BlockingIOError):
-            _end()
+            _end(begun)
         if not heard:
             return
         if heard[0] not in (signal.SIGINT, signal.SIGTERM):
@@ -109,18 +114,24 @@ def _listen(hearing: socket.socket) -> None:
         if until is None:
             _first, until = heard[0], time.monotonic() + GRACE_S
         elif heard[0] == signal.SIGINT:  # somebody who does not want to wait; Prefect repeats a SIGTERM
-            _end()
+            _end(begun)
 
 
-def _end() -> None:
+def _end(begun: float) -> None:
     """End this process and all it started, whatever they are doing."""
-    import psutil
-
     if not _told.is_set():
         with suppress(OSError):
             os.write(2, f"{stopped()}\n".encode())
+    _end_children(begun)
+    os._exit(128 + (_first or signal.SIGINT))
+
+
+def _end_children(begun: float) -> None:
+    """Kill what this process started since then, and what those started, also in sessions of their own."""
+    import psutil
+
     with suppress(psutil.Error):
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
-                child.kill()
-    os._exit(128 + (_first or signal.SIGINT))
+                if child.create_time() >= begun - _CLOCK_S:
+                    child.kill()

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import typer
 
-from aethernet.cli import benchmark, engines, evaluate, hub, inspection, releases, sensitivity, steps, upscaling, web
+from aethernet.cli import (
+    benchmark,
+    doctor,
+    engines,
+    evaluate,
+    hub,
+    inspection,
+    releases,
+    sensitivity,
+    steps,
+    upscaling,
+    web,
+)
 from aethernet.cli.application import ENVIRONMENT, add_commands, make_app
 
 __all__ = ["app", "main"]
 
 # A new command is a function in the file of its group, named here; a new group is a file.
 app = make_app(__doc__, completion=True)
-add_commands(app, upscaling.upscale, web.web, panel="Use a release")
+add_commands(app, upscaling.upscale, web.web, doctor.doctor, panel="Use a release")
 add_commands(app, releases.verify, releases.compare, evaluate.evaluate, benchmark.benchmark, panel="Check a release")
 add_commands(app, hub.list_, hub.download, releases.sign, hub.publish, hub.yank, panel="Hubs")
 add_commands(app, inspection.info, steps.fuse, steps.export, panel="Networks and files")

@@ -12,6 +12,7 @@ import pytest
 from aethernet.errors import AethernetError
 from flows import session as _session
 from flows.session import embedded_server, server_command, server_environment
+from tests.support.engine import fill_prefect_home
 from tests.support.workplace import Workplace
 
 
@@ -91,6 +92,7 @@ def test_the_server_ends_with_its_block_also_when_that_fails(tmp_path: Path, mon
     import httpx
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
+    fill_prefect_home(tmp_path)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     called: list[str] = []
     addresses: list[str] = []

@@ -18,6 +18,7 @@ import pytest
 
 from aethernet.artifact import file_digest
 from aethernet.release.bundle import open_bundle
+from tests.support.engine import fill_prefect_home
 from tests.support.releases import NAME, made_once, small_spec, snapshot
 
 __all__ = ["CommandLine", "Finished", "Workplace", "command_line", "first_release", "prefect_home", "workplace"]
@@ -128,8 +129,10 @@ class Workplace:
 
 @pytest.fixture(scope="session")
 def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prefect's folder for commands that run in processes of their own; making its database takes longest."""
-    return tmp_path_factory.mktemp("prefect-home")
+    """Prefect's folder for commands that run in processes of their own."""
+    home = tmp_path_factory.mktemp("prefect-home")
+    fill_prefect_home(home)
+    return home
 
 
 @pytest.fixture(scope="session")

@@ -11,13 +11,16 @@ import time
 import psutil
 import pytest
 
+from aethernet.cli.interruption import interruptible, stopped
+
 _COMMAND = """
 import hashlib, subprocess, sys, time
 from aethernet.cli.application import add_commands, make_app
 
 def waiting():
-    "Waits in Python."
-    print("begun", flush=True)
+    "Waits in Python; with a child in a session of its own."
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    print("begun", child.pid, flush=True)
     time.sleep(600)
 
 def computing():
@@ -47,13 +50,16 @@ def _started(command: str) -> tuple[subprocess.Popen[str], list[str]]:
 
 
 @pytest.mark.parametrize(("ending", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_command_says_one_line_and_which_signal_it_was(ending: signal.Signals, code: int) -> None:
-    process, _ = _started("waiting")
+def test_an_interrupted_command_says_one_line_and_which_signal_it_was_and_leaves_no_child(
+    ending: signal.Signals, code: int
+) -> None:
+    process, (_, child) = _started("waiting")
     with process:
         process.send_signal(ending)
         _, told = process.communicate(timeout=60)
 
     assert (process.returncode, told) == (code, _LINE)
+    assert _is_gone(int(child))
 
 
 def test_inside_a_call_into_c_it_ends_soon_and_its_children_with_it() -> None:
@@ -89,3 +95,15 @@ def _is_gone(process: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_what_ran_before_the_command_is_left_alone() -> None:
+    earlier = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    try:
+        time.sleep(2.5)  # beyond what a process's start is known to
+        with interruptible():
+            stopped()
+        assert earlier.poll() is None
+    finally:
+        earlier.kill()
+        earlier.wait()
