@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from aethernet.artifact import file_digest
 from tasks import code_digest as code
-from tests.support.long_set import digests, due, passed
+from tests.support.long_set import READ, digests, due, passed
 
 ROOT = Path(__file__).resolve().parents[1]
 CLUSTER = "tests/flows/test_cluster.py"
@@ -52,3 +53,18 @@ def test_files_of_the_long_set_are_due_when_code_that_they_reach_changes(changed
     assert "tests/benchmarks/test_gpu.py" in due(digests(), before)
     changed[:] = [ROOT / "benchmarks/hub.py"]
     assert due(digests(), before) == []
+
+
+@pytest.mark.parametrize("test", READ)
+def test_files_that_a_test_of_the_long_set_reads_are_there(test: str) -> None:
+    assert (ROOT / test).is_file()
+    for pattern in READ[test]:
+        assert list(ROOT.glob(pattern)), pattern
+
+
+def test_a_file_of_the_long_set_is_due_when_what_it_reads_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.long_set.code_digest", lambda *_, **__: "the same")
+    before, digest = digests(), "tests.support.long_set.file_digest"
+    monkeypatch.setattr(digest, lambda path: "edited" if path.name == "int8.md" else file_digest(path))
+
+    assert due(digests(), before) == ["tests/test_readme.py"]

@@ -239,8 +239,15 @@ def prepared(page: str, desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         run_command("python -m flows release releases/aether_tiny_2x")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page in GUIDES if any(not reason_not_here(one) for one in commands(page))])
+@pytest.mark.parametrize(
+    "page",
+    [
+        # Most of the others run whole releases, and each of their commands is a test elsewhere, too.
+        pytest.param(page, marks=pytest.mark.slow if page == "README.md" else pytest.mark.long)
+        for page in GUIDES
+        if any(not reason_not_here(one) for one in commands(page))
+    ],
+)
 def test_every_command_of_a_page_runs(
     page: str, desk: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -312,7 +312,7 @@ def results(jobs: dict[str, Finished]) -> dict[str, str]:
     return {name: job.result for name, job in jobs.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_merged_spec_is_built_published_looked_at_and_reverified_until_the_hub_spoils_it(
     runner: Runner, hub_server: HubServer, github_server: GitHubServer, tmp_path: Path
 ) -> None:
@@ -377,7 +377,7 @@ def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     server.server_close()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_dispatched_checkpoint_is_built_in_the_forms_asked_for_and_a_dry_run_publishes_nothing(
     runner: Runner, hub_server: HubServer, web: tuple[str, Path]
 ) -> None:

@@ -93,6 +93,7 @@ def test_an_engine_that_is_asked_for_and_cannot_be_built_fails_the_release(
     workplace.require_unpublished()
 
 
+@pytest.mark.long
 def test_a_worker_builds_engines_for_a_flow_that_runs_elsewhere(
     engine: None, prefect_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def test_verify_published_asks_for_the_signature(
     assert "Key mismatch" in wrong.err
 
 
+@pytest.mark.long
 def test_token_and_password_are_in_nothing_that_a_run_writes(
     workplace: Workplace, hub_server: HubServer, prefect_home: Path, over_http: list[str], tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_search_for_secrets_would_find_one(tmp_path: Path) -> None:
     assert _leaks([], [tmp_path]) == [str(tmp_path / "log")]
 
 
+@pytest.mark.long
 def test_real_checkpoint_goes_over_http_and_computes_its_image_afterwards(
     shared_data: Path, tmp_path: Path, hub_server: HubServer, key: KeyPair
 ) -> None:

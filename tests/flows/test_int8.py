@@ -17,7 +17,7 @@ from aethernet.release.verification import verify_bundle
 from tests.support.releases import NAME, make_release, small_images, tiny_checkpoint
 from tests.support.workplace import CommandLine, Workplace
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 # Random weights are so noisy in int8 that every change of the rounding, such as the half precision of the TensorRT
 # file, gives the image another noise: files agree with one another hardly more than with the float network.

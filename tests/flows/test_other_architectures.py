@@ -19,7 +19,7 @@ from tests.support.releases import NAME
 from tests.support.third_party import compact, spandrel
 from tests.support.workplace import CommandLine, Workplace
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def _edit(place: Workplace, checkpoint: Path, first: str = "", last: str = "") -> None:

@@ -25,6 +25,7 @@ min_speedup = 0.01
 """
 
 
+@pytest.mark.long
 def test_a_fine_tuned_checkpoint_is_released_as_such(workplace: Workplace, command_line: CommandLine) -> None:
     folder = workplace.spec.parent
     save_safetensors(calm_network(1), folder / "tiny.safetensors")

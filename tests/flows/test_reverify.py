@@ -13,7 +13,7 @@ from aethernet.release.bundle import open_bundle
 from tests.support.releases import NAME
 from tests.support.workplace import CommandLine
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_broken_releases_are_told_and_do_not_keep_the_others_from_being_looked_at(

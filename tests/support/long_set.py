@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+from aethernet.artifact import file_digest
 from tasks.code_digest import code_digest
 
 __all__ = ["digests", "due", "passed"]
@@ -24,18 +25,25 @@ STARTED = ("flows/__main__.py", "aethernet/__main__.py", "benchmarks/gpu.py", "b
 """What the tests start in processes of their own, which no import shows."""
 BESIDES = ("constraints.txt", "pyproject.toml")
 """What decides which tools they run with."""
+READ = {
+    "tests/test_readme.py": ("README.md", "docs/*.md"),
+    "tests/test_workflows.py": (".github/workflows/*.yml", "Makefile"),
+}
+"""Test -> files that it reads, which no import shows either."""
 _MARK = re.compile(r"\bmark\.(?:long|cluster)\b")
 
 
 def digests() -> dict[str, str]:
     """Path of each file with a test of the long set -> digest of all that it reaches."""
     sources = sorted(path for path in (ROOT / "tests").rglob("test_*.py") if _MARK.search(path.read_text("utf-8")))
-    common = [hashlib.sha256((ROOT / name).read_bytes()).hexdigest() for name in BESIDES]
+    common = [file_digest(ROOT / name) for name in BESIDES]
     common += [_reached(ROOT / name) for name in STARTED]
     found = {}
     for path in sources:
-        lines = "\n".join([_reached(path), *common])
-        found[path.relative_to(ROOT).as_posix()] = hashlib.sha256(lines.encode()).hexdigest()
+        name = path.relative_to(ROOT).as_posix()
+        texts = [file for pattern in READ.get(name, ()) for file in sorted(ROOT.glob(pattern))]
+        lines = "\n".join([_reached(path), *common, *(file_digest(file) for file in texts)])
+        found[name] = hashlib.sha256(lines.encode()).hexdigest()
     return found
 
 

@@ -8,7 +8,10 @@ from benchmarks.architectures import FAST, NETWORKS, Row, judge_architecture, ta
 from tests.support.third_party import spandrel
 
 
-@pytest.mark.parametrize("name", [FAST[0], *(pytest.param(name, marks=pytest.mark.slow) for name in FAST[1:])])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.long if number else pytest.mark.slow) for number, name in enumerate(FAST)],
+)
 def test_an_architecture_is_released_with_an_fp32_onnx_file(name: str) -> None:
     row = judge_architecture(name, engines=False)
 

@@ -183,7 +183,7 @@ finetune(*map(Path, sys.argv[2:]), recipe(), state_minutes=0,
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_and_continued_gives_the_file_of_an_uninterrupted_one(
     checkpoint: Path, images: Path, whole: FinetuningResult, tmp_path: Path
 ) -> None:

@@ -247,7 +247,7 @@ train(recipe(), Path(sys.argv[2]), Path(sys.argv[3]), validation=Path(sys.argv[4
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_training_killed_and_continued_gives_the_weights_of_an_uninterrupted_one(
     images: Path, held_out: Path, tmp_path: Path
 ) -> None:

@@ -284,7 +284,7 @@ def command(bundle: Path, video: Path, output: Path, *more: str) -> list[str]:
     return [sys.executable, "-c", start, "upscale", *places, "--preset", "ffv1", "--segment", "2", "--json", *more]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ten_seconds_killed_and_resumed_come_out_the_same(bundle: Path, tmp_path: Path) -> None:
     beats = np.random.default_rng(0).choice([20, 40, 60, 100], 900).cumsum()
     stamps = (0, *(int(beat) for beat in beats if beat < 10_000))

@@ -75,6 +75,7 @@ def test_a_compact_network_gives_the_same_image_in_the_program(tmp_path: Path) -
     require_agreement(export_ncnn(load(path).folded, tmp_path, "compact_2x").param, tmp_path, 2)
 
 
+@pytest.mark.long
 def test_an_esrgan_network_gives_the_same_image_in_the_program(tmp_path: Path) -> None:
     import torch
     from spandrel.architectures.ESRGAN import ESRGAN
