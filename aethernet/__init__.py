@@ -46,4 +46,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'aethernet' has no attribute '{name}'")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    try:
+        return getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        from aethernet.errors import named_extra
+
+        raise named_extra(error) from error

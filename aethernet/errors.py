@@ -7,8 +7,9 @@ print both and choose the exit code: 2 where the call itself was wrong (:class:`
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 
-from aethernet.install import requirement
+from aethernet.install import EXTRAS, requirement
 
 
 class AethernetError(Exception):
@@ -46,6 +47,14 @@ class MissingDependencyError(AethernetError):
     def reason(self) -> str:
         """Without the hint, which names a place on this machine."""
         return f"{self} (extra '{self.extra}')"
+
+
+def named_extra(error: BaseException) -> BaseException:
+    """An import that failed because an extra is not installed, as the error that says which; any other as it is."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return error
+    module = error.name.partition(".")[0]
+    return MissingDependencyError(module, EXTRAS[module]) if module in EXTRAS and not find_spec(module) else error
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------------------

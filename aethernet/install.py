@@ -9,10 +9,38 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["DISTRIBUTION", "public_requirement", "require_own_package", "requirement"]
+__all__ = ["DISTRIBUTION", "EXTRAS", "public_requirement", "require_own_package", "requirement"]
 
 DISTRIBUTION = "aethernet-sr"
 """Name of the distribution; the import name stays ``aethernet``."""
+
+EXTRAS = {
+    "cuda": "tensorrt",
+    "huggingface_hub": "hub",
+    "imagecodecs": "images",
+    "av": "video",
+    "model_signing": "signing",
+    "ncnn": "ncnn",
+    "onnx_ir": "convert",
+    "onnxscript": "convert",
+    "OpenSSL": "signing",
+    "openvino": "openvino",
+    "polygraphy": "convert",
+    "prefect": "flows",
+    "prefect_dask": "cluster",
+    "pyiqa": "perceptual",
+    "s3fs": "cluster",
+    "skimage": "convert",
+    "spandrel": "spandrel",
+    "sympy": "convert",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
+    "tifffile": "images",
+    "torch": "convert",
+    "torchvision": "spandrel",
+    "yaml": "flows",
+}
+"""Package that is not part of every installation -> extra that brings it."""
 
 WHEEL = "WHEEL"
 """Stands for the address of the wheel on the release page, for as long as the distribution is in no registry."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+import aethernet
 from aethernet.artifact import atomic_path, file_digest
 from aethernet.engines.backends import find_gpu
 from aethernet.errors import AethernetError
@@ -97,11 +98,13 @@ def _contents(place: Path) -> Iterator[str]:
 
 
 def _code_digest(root: Path) -> str:
-    found = [path for package in _CODE for path in (root / package).rglob("*") if path.is_file()]
+    # Installed from a wheel the library lies elsewhere than the flows.
+    places = {name: place if (place := root / name).is_dir() else Path(aethernet.__file__).parent for name in _CODE}
     lines = [
-        f"{path.relative_to(root).as_posix()} {file_digest(path)}\n"
-        for path in found
-        if "__pycache__" not in path.parts
+        f"{name}/{path.relative_to(place).as_posix()} {file_digest(path)}\n"
+        for name, place in places.items()
+        for path in place.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
     ]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 

@@ -34,6 +34,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from aethernet.cli.interruption import interruptible
 from aethernet.cli.output import exit_code_for, print_error
+from aethernet.errors import named_extra
 from aethernet.version import __version__
 
 __all__ = ["ENVIRONMENT", "RENAMED", "add_commands", "expand", "make_app", "with_new_names"]
@@ -225,6 +226,7 @@ class CommandLine(TyperGroup):
             self._end(error)
 
     def _end(self, error: BaseException) -> typing.NoReturn:
+        error = named_extra(error)
         if self._debug:
             traceback.print_exception(error)
         else:

@@ -37,8 +37,10 @@ Rewritten
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "ACTIVATION_MAX",
@@ -68,11 +70,15 @@ SMALLEST_SCALE = 1e-6
 
 def activation_scale(low: float, high: float) -> float:
     """The scale whose grid reaches from ``low`` to ``high``, both ends at most half a step outside."""
+    import torch  # the numbers above are wanted without it
+
     return float(half_precision(torch.tensor(max(-low / -ACTIVATION_MIN, high / ACTIVATION_MAX, SMALLEST_SCALE))))
 
 
 def half_precision(scale: Tensor) -> Tensor:
     """The next scale up that half precision holds exactly, float32: a rounded scale would be another grid."""
+    import torch
+
     half = scale.double().half()
     up = (half.view(torch.int16) + 1).view(torch.float16)  # of positive numbers; nextafter knows no halves on GPUs
     return torch.where(half.double() < scale.double(), up, half).float()
@@ -80,6 +86,8 @@ def half_precision(scale: Tensor) -> Tensor:
 
 def weight_scale(weight: Tensor) -> Tensor:
     """Scale per output channel, [O], of a convolution's weight [O, I, kH, kW], float32."""
+    import torch
+
     weight = weight.detach().double()
     outputs, inputs = weight.shape[:2]
     largest = weight.abs().reshape(outputs, -1).amax(dim=1)
