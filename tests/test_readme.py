@@ -32,7 +32,7 @@ ELSEWHERE = {
     "pip install": "needs a package registry: .ci/run",
     "export": "sets variables of the reader's shell",
     "aethernet web": "needs npm: tests/aethernet/web/test_site.py",
-    "python -m http.server": "ends when stopped: tests/aethernet/web/test_page.py",
+    "python -m http.server": "ends when stopped: tests/aethernet/web/test_page_in_use.py",
     "aethernet publish out/aether_tiny_2x hf://your-organisation/aether_tiny_2x --space": (
         "needs npm and the Hub: tests/aethernet/web/test_site.py"
     ),

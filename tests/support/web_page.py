@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["ENDED", "Page", "requested_addresses"]
+__all__ = ["ENDED", "Page", "difference", "pixels", "requested_addresses", "save"]
 
 ENDED = {"ready", "done", "failed", "cancelled", "verified", "wrong", "video"}
 """What ``data-state`` of the page's body says when nothing is going on."""
@@ -44,6 +44,10 @@ class Page:
                 lambda one: state if (state := one.execute_script(script)) in states else False
             )
         )
+
+    def state(self) -> str:
+        """The state as it is."""
+        return str(self.driver.execute_script("return document.body.dataset.state"))
 
     def forget(self) -> None:
         """Let :meth:`wait` not take the state before something is asked for for the one after it."""
@@ -102,3 +106,25 @@ def requested_addresses(driver: Any) -> set[str]:
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
     addresses = {one["params"]["request"]["url"] for one in events if one["method"] == "Network.requestWillBeSent"}
     return {address for address in addresses if not address.startswith(("data:", "blob:"))}
+
+
+def pixels(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    """[H, W, channels] uint8, of what images have."""
+    from tests.support.images import natural_image
+
+    picture = natural_image(height, width, channels=channels, seed=seed)[0].numpy().transpose(1, 2, 0)
+    return np.rint(picture * 255).astype(np.uint8)
+
+
+def save(path: Path, array: np.ndarray, **options: Any) -> Path:
+    """An image file of [H, W, channels]."""
+    from PIL import Image
+
+    Image.fromarray(array.squeeze()).save(path, **options)
+    return path
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> int:
+    """The largest, in levels."""
+    assert a.shape == b.shape
+    return int(np.abs(a.astype(int) - b.astype(int)).max())

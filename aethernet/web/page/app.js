@@ -32,14 +32,16 @@ function startWorker() {
   worker.onmessage = ({ data }) => receive(data);
   worker.onerror = (event) => {
     event.preventDefault();
-    fail(`The page's worker stopped: ${event.message || "this browser is too old for it"}. Reload the page or use a newer browser.`);
-    finish();
-    startWorker();
+    worker.terminate();
+    worker = null; // the next request starts another one
+    const reason = event.message || "it could not be loaded, or this browser is too old for it";
+    busy.reject(new Error(`The page's worker stopped: ${reason}. Reload the page; if that does not help, use a newer browser.`));
   };
   return ask("start");
 }
 
-function ask(kind, content = {}, transfer = []) {
+async function ask(kind, content = {}, transfer = []) {
+  if (!worker) await startWorker();
   const id = ++requests;
   return new Promise((resolve, reject) => {
     busy = { id, resolve, reject };
@@ -59,10 +61,11 @@ function receive(data) {
 
 // --- state ------------------------------------------------------------------------------------------------------------
 
-const state = { working: false, name: "image", ways: [], shown: 1, url: null, line: "" };
+const state = { working: false, cancelled: false, name: "image", ways: [], shown: 1, url: null, line: "" };
 
 function work() {
   state.working = true;
+  state.cancelled = false;
   document.body.dataset.state = "working";
   $("error").hidden = true;
   $("cancel").hidden = false;
@@ -79,7 +82,12 @@ function finish() {
   for (const one of document.querySelectorAll("[data-idle]")) one.disabled = false;
 }
 
-function fail(message) {
+function fail(message, cancelled = false) {
+  if (cancelled) {
+    document.body.dataset.state = "cancelled";
+    $("status").textContent = "Cancelled. Nothing was kept.";
+    return;
+  }
   document.body.dataset.state = "failed";
   $("status").textContent = "";
   $("error").textContent = message;
@@ -106,15 +114,13 @@ async function enlarge(source, name) {
   $("status").textContent = `Opening ${name} …`;
   try {
     await showOriginal(source);
+    if (state.cancelled) throw cancellation();
     const tile = Number(new URLSearchParams(location.search).get("tile")) || 0;
     const result = await ask("upscale", { source, wanted: wanted(), tile });
     showResult(result);
   } catch (error) {
     $("result").hidden = true;
-    if (error.cancelled) {
-      document.body.dataset.state = "cancelled";
-      $("status").textContent = "Cancelled. Nothing was kept.";
-    } else fail(error.message);
+    fail(error.message, error.cancelled);
   }
   finish();
 }
@@ -273,7 +279,7 @@ async function verify() {
       ? `${wrong.map((one) => one.way.title).join(" and ")} does not compute what this release states, and will not be used automatically.`
       : good.length ? "Verified: this browser computes what the release states." : "Nothing could be checked here.";
   } catch (error) {
-    fail(error.message);
+    fail(error.message, error.cancelled);
   }
   finish();
 }
@@ -322,17 +328,19 @@ function fillWays({ ways, threads, isolated }) {
   $("choice").textContent = parts.filter(Boolean).join(" ");
 }
 
+const cancellation = () => Object.assign(new Error("cancelled"), { cancelled: true });
+
 async function cancel() {
   const current = busy;
-  worker.postMessage({ kind: "cancel" });
+  state.cancelled = true;
+  worker?.postMessage({ kind: "cancel" });
   $("status").textContent = "Cancelling …";
   await new Promise((resolve) => setTimeout(resolve, HARD_STOP));
   if (!state.working || busy !== current) return;
   // A single tile takes longer than anybody waits: end the worker in the middle of it.
   worker.terminate();
-  current.reject(Object.assign(new Error("cancelled"), { cancelled: true }));
-  await Promise.resolve();
-  await startWorker().catch((error) => fail(error.message));
+  current.reject(cancellation());
+  worker = null; // the next request starts another one
 }
 
 function wire() {
@@ -397,6 +405,7 @@ function wire() {
 }
 
 await isolate();
+$("late").remove();
 wire();
 try {
   fillWays(await startWorker());

@@ -106,7 +106,7 @@ async function open(way) {
   note(`Loading ${file.path.split("/").at(-1)} …`);
   const model = await load(file.path, file.sha256);
   const session = await ort.InferenceSession.create(new Uint8Array(model), { executionProviders: [way.provider] });
-  sessions[way.id] = { ort, session, half: way.precision === "fp16" };
+  sessions[way.id] = { ort, session, half: way.precision === "fp16", title: way.title };
   return sessions[way.id];
 }
 
@@ -184,7 +184,7 @@ function continued(index, length) {
 }
 
 /** Run planes of c × h × w values in [0, 1] through the network; c × s·h × s·w values. */
-async function runNetwork({ ort, session, half }, planes, height, width) {
+async function runNetwork({ ort, session, half, title }, planes, height, width) {
   const channels = site.network.channels;
   const [tall, wide] = fittingSize(height, width);
   let given = planes;
@@ -199,9 +199,14 @@ async function runNetwork({ ort, session, half }, planes, height, width) {
   const input = half
     ? new ort.Tensor("float16", new Float16Array(given), [1, channels, tall, wide])
     : new ort.Tensor("float32", given, [1, channels, tall, wide]);
-  const outputs = await session.run({ [session.inputNames[0]]: input });
-  const output = outputs[session.outputNames[0]];
-  let values = await output.getData();
+  let output, values;
+  try {
+    output = (await session.run({ [session.inputNames[0]]: input }))[session.outputNames[0]];
+    values = await output.getData();
+  } catch (error) {
+    const said = String(error?.message ?? error);
+    throw new Error(`${title} stopped (${said.slice(0, 300)}). Choose another way under “How it runs here”, or a smaller image.`);
+  }
   if (half) values = Float32Array.from(values instanceof Uint16Array ? new Float16Array(values.buffer, values.byteOffset, values.length) : values);
   input.dispose();
   output.dispose();
