@@ -73,6 +73,12 @@ class ImageOptions:
         ),
     ] = None
     hr: Annotated[Path | None, typer.Option(help="With --compare: the original, or a folder of them.")] = None
+    on_clash: Annotated[
+        str,
+        typer.Option(
+            "--on-clash", help="Inputs with one output name: ending (a.bmp becomes a.bmp.png), number or refuse."
+        ),
+    ] = "ending"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +161,7 @@ def _run(request: Request) -> dict[str, Any]:
     from aethernet.upscale.sheet import write_sheet
 
     start = time.perf_counter()
-    jobs = plan_jobs(request.inputs, request.output, request.images.format)
+    jobs = plan_jobs(request.inputs, request.output, request.images.format, on_clash=request.images.on_clash)
     left = passed_over(request.inputs, request.output)
     if left:
         say(f"{len(left)} passed over: {', '.join(left[:_NAMED])}{', …' if len(left) > _NAMED else ''}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aethernet.upscale.upscaler import Upscaler
 
 __all__ = [
+    "CLASHES",
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
     "UpscaleJob",
@@ -87,6 +88,11 @@ VIDEO_SUFFIXES = (
     ".dv",
 )
 
+CLASHES = ("ending", "number", "refuse")
+"""What can be done where several inputs would have one output: their endings go into the names, they are numbered, or
+nothing is done."""
+_LONGEST_NAME = 255
+"""Bytes, on all common file systems."""
 _LARGE = 64 * 2**20
 """Bytes of an image from which on it pays to tidy up after reading."""
 
@@ -106,16 +112,26 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> list[UpscaleJob]:
+def plan_jobs(
+    inputs: Sequence[Path], output: Path, form: str | None = None, *, on_clash: str = "ending"
+) -> list[UpscaleJob]:
     """Which file becomes which.
 
     One file and an output with a known ending make that file; everything else goes into the folder ``output``, a
     folder's content under the same relative paths. An image keeps its format where that can be written, and becomes
     PNG where not; a video that is not named stays MP4 or QuickTime and becomes Matroska otherwise.
 
+    Args:
+        inputs: Files and folders.
+        output: A file or a folder.
+        form: One of :data:`~aethernet.upscale.writing.FORMATS` for all images; None keeps each one's.
+        on_clash: One of :data:`CLASHES`.
+
     Raises:
         UsageError: A missing input, two inputs for one output, or an output that is its own input.
     """
+    if on_clash not in CLASHES:
+        raise UsageError(f"expected --on-clash {', '.join(CLASHES)}, found '{on_clash}'")
     if form is not None and form not in FORMATS:
         raise UsageError(f"expected a format of {', '.join(FORMATS)}, found '{form}'")
     missing = [path for path in inputs if not path.exists()]
@@ -137,7 +153,10 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
             for given in inputs
             for path, relative in _files(given, output)
         ]
-        jobs = _told_apart(jobs)
+        if on_clash != "refuse":
+            jobs = _told_apart(jobs)
+        if on_clash == "number":
+            jobs = _numbered(jobs)
     if not jobs:
         raise UsageError(f"expected images or videos in {', '.join(map(str, inputs))}, found none")
     taken: dict[Path, Path] = {}
@@ -150,7 +169,8 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
             raise UsageError(f"expected an output beside its input, found both at {job.source}")
         if place in taken:
             raise UsageError(
-                f"expected one output per input, found {taken[place]} and {job.source} for {job.destination}"
+                f"expected one output per input, found {taken[place]} and {job.source} for {job.destination}",
+                hint="--on-clash number gives each a number" if on_clash != "number" else "",
             )
         taken[place] = job.source
     return jobs
@@ -201,11 +221,34 @@ def _told_apart(jobs: list[UpscaleJob]) -> list[UpscaleJob]:
     """Where several inputs differ only in their ending, all but the one that keeps it carry theirs in the new name."""
     counts = Counter(job.destination for job in jobs)
     return [
-        UpscaleJob(job.source, job.destination.with_name(job.source.name + job.destination.suffix))
+        UpscaleJob(job.source, _named(job.destination, job.source.stem, job.source.suffix + job.destination.suffix))
         if counts[job.destination] > 1 and job.source.suffix.lower() != job.destination.suffix.lower()
         else job
         for job in jobs
     ]
+
+
+def _numbered(jobs: list[UpscaleJob]) -> list[UpscaleJob]:
+    """The second input for one output gets ``-2`` at the end of its name, the third ``-3``."""
+    taken = {job.destination for job in jobs}
+    found: list[UpscaleJob] = []
+    used: set[Path] = set()
+    for job in jobs:
+        place, count = job.destination, 1
+        while place in used or (count > 1 and place in taken):
+            count += 1
+            place = _named(job.destination, job.destination.stem, f"-{count}{job.destination.suffix}")
+        used.add(place)
+        found.append(UpscaleJob(job.source, place))
+    return found
+
+
+def _named(beside: Path, stem: str, ending: str) -> Path:
+    """A sibling called so; a stem that leaves its ending no room is cut."""
+    room = _LONGEST_NAME - len(os.fsencode(ending))
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return beside.with_name(stem + ending)
 
 
 def _ending(source: Path, form: str | None) -> str:

@@ -108,7 +108,11 @@ def read_tiff(path: Path, largest: int) -> DecodedTiff:
         notes.append("the transparency of the CMYK image was dropped")
     elif alpha is not None:
         plane = _as_type(_widened(alpha[0], bits, layout, path), full.dtype)
-        full = np.concatenate([_divided(full, plane) if alpha[1] else full, plane], axis=2)
+        if alpha[1]:
+            narrow = photometric in (_BLACK_IS_ZERO, _RGB) and full.dtype.kind != "f"
+            # Division magnifies rounding: where samples were widened, it is theirs as they stand in the file.
+            full = _divided(full, plane) if not narrow else _divided(colour, alpha[0], bits, full.dtype)
+        full = np.concatenate([full, plane], axis=2)
     return DecodedTiff(
         pixels=full,
         kind=kind,
@@ -247,10 +251,12 @@ def _alpha(page: Any, extra: NDArray[Any], notes: list[str]) -> tuple[NDArray[An
     return None if place is None else (extra[..., place : place + 1], stated[place] == _PREMULTIPLIED)
 
 
-def _divided(colour: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Colours as they were before they were multiplied by alpha."""
-    top = 1.0 if colour.dtype.kind == "f" else float(np.iinfo(colour.dtype).max)
-    share = alpha.astype(np.float64) / top
-    straight = np.divide(colour, share, out=np.zeros(colour.shape), where=share > 0).clip(0, top)
-    divided: NDArray[Any] = (straight if colour.dtype.kind == "f" else np.rint(straight)).astype(colour.dtype)
+def _divided(colour: NDArray[Any], alpha: NDArray[Any], bits: int | None = None, dtype: Any = None) -> NDArray[Any]:
+    """Colours as they were before they were multiplied by alpha; of ``bits``, in ``dtype``, where those are stated."""
+    dtype = np.dtype(colour.dtype if dtype is None else dtype)
+    top = 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max)
+    highest = top if bits is None else 2.0**bits - 1
+    share = alpha.astype(np.float64) / highest
+    straight = np.divide(colour, share, out=np.zeros(colour.shape), where=share > 0).clip(0, highest) * (top / highest)
+    divided: NDArray[Any] = (straight if dtype.kind == "f" else np.rint(straight)).astype(dtype)
     return divided

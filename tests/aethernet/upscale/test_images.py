@@ -452,6 +452,41 @@ def test_inputs_that_differ_in_their_ending_only_are_told_apart(tmp_path: Path) 
     }
 
 
+def test_inputs_of_one_name_are_numbered_where_that_is_asked_for(tmp_path: Path) -> None:
+    for place in ("x/a.png", "y/a.png", "y/a-2.png", "z/a.bmp"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+    folders = [tmp_path / name for name in "xyz"]
+
+    jobs = plan_jobs(folders, tmp_path / "out", on_clash="number")
+
+    made = {job.source.relative_to(tmp_path).as_posix(): job.destination.name for job in jobs}
+    assert made == {"x/a.png": "a.png", "y/a-2.png": "a-2.png", "y/a.png": "a-3.png", "z/a.bmp": "a.bmp.png"}
+    for other in ("ending", "refuse"):
+        with pytest.raises(UsageError, match="one output per input") as refused:
+            plan_jobs(folders, tmp_path / "out", on_clash=other)
+        assert "--on-clash number" in refused.value.hint
+
+
+def test_nothing_is_told_apart_where_a_clash_is_to_be_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.bmp").touch()
+
+    with pytest.raises(UsageError, match="one output per input"):
+        plan_jobs([tmp_path / "a.png", tmp_path / "a.bmp"], tmp_path / "out", on_clash="refuse")
+
+
+def test_names_that_are_told_apart_still_fit(tmp_path: Path) -> None:
+    long = "é" * 125 + "z"
+    for ending in (".bmp", ".tga", ".png"):
+        (tmp_path / f"{long}{ending}").touch()
+
+    jobs = plan_jobs([tmp_path], tmp_path / "out")
+
+    assert len({job.destination for job in jobs}) == 3
+    assert max(len(job.destination.name.encode()) for job in jobs) <= 255
+
+
 def test_what_is_passed_over_is_named(tree: Path, tmp_path: Path) -> None:
     assert passed_over([tree], tmp_path / "out") == [str(tree / "notes.txt")]
 
