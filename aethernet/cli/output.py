@@ -38,7 +38,7 @@ def say(text: str) -> None:
 
 
 def visible(text: str) -> str:
-    """Text as a terminal may have it: what steers one, or is no character, is spelled out (``\\x1b``)."""
+    """Text as a terminal may have it: what steers one, or is no character, is spelled out."""
     return "".join(one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in text)
 
 

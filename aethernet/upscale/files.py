@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aethernet.errors import AethernetError, UsageError
+from aethernet.upscale.animation import ANIMATED, is_animated
 from aethernet.upscale.image_file import upscale_file
 from aethernet.upscale.memory import return_freed_memory
 from aethernet.upscale.reading import Still, read_still
@@ -28,6 +29,7 @@ __all__ = [
     "VIDEO_SUFFIXES",
     "UpscaleJob",
     "failure",
+    "goes_by_frames",
     "is_video",
     "passed_over",
     "plan_jobs",
@@ -112,6 +114,11 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
+def goes_by_frames(job: UpscaleJob) -> bool:
+    """Whether a video comes in or goes out."""
+    return is_video(job.source) or is_video(job.destination)
+
+
 def plan_jobs(
     inputs: Sequence[Path], output: Path, form: str | None = None, *, on_clash: str = "ending"
 ) -> list[UpscaleJob]:
@@ -140,10 +147,17 @@ def plan_jobs(
     if len(inputs) == 1 and inputs[0].is_file() and output.suffix and not output.is_dir():
         if not is_video(output):
             target = format_of(output)
+            if is_video(inputs[0]) and target.name not in ANIMATED.values():
+                raise UsageError(
+                    f"expected a video or an animated image (.{', .'.join(ANIMATED.values())}) as output for "
+                    f"{inputs[0].name}, found {output.name}"
+                )
             if form is not None and form != target.name:
                 raise UsageError(f"expected --format to fit {output.name}, found {form}")
-        elif not is_video(inputs[0]):
-            raise UsageError(f"expected an image as output for {inputs[0].name}, found {output.name}")
+        elif not is_video(inputs[0]) and not is_animated(inputs[0]):
+            raise UsageError(
+                f"expected an image as output for {inputs[0].name}, which is no animation, found {output.name}"
+            )
         jobs = [UpscaleJob(inputs[0], output)]
     else:
         if output.is_file():
@@ -258,10 +272,11 @@ def _ending(source: Path, form: str | None) -> str:
     if form is not None:
         return FORMATS[form].suffixes[0]
     try:
-        format_of(source)
+        target = format_of(source)
     except UsageError:
         return ".png"
-    return source.suffix
+    # A single image has more than the 256 colours of GIF when it comes out of a network.
+    return ".png" if target.name == "gif" and not is_animated(source) else source.suffix
 
 
 def upscale_files(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["LARGEST", "Metadata", "Still", "read_still"]
+__all__ = ["LARGEST", "Metadata", "Still", "only_first", "read_still"]
 
 LARGEST = 20_000 * 20_000
 """Pixels of the largest image that is read."""
@@ -57,6 +57,8 @@ class Still:
     metadata: Metadata = field(default_factory=Metadata)
     notes: tuple[str, ...] = ()
     """What a user should be told."""
+    images: int = 1
+    """In the file; this is one of them."""
 
     @classmethod
     def of_array(cls, array: NDArray[Any]) -> Still:
@@ -134,8 +136,17 @@ class Still:
         )
 
 
-def read_still(path: Path | str) -> Still:
+def only_first(count: int) -> str:
+    """The note about a file of several images of which one was taken."""
+    return f"only the first of {count} images in the file was upscaled"
+
+
+def read_still(path: Path | str, page: int = 0) -> Still:
     """Read one image file; the first image of a file that holds several.
+
+    Args:
+        path: The file.
+        page: Of a TIFF: which of its images, from 0.
 
     Raises:
         ImageError: It is missing, damaged, no image, too large, or of a kind with no known range of values.
@@ -148,7 +159,7 @@ def read_still(path: Path | str) -> Still:
         warnings.filterwarnings("ignore", module=r"PIL\.")
         if path.is_file() and is_tiff(path):
             try:
-                return _read_tiff(path)
+                return _read_tiff(path, page)
             except MissingDependencyError:
                 if not _is_plain_tiff(path):
                     raise
@@ -201,14 +212,14 @@ def _open(path: Path) -> Image:
 def _read(path: Path, image: Image) -> Still:
     notes = []
     if (count := _frame_count(image)) > 1:
-        notes.append(f"only the first of {count} images in the file was upscaled")
+        notes.append(only_first(count))
     deep = deep_pixels(path, image)
     if deep is None:
         pixels, kind = _pixels(image)
     else:
         pixels, kind = deep, "grey" if deep.shape[2] < 3 else "rgb"
     metadata, lost = read_metadata(path, image, kind, image.info.get("icc_profile") or None)
-    return _still(pixels, kind, orientation_of(image), image.format or "", metadata, [*notes, *lost])
+    return _still(pixels, kind, orientation_of(image), image.format or "", metadata, [*notes, *lost], count)
 
 
 def _is_plain_tiff(path: Path) -> bool:
@@ -225,16 +236,17 @@ def _is_plain_tiff(path: Path) -> bool:
         )
 
 
-def _read_tiff(path: Path) -> Still:
-    decoded = read_tiff(path, LARGEST)
+def _read_tiff(path: Path, page: int) -> Still:
+    decoded = read_tiff(path, LARGEST, page)
     icc = decoded.icc if decoded.icc_fits else None
     try:
         with _open(path) as image:
+            image.seek(page)
             metadata, lost = read_metadata(path, image, decoded.kind, icc)
     except Exception:  # noqa: BLE001 (Pillow does not know half of what TIFF can be, and says so in many ways)
         metadata, lost = Metadata(icc=icc), ["metadata other than the colour profile was dropped"]
     pixels = decoded.pixels
-    notes = list(decoded.notes)
+    notes = [*([only_first(decoded.pages)] if decoded.pages > 1 else []), *decoded.notes]
     if pixels.dtype.kind == "f":
         low, high = (float(part) for part in (np.nanmin(pixels), np.nanmax(pixels)))
         if not np.isfinite(pixels).all() or low < 0 or high > 1:
@@ -243,7 +255,7 @@ def _read_tiff(path: Path) -> Still:
                 hint="scale them to 0 to 1, or save the image with 8 or 16 bits",
             )
         notes.append("values are floats: 0 was taken for black, 1 for white")
-    return _still(pixels, decoded.kind, decoded.orientation, "TIFF", metadata, [*notes, *lost])
+    return _still(pixels, decoded.kind, decoded.orientation, "TIFF", metadata, [*notes, *lost], decoded.pages)
 
 
 def _still(
@@ -253,12 +265,19 @@ def _still(
     form: str,
     metadata: Metadata,
     notes: list[str],
+    images: int,
 ) -> Still:
     pixels = _TURNS.get(orientation, _TURNS[1])(pixels)
     colours = 1 if kind == "grey" else 3
     plane = pixels[..., colours] if pixels.shape[2] > colours else None
     return Still(
-        colour=pixels[..., :colours], plane=plane, kind=kind, format=form, metadata=metadata, notes=tuple(notes)
+        colour=pixels[..., :colours],
+        plane=plane,
+        kind=kind,
+        format=form,
+        metadata=metadata,
+        notes=tuple(notes),
+        images=images,
     )
 
 

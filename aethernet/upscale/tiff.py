@@ -33,7 +33,7 @@ _MOST_BITS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedTiff:
-    """The first image of a TIFF, as it lies in the file (not turned)."""
+    """One image of a TIFF, as it lies in the file (not turned)."""
 
     pixels: NDArray[Any]
     """[H, W, C], uint8 or uint16 over their whole range, or float32 as stored; for CMYK the largest value minus ink."""
@@ -43,6 +43,8 @@ class DecodedTiff:
     icc_fits: bool
     """Whether the profile is about these values; Lab became sRGB."""
     notes: tuple[str, ...]
+    pages: int = 1
+    """Images in the file that are no thumbnails, as far as it can be followed."""
 
 
 def is_tiff(path: Path) -> bool:
@@ -51,12 +53,13 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in _MAGIC
 
 
-def read_tiff(path: Path, largest: int) -> DecodedTiff:
-    """Decode the first image that is no thumbnail.
+def read_tiff(path: Path, largest: int, number: int = 0) -> DecodedTiff:
+    """Decode one of the images that are no thumbnails.
 
     Args:
         path: The file.
         largest: Pixels beyond which it is refused.
+        number: Which of them, from 0.
 
     Raises:
         ImageError: It is too large, or its values have no meaning that is known.
@@ -67,9 +70,8 @@ def read_tiff(path: Path, largest: int) -> DecodedTiff:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with require("tifffile").TiffFile(path) as file:
         notes: list[str] = []
-        page, count = _first(file)
-        if count > 1:
-            notes.append(f"only the first of {count} images in the file was upscaled")
+        pages = _pages(file)
+        count, page = len(pages), pages[number]
         height, width = int(page.imagelength), int(page.imagewidth)
         if width * height > largest:
             raise ImageError(f"expected at most {largest // 10**6} megapixels, found {width}x{height}: {path}")
@@ -120,11 +122,12 @@ def read_tiff(path: Path, largest: int) -> DecodedTiff:
         icc=icc,
         icc_fits=photometric not in (_CIELAB, _ICCLAB),
         notes=tuple(notes),
+        pages=count,
     )
 
 
-def _first(file: Any) -> tuple[Any, int]:
-    """The first page that is no thumbnail, and how many such pages there are as far as the file can be followed."""
+def _pages(file: Any) -> list[Any]:
+    """The pages that are no thumbnails, as far as the file can be followed; the first one where all are."""
     pages = []
     try:
         for index in range(len(file.pages)):
@@ -134,7 +137,7 @@ def _first(file: Any) -> tuple[Any, int]:
     except Exception:  # noqa: BLE001 (a broken chain of directories; what came before it can be read)
         if not pages:
             pages = [file.pages[0]]
-    return (pages[0], len(pages)) if pages else (file.pages[0], 1)
+    return pages or [file.pages[0]]
 
 
 def _tag(page: Any, number: int) -> Any:

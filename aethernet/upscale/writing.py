@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from aethernet.errors import ImageError, UsageError
+from aethernet.upscale.animation import write_animation
 from aethernet.upscale.libraries import require
 from aethernet.upscale.metadata import Metadata, resized_exif, resized_xmp, shortened_exif
 from aethernet.upscale.profiles import grey_curve, rgb_profile
@@ -61,6 +63,7 @@ FORMATS: Mapping[str, FileFormat] = MappingProxyType(
             FileFormat(name="webp", suffixes=(".webp",), longest=16_383, quality=90),
             FileFormat(name="tif", suffixes=(".tif", ".tiff"), longest=2**31 - 1, deep=True, cmyk=True),
             FileFormat(name="avif", suffixes=(".avif",), longest=65_536, quality=80),
+            FileFormat(name="gif", suffixes=(".gif",), longest=65_535),
         )
     }
 )
@@ -101,6 +104,8 @@ def write_image(
     bands: Iterator[NDArray[Any]],
     size: tuple[int, int],
     quality: int | None = None,
+    *,
+    page: int = 0,
 ) -> list[str]:
     """Write the enlarged ``still``.
 
@@ -111,6 +116,7 @@ def write_image(
         bands: [rows, W, channels] of 8 or 16 bits, top to bottom.
         size: Width and height of the result.
         quality: 1 to 100; None takes the format's own.
+        page: Of a TIFF: those before it are in the file already.
 
     Returns:
         What a user should be told.
@@ -131,7 +137,10 @@ def write_image(
     if target.name == "png":
         _write_png(path, bands, size, metadata)
     elif target.name == "tif":
-        notes += _write_tiff(path, bands, size, metadata, still)
+        notes += _write_tiff(path, bands, size, metadata, still, page)
+    elif target.name == "gif":
+        whole = _coloured(np.concatenate(list(bands)))
+        notes += write_animation(path, target.name, [whole], [Fraction(0)], plays=1, metadata=metadata)
     else:
         notes += _write_whole(path, target, np.concatenate(list(bands)), still, metadata, quality)
     return notes
@@ -155,6 +164,13 @@ def _fitting(still: Still, target: FileFormat, size: tuple[int, int]) -> tuple[M
     if target.name != "png" and any(name in (b"mDCV", b"cLLI") for name, _ in metadata.png_colour):
         notes.append(f"{target.name} cannot say how bright the mastering display was: the tags were dropped")
     return metadata, notes
+
+
+def _coloured(pixels: NDArray[Any]) -> NDArray[Any]:
+    """[H, W, 3 or 4] of [H, W, 1 to 4]."""
+    if pixels.shape[2] > 2:
+        return pixels
+    return np.concatenate([pixels[..., :1].repeat(3, axis=2), pixels[..., 1:]], axis=2)
 
 
 def _as_8_bits(band: NDArray[Any]) -> NDArray[np.uint8]:
@@ -249,7 +265,7 @@ _TEXT_IN_BYTES = range(0x9C9B, 0x9CA0)
 
 
 def _write_tiff(
-    path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int], metadata: Metadata, still: Still
+    path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int], metadata: Metadata, still: Still, page: int
 ) -> list[str]:
     """Tiled, deflated; BigTIFF beyond 4 GB."""
     tifffile = require("tifffile")
@@ -259,7 +275,7 @@ def _write_tiff(
     if cmyk:
         bands = (np.iinfo(band.dtype).max - band for band in bands)
     channels = still.colour.shape[2] + (still.plane is not None)
-    big = height * width * channels * still.colour.dtype.itemsize > 3 * 2**30
+    big = height * width * channels * still.colour.dtype.itemsize * still.images > 3 * 2**30
     shape = (height, width, channels) if channels > 1 else (height, width)
     extra: list[Any] = []
     details: dict[int, Any] = {}
@@ -278,6 +294,7 @@ def _write_tiff(
     tifffile.imwrite(
         path,
         _tiff_tiles(bands, width, channels),
+        append=page > 0,
         bigtiff=big,
         byteorder="<",
         shape=shape,
@@ -295,10 +312,10 @@ def _write_tiff(
         metadata=None,
     )
     for tag, values in details.items():
-        _append_directory(path, tag, values)
+        _append_directory(path, tag, values, page)
     with tifffile.TiffFile(path) as written:
-        page = written.pages.first
-        end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))
+        last: Any = written.pages[page]
+        end = max(map(sum, zip(last.dataoffsets, last.databytecounts, strict=True)))
     if end > path.stat().st_size:
         raise OSError(errno.ENOSPC, "the file ends before its last tile")
     return notes
@@ -339,7 +356,7 @@ def _strips(bands: Iterator[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:
         yield np.concatenate(kept)
 
 
-def _append_directory(path: Path, tag: int, values: dict[int, Any]) -> None:
+def _append_directory(path: Path, tag: int, values: dict[int, Any], page: int) -> None:
     """Put a directory behind the image and point its tag there; tifffile writes no directories of others."""
     import tifffile
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -352,7 +369,8 @@ def _append_directory(path: Path, tag: int, values: dict[int, Any]) -> None:
         offset += file.write(b"\0" * (offset % 2))
         file.write(directory.tobytes(offset))
     with tifffile.TiffFile(path, mode="r+") as written:
-        entry: Any = written.pages.first.tags[tag + 1]
+        written_page: Any = written.pages[page]
+        entry: Any = written_page.tags[tag + 1]
         entry.overwrite(offset)
         place = entry.offset
     with open(path, "r+b") as file:

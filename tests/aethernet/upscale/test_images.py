@@ -513,7 +513,7 @@ def test_one_file_takes_the_name_it_is_given(tree: Path, tmp_path: Path) -> None
         (["a.png"], "larger.xyz", None, "expected an output called"),
         (["a.png", "inner"], "a.png", None, "a folder"),
         (["a.png", "a.png"], "out", None, "one output per input"),
-        (["a.png"], "out", "gif", "expected a format"),
+        (["a.png"], "out", "bmp", "expected a format"),
         (["a.png"], "larger.png", "webp", "to fit"),
     ],
     ids=["itself", "missing", "ending", "file for many", "twice", "format", "format and name"],
