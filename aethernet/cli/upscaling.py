@@ -64,6 +64,14 @@ class ImageOptions:
         typer.Option(help="png, jpg, webp, tif, avif or gif (default: as the input).", envvar="AETHERNET_UPSCALE_FORM"),
     ] = None
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of jpg, webp and avif.")] = None
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            metavar="LOW:HIGH",
+            help="Black and white of files of floats, or auto: the file's extremes (default: 0:1).",
+        ),
+    ] = None
     compare: Annotated[
         Path | None,
         typer.Option(
@@ -158,6 +166,7 @@ def _run(request: Request) -> dict[str, Any]:
     """
     from aethernet.upscale import Upscaler
     from aethernet.upscale.files import goes_by_frames, passed_over, plan_jobs, upscale_files
+    from aethernet.upscale.floats import parse_range
     from aethernet.upscale.sheet import write_sheet
 
     start = time.perf_counter()
@@ -171,6 +180,7 @@ def _run(request: Request) -> dict[str, Any]:
         raise UsageError(f"expected an image to upscale and a sheet called .png, found {request.images.compare}")
     options = _video_options(request) if videos else None
     partners = _partners(request)
+    limits = None if request.images.limits is None else parse_range(request.images.limits)
     runtime, precision = _choice(request, videos)
     with Upscaler(
         _bundle_folder(request.bundle),
@@ -201,6 +211,7 @@ def _run(request: Request) -> dict[str, Any]:
                     upscaler,
                     images,
                     quality=request.images.quality,
+                    limits=limits,
                     skip_existing=request.skip_existing,
                     on_done=on_done,
                 )

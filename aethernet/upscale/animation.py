@@ -203,11 +203,12 @@ def write_animation(
         metadata = replace(metadata, xmp=resized_xmp(metadata.xmp, *size))
     exif = resized_exif(metadata.exif, *size) if metadata.exif else None
     if form == "gif":
+        options |= {"comment": metadata.comment.encode()} if metadata.comment else {}
         options |= {"optimize": False} | ({} if plays == 1 else {"loop": max(0, plays - 1)})
         if palettes.transparent:
             options["disposal"] = 2  # each image replaces what was there
         notes += palettes.notes()
-        lost = [name for name, there in _beside(metadata) if there and name != "comment"]
+        lost = [name for name, there in _beside(metadata) if there]
         if lost:
             notes.append(f"gif holds no {', no '.join(lost)}: dropped")
     else:
@@ -219,6 +220,9 @@ def write_animation(
         else:
             options |= {"quality": quality}
             options |= {"xmp": metadata.xmp} if metadata.xmp else {}
+        if metadata.text and form != "png":
+            texts = ", ".join(name for name, _ in metadata.text)
+            notes.append(f"{form} does not hold these texts, which were dropped: {texts}")
         if form == "webp":
             options |= {"loop": plays, "method": 4, "exact": True, "lossless": quality == 100}
         if form == "avif":
@@ -273,6 +277,8 @@ def _png_chunks(metadata: Metadata) -> Any:
     chunks = PngInfo()
     for name, data in metadata.png_colour:
         chunks.add(name, data)
+    for name, words in metadata.text:
+        chunks.add_itxt(name, words)
     if metadata.xmp:
         chunks.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
     return chunks

@@ -21,6 +21,7 @@ from aethernet.upscale.reading import Still, read_still
 from aethernet.upscale.writing import FORMATS, format_of
 
 if TYPE_CHECKING:
+    from aethernet.upscale.floats import Limits
     from aethernet.upscale.upscaler import Upscaler
 
 __all__ = [
@@ -60,8 +61,18 @@ IMAGE_SUFFIXES = (
     ".pnm",
     ".pam",
     ".tga",
+    ".exr",
+    ".hdr",
+    ".pfm",
+    ".mpo",
+    ".pcx",
+    ".sgi",
+    ".dds",
+    ".ico",
     *((".heic", ".heif") if find_spec("pillow_heif") else ()),
 )
+_FLOAT_SUFFIXES = (".exr", ".hdr", ".pfm")
+"""Of files that hold floats, which TIFF keeps."""
 VIDEO_SUFFIXES = (
     ".mkv",
     ".mp4",
@@ -274,7 +285,7 @@ def _ending(source: Path, form: str | None) -> str:
     try:
         target = format_of(source)
     except UsageError:
-        return ".png"
+        return ".tif" if source.suffix.lower() in _FLOAT_SUFFIXES else ".png"
     # A single image has more than the 256 colours of GIF when it comes out of a network.
     return ".png" if target.name == "gif" and not is_animated(source) else source.suffix
 
@@ -284,6 +295,7 @@ def upscale_files(
     jobs: Sequence[UpscaleJob],
     *,
     quality: int | None = None,
+    limits: Limits = None,
     skip_existing: bool = False,
     on_done: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
@@ -303,12 +315,18 @@ def upscale_files(
         coming: Future[tuple[Still, float]] | None = None
         waiting = [job for job in jobs if not (skip_existing and job.destination.exists())]
         for index, job in enumerate(waiting):
-            current = coming or reader.submit(_timed_read, job.source)
-            coming = reader.submit(_timed_read, waiting[index + 1].source) if index + 1 < len(waiting) else None
+            current = coming or reader.submit(_timed_read, job.source, limits)
+            coming = reader.submit(_timed_read, waiting[index + 1].source, limits) if index + 1 < len(waiting) else None
             try:
                 still, seconds = current.result()
                 result = upscale_file(
-                    upscaler, job.source, job.destination, quality=quality, still=still, read_seconds=seconds
+                    upscaler,
+                    job.source,
+                    job.destination,
+                    quality=quality,
+                    limits=limits,
+                    still=still,
+                    read_seconds=seconds,
                 )
             except Exception as error:  # noqa: BLE001 (the barrier: whatever a file holds, the others are done)
                 result = failure(job, error)
@@ -339,9 +357,9 @@ def failure(job: UpscaleJob, error: Exception) -> dict[str, Any]:
     return {**result, "error": found, **({"hint": hint} if hint else {})}
 
 
-def _timed_read(path: Path) -> tuple[Still, float]:
+def _timed_read(path: Path, limits: Limits) -> tuple[Still, float]:
     start = time.perf_counter()
-    still = read_still(path)
+    still = read_still(path, limits=limits)
     if still.colour.nbytes > _LARGE:
         return_freed_memory()
     return still, time.perf_counter() - start

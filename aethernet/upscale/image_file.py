@@ -18,6 +18,7 @@ from aethernet.upscale.statistics import UpscaleStatistics
 from aethernet.upscale.writing import FileFormat, format_of, require_fit, write_image
 
 if TYPE_CHECKING:
+    from aethernet.upscale.floats import Limits
     from aethernet.upscale.tiles import Cut
 
 __all__ = ["BandUpscaler", "upscale_file"]
@@ -48,6 +49,7 @@ def upscale_file(
     destination: Path,
     *,
     quality: int | None = None,
+    limits: Limits = None,
     still: Still | None = None,
     read_seconds: float = 0.0,
 ) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def upscale_file(
         source: Any image :func:`~aethernet.upscale.reading.read_still` takes.
         destination: Its ending chooses the format.
         quality: 1 to 100, for formats with loss.
+        limits: What is black and what is white in files of floats (:func:`~aethernet.upscale.floats.within`).
         still: ``source``, if it was read already.
         read_seconds: How long that took.
 
@@ -75,7 +78,7 @@ def upscale_file(
         raise UsageError(f"expected a quality of 1 to 100, found {quality}")
     read_ahead = read_seconds
     if still is None:
-        still = read_still(source)
+        still = read_still(source, limits=limits)
         read_seconds = time.perf_counter() - start
     width, height = still.size[0] * upscaler.scale, still.size[1] * upscaler.scale
     require_fit(target, width, height)
@@ -91,7 +94,7 @@ def upscale_file(
             notes, write_seconds = _animation(upscaler, animation, still, temporary, target, quality, statistics)
         elif paged:
             count = still.images
-            notes, write_seconds = _pages(upscaler, source, still, temporary, target, statistics)
+            notes, write_seconds = _pages(upscaler, source, still, temporary, target, limits, statistics)
         else:
             notes, write_seconds = _one(upscaler, still, temporary, target, quality, statistics)
     single = 1 + (still.plane is not None)
@@ -152,13 +155,14 @@ def _pages(
     first: Still,
     temporary: Path,
     target: FileFormat,
+    limits: Limits,
     statistics: UpscaleStatistics,
 ) -> tuple[list[str], float]:
     """Every page of a TIFF; each has its own size, kind, depth and metadata."""
     notes: list[str] = []
     seconds = 0.0
     for page in range(first.images):
-        still = read_still(source, page) if page else first
+        still = read_still(source, page, limits) if page else first
         told, taken = _one(upscaler, still, temporary, target, None, statistics, page)
         told = [note for note in told if note != only_first(first.images)]
         notes += [note if note in notes else f"page {page + 1}: {note}" for note in told]

@@ -53,13 +53,14 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in _MAGIC
 
 
-def read_tiff(path: Path, largest: int, number: int = 0) -> DecodedTiff:
+def read_tiff(path: Path, largest: int, number: int = 0, *, any_range: bool = False) -> DecodedTiff:
     """Decode one of the images that are no thumbnails.
 
     Args:
         path: The file.
         largest: Pixels beyond which it is refused.
         number: Which of them, from 0.
+        any_range: Take integers that have no known range, too: as floats.
 
     Raises:
         ImageError: It is too large, or its values have no meaning that is known.
@@ -100,7 +101,7 @@ def read_tiff(path: Path, largest: int, number: int = 0) -> DecodedTiff:
     elif photometric in (_CIELAB, _ICCLAB):
         full = _from_lab(colour, bits, signed=photometric == _CIELAB)
     else:
-        full = _widened(colour, bits, layout, path)
+        full = _widened(colour, bits, layout, path, any_range=any_range)
         if photometric == _YCBCR and not decoded_by_codec:
             full = _from_ycbcr(full, subsampled)
         if photometric in (_WHITE_IS_ZERO, _CMYK):
@@ -167,18 +168,20 @@ def _samples(page: Any) -> NDArray[Any]:
     return pixels.reshape(height, width, samples)
 
 
-def _widened(samples: NDArray[Any], bits: int, layout: int, path: Path) -> NDArray[Any]:
+def _widened(samples: NDArray[Any], bits: int, layout: int, path: Path, *, any_range: bool = False) -> NDArray[Any]:
     """Integers of up to 8 bits over the whole of uint8, up to 16 over uint16; floats as float32."""
     if samples.dtype.kind == "f":
         return samples.astype(np.float32)
     if samples.dtype.kind == "b":
         return samples.astype(np.uint8) * np.uint8(255)
     if layout == _SIGNED or samples.dtype.kind == "i" or bits > _MOST_BITS:
+        if any_range:
+            return samples.astype(np.float32)
         what = f"{'signed ' if layout == _SIGNED or samples.dtype.kind == 'i' else ''}integers of {bits} bits"
         raise ImageError(
             f"expected unsigned integers of at most {_MOST_BITS} bits or floats in {path}, found {what}, which have no "
             "known range",
-            hint="save it with 8 or 16 bits",
+            hint="say what is black and what is white with --range LOW:HIGH, or save it with 8 or 16 bits",
         )
     if bits in (8, 16):
         return samples.astype(np.uint8 if bits == 8 else np.uint16, copy=False)

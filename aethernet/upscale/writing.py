@@ -19,6 +19,7 @@ import numpy as np
 
 from aethernet.errors import ImageError, UsageError
 from aethernet.upscale.animation import write_animation
+from aethernet.upscale.floats import decoded
 from aethernet.upscale.libraries import require
 from aethernet.upscale.metadata import Metadata, resized_exif, resized_xmp, shortened_exif
 from aethernet.upscale.profiles import grey_curve, rgb_profile
@@ -122,6 +123,8 @@ def write_image(
         What a user should be told.
     """
     metadata, notes = _fitting(still, target, size)
+    if still.colour.dtype.kind == "f" and target.name == "tif" and (still.limits != (0, 1) or still.linear):
+        bands = (_own_numbers(band, still) for band in bands)
     if still.colour.dtype.kind == "f" and target.name != "tif":
         bands = (np.rint(band * np.float32(65535)).astype(np.uint16) for band in bands)
         if target.deep:
@@ -132,7 +135,7 @@ def write_image(
         notes.append(f"{target.name} holds 8 bits per channel, the input had {had}")
     if still.has_alpha and not target.alpha:
         bands = (_on_white(band) for band in bands)
-        if still.plane is not None and (still.plane != np.iinfo(still.plane.dtype).max).any():
+        if still.plane is not None and (still.plane != _top(still.plane.dtype)).any():
             notes.append(f"{target.name} has no transparency: the image was put on white")
     if target.name == "png":
         _write_png(path, bands, size, metadata)
@@ -156,6 +159,9 @@ def _fitting(still: Still, target: FileFormat, size: tuple[int, int]) -> tuple[M
         if curve is None:
             notes.append(f"{target.name} has no grey: the grey profile, which has no tone curve, was dropped")
         metadata = replace(metadata, icc=None if curve is None else rgb_profile(curve))
+    lost = [name for name, _ in metadata.text if name != "Comment" or target.name not in ("jpg", "gif")]
+    if lost and target.name != "png":
+        notes.append(f"{target.name} does not hold these texts, which were dropped: {', '.join(lost)}")
     if metadata.cicp and target.name not in ("png", "avif"):
         notes.append(
             f"{target.name} cannot say that the colours have primaries {metadata.cicp[0]} and transfer "
@@ -164,6 +170,17 @@ def _fitting(still: Still, target: FileFormat, size: tuple[int, int]) -> tuple[M
     if target.name != "png" and any(name in (b"mDCV", b"cLLI") for name, _ in metadata.png_colour):
         notes.append(f"{target.name} cannot say how bright the mastering display was: the tags were dropped")
     return metadata, notes
+
+
+def _top(dtype: np.dtype[Any]) -> float:
+    return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
+
+
+def _own_numbers(band: NDArray[Any], still: Still) -> NDArray[np.float32]:
+    """Shares of the range as the file's own numbers; alpha has no other than 0 to 1."""
+    colours = still.colour.shape[2]
+    colour = decoded(band[..., :colours], still.limits, light=still.linear)
+    return np.concatenate([colour, band[..., colours:]], axis=2)
 
 
 def _coloured(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -203,6 +220,9 @@ def _write_png(path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int],
             _chunk(file, b"pHYs", struct.pack(">IIB", *(round(one / 0.0254) for one in metadata.dpi), 1))
         if metadata.xmp:
             _chunk(file, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
+        for name, words in metadata.text:
+            keyword = name.encode("latin-1", "replace")[:79]
+            _chunk(file, b"iTXt", keyword + b"\0\0\0\0\0" + words.encode("utf-8", "replace"))
         if metadata.exif:
             _chunk(file, b"eXIf", resized_exif(metadata.exif, *size).tobytes().removeprefix(b"Exif\0\0"))
         above = np.zeros(size[0] * channels * first.dtype.itemsize, dtype=np.uint8)
@@ -412,6 +432,10 @@ def _write_whole(
         options["xmp"] = metadata.xmp
     if target.name == "jpg":
         options |= {"subsampling": 0, "optimize": True} | ({"dpi": metadata.dpi} if metadata.dpi else {})
+        if (comment := metadata.comment.encode()) and len(comment) <= _LONGEST_SEGMENT:
+            options["comment"] = comment
+        elif comment:
+            notes.append(f"jpg holds {_LONGEST_SEGMENT} bytes of comment: its {len(comment)} were dropped")
     elif target.name == "webp":
         options |= {"method": 4, "exact": True, "lossless": quality == 100}
     elif target.name == "avif":
