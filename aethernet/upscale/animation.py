@@ -277,8 +277,8 @@ def _png_chunks(metadata: Metadata) -> Any:
     chunks = PngInfo()
     for name, data in metadata.png_colour:
         chunks.add(name, data)
-    for name, words in metadata.text:
-        chunks.add_itxt(name, words)
+    for keyword, words in metadata.text:
+        chunks.add_itxt(keyword, words)
     if metadata.xmp:
         chunks.add_itxt("XML:com.adobe.xmp", metadata.xmp.decode("utf-8", "replace"))
     return chunks

@@ -220,9 +220,9 @@ def _write_png(path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int],
             _chunk(file, b"pHYs", struct.pack(">IIB", *(round(one / 0.0254) for one in metadata.dpi), 1))
         if metadata.xmp:
             _chunk(file, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
-        for name, words in metadata.text:
-            keyword = name.encode("latin-1", "replace")[:79]
-            _chunk(file, b"iTXt", keyword + b"\0\0\0\0\0" + words.encode("utf-8", "replace"))
+        for keyword, words in metadata.text:
+            named = keyword.encode("latin-1", "replace")[:79]
+            _chunk(file, b"iTXt", named + b"\0\0\0\0\0" + words.encode("utf-8", "replace"))
         if metadata.exif:
             _chunk(file, b"eXIf", resized_exif(metadata.exif, *size).tobytes().removeprefix(b"Exif\0\0"))
         above = np.zeros(size[0] * channels * first.dtype.itemsize, dtype=np.uint8)
