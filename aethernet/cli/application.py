@@ -33,7 +33,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
 from aethernet.cli.interruption import interruptible
-from aethernet.cli.output import exit_code_for, print_error
+from aethernet.cli.output import exit_code_for, keep_names, print_error
 from aethernet.errors import named_extra
 from aethernet.version import __version__
 
@@ -209,6 +209,7 @@ class CommandLine(TyperGroup):
         if "--debug" in words:
             # Accepted anywhere, because it is added after something went wrong.
             words = ["--debug", *(word for word in words if word != "--debug")]
+        keep_names()
         with interruptible():
             try:
                 return super().main(words, *rest, **options)

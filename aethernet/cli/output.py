@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -17,11 +20,13 @@ if TYPE_CHECKING:
 __all__ = [
     "emit_json",
     "exit_code_for",
+    "keep_names",
     "print_error",
     "print_table",
     "require_png",
     "say",
     "show_facts",
+    "visible",
     "write_chart",
     "write_text",
 ]
@@ -29,7 +34,34 @@ __all__ = [
 
 def say(text: str) -> None:
     """Words for people, on stderr."""
-    print(text, file=sys.stderr)
+    print(visible(text), file=sys.stderr)
+
+
+def visible(text: str) -> str:
+    """Text as a terminal may have it: what steers one, or is no character, is spelled out."""
+    return "".join(one if one.isprintable() or one in "\n\t" else one.encode("unicode_escape").decode() for one in text)
+
+
+_NAMES = "aethernet.names"
+
+
+def keep_names() -> None:
+    """From here on stdout takes every file name: bytes that are no text go through as they are, so that a name can be
+    handed on to another program, and characters that stdout's encoding lacks are spelled out.
+    """
+    codecs.register_error(_NAMES, _as_it_was)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        with contextlib.suppress(ValueError, OSError):  # closed
+            sys.stdout.reconfigure(errors=_NAMES)
+
+
+def _as_it_was(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end]
+    if all("\udc80" <= one <= "\udcff" for one in part):
+        return bytes(ord(one) - 0xDC00 for one in part), error.end
+    return "".join(one.encode("unicode_escape").decode() for one in part), error.end
 
 
 def emit_json(data: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from aethernet.cli.output import say
+from aethernet.cli.output import say, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -45,13 +45,17 @@ class Bar:
         self.total = total if total is not None else self.total
         if self._progress is not None and self._task is not None:
             self._progress.update(
-                self._task, completed=done, total=self.total or None, description=words, count=self._count(done)
+                self._task,
+                completed=done,
+                total=self.total or None,
+                description=visible(words),
+                count=self._count(done),
             )
 
     def message(self, words: str) -> None:
         """Words that stay, above the bar."""
         if self._progress is not None:
-            self._progress.console.print(words, markup=False, highlight=False, soft_wrap=True)
+            self._progress.console.print(visible(words), markup=False, highlight=False, soft_wrap=True)
         else:
             say(words)
 

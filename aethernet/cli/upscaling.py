@@ -61,9 +61,17 @@ class ImageOptions:
 
     format: Annotated[
         str | None,
-        typer.Option(help="png, jpg, webp, tif or avif (default: as the input).", envvar="AETHERNET_UPSCALE_FORM"),
+        typer.Option(help="png, jpg, webp, tif, avif or gif (default: as the input).", envvar="AETHERNET_UPSCALE_FORM"),
     ] = None
     quality: Annotated[int | None, typer.Option(min=1, max=100, help="Of jpg, webp and avif.")] = None
+    limits: Annotated[
+        str | None,
+        typer.Option(
+            "--range",
+            metavar="LOW:HIGH",
+            help="Black and white of files of floats, or auto: the file's extremes (default: 0:1).",
+        ),
+    ] = None
     compare: Annotated[
         Path | None,
         typer.Option(
@@ -73,6 +81,12 @@ class ImageOptions:
         ),
     ] = None
     hr: Annotated[Path | None, typer.Option(help="With --compare: the original, or a folder of them.")] = None
+    on_clash: Annotated[
+        str,
+        typer.Option(
+            "--on-clash", help="Inputs with one output name: ending (a.bmp becomes a.bmp.png), number or refuse."
+        ),
+    ] = "ending"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,20 +165,22 @@ def _run(request: Request) -> dict[str, Any]:
         AethernetError: The call as a whole makes no sense; what fails for one file is in the result.
     """
     from aethernet.upscale import Upscaler
-    from aethernet.upscale.files import is_video, passed_over, plan_jobs, upscale_files
+    from aethernet.upscale.files import goes_by_frames, passed_over, plan_jobs, upscale_files
+    from aethernet.upscale.floats import parse_range
     from aethernet.upscale.sheet import write_sheet
 
     start = time.perf_counter()
-    jobs = plan_jobs(request.inputs, request.output, request.images.format)
+    jobs = plan_jobs(request.inputs, request.output, request.images.format, on_clash=request.images.on_clash)
     left = passed_over(request.inputs, request.output)
     if left:
         say(f"{len(left)} passed over: {', '.join(left[:_NAMED])}{', …' if len(left) > _NAMED else ''}")
-    videos = [job for job in jobs if is_video(job.source)]
-    images = [job for job in jobs if not is_video(job.source)]
+    videos = [job for job in jobs if goes_by_frames(job)]
+    images = [job for job in jobs if not goes_by_frames(job)]
     if request.images.compare is not None and (not images or request.images.compare.suffix.lower() != ".png"):
         raise UsageError(f"expected an image to upscale and a sheet called .png, found {request.images.compare}")
     options = _video_options(request) if videos else None
     partners = _partners(request)
+    limits = None if request.images.limits is None else parse_range(request.images.limits)
     runtime, precision = _choice(request, videos)
     with Upscaler(
         _bundle_folder(request.bundle),
@@ -195,11 +211,12 @@ def _run(request: Request) -> dict[str, Any]:
                     upscaler,
                     images,
                     quality=request.images.quality,
+                    limits=limits,
                     skip_existing=request.skip_existing,
                     on_done=on_done,
                 )
         for job in videos:
-            results.append(_video(upscaler, job, options, request.skip_existing, alone=len(jobs) == 1))  # type: ignore[arg-type]
+            results.append(_video(upscaler, job, options, request, alone=len(jobs) == 1))  # type: ignore[arg-type]
         if request.images.compare is not None:
             write_sheet(request.images.compare, results, partners, upscaler.scale)
             say(f"wrote {request.images.compare}")
@@ -234,9 +251,12 @@ def _choice(request: Request, videos: Sequence[UpscaleJob]) -> tuple[str, str]:
 
 def _frame(runtime: str, videos: Sequence[UpscaleJob], images: Sequence[UpscaleJob]) -> tuple[int, int] | None:
     """Height and width of everything there is to do, where that is one video and an engine may be built for it."""
+    from aethernet.upscale.files import is_video
     from aethernet.upscale.video.source import look_at
 
     if len(videos) != 1 or images or not runtime.startswith("tensorrt"):
+        return None
+    if not is_video(videos[0].source):
         return None
     facts = look_at(videos[0].source)
     return facts.height, facts.width
@@ -269,12 +289,12 @@ def _in_words(result: dict[str, Any]) -> str:
 
 
 def _video(
-    upscaler: Upscaler, job: UpscaleJob, options: VideoOptions, skip_existing: bool, *, alone: bool
+    upscaler: Upscaler, job: UpscaleJob, options: VideoOptions, request: Request, *, alone: bool
 ) -> dict[str, Any]:
-    from aethernet.upscale.files import failure
-    from aethernet.upscale.video import is_finished, upscale_video
+    from aethernet.upscale.files import failure, is_video
+    from aethernet.upscale.video import animation_to_video, is_finished, upscale_video, video_to_animation
 
-    if (skip_existing or options.resume) and is_finished(job.destination):
+    if (request.skip_existing or options.resume) and is_finished(job.destination):
         return {"source": str(job.source), "destination": str(job.destination), "skipped": "exists already"}
     with Bar(0, "frames") as bar:
         start: list[float] = []
@@ -292,7 +312,13 @@ def _video(
 
         first: list[int] = []
         try:
-            result = upscale_video(upscaler, job.source, job.destination, options, on_frame=on_frame)
+            if not is_video(job.destination):
+                result = video_to_animation(
+                    upscaler, job.source, job.destination, options, quality=request.images.quality, on_frame=on_frame
+                )
+            else:
+                make = upscale_video if is_video(job.source) else animation_to_video
+                result = make(upscaler, job.source, job.destination, options, on_frame=on_frame)
         except Exception as error:  # the barrier: whatever a file holds, the others are done
             if isinstance(error, UsageError) and alone:
                 raise

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["deep_pixels"]
+__all__ = ["deep_pixels", "pam_pixels"]
 
 
 def deep_pixels(path: Path, image: Image) -> NDArray[Any] | None:
@@ -32,6 +32,33 @@ def _png(path: Path, *, transparent: bool) -> NDArray[Any] | None:
     if header[24] != 16 or (header[25] == 0 and not transparent):
         return None
     return _three_axes(require("imagecodecs").png_decode(path.read_bytes()))
+
+
+def pam_pixels(path: Path, largest: int) -> NDArray[Any] | None:
+    """[H, W, 1 to 4], uint8 or uint16 over the whole range, of Netpbm's PAM, which Pillow does not read.
+
+    Raises:
+        ValueError: It is damaged, or too large.
+    """
+    with open(path, "rb") as file:
+        if file.read(3) != b"P7\n":
+            return None
+        head = file.read(4096)
+    end = head.find(b"ENDHDR\n") + 7
+    fields = {name: int(number) for name, number in _PAM_FIELD.findall(head[:end])}
+    if end < 7 or len(fields) < 4:
+        raise ValueError("expected WIDTH, HEIGHT, DEPTH and MAXVAL in the header")
+    width, height, channels, top = (fields[name] for name in (b"WIDTH", b"HEIGHT", b"DEPTH", b"MAXVAL"))
+    if not (0 < top <= 65535 and 1 <= channels <= 4 and 0 < width * height <= largest):
+        raise ValueError(f"expected 1 to 4 channels of at most 16 bits, found {width}x{height}x{channels} up to {top}")
+    kind, count = (">u2" if top > 255 else "u1"), width * height * channels
+    data = path.read_bytes()[3 + end :]
+    if len(data) < count * np.dtype(kind).itemsize:
+        raise ValueError(f"expected {count} samples, found {len(data) // np.dtype(kind).itemsize}")
+    samples = np.frombuffer(data, kind, count).reshape(height, width, channels)
+    full = 65535 if top > 255 else 255
+    widened: NDArray[Any] = np.rint(samples.clip(0, top) * (full / top)).astype(np.uint16 if top > 255 else np.uint8)
+    return widened
 
 
 _PNM_HEADER = re.compile(rb"(P[2356])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:#[^\n]*)?\s")

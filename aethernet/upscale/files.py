@@ -14,19 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aethernet.errors import AethernetError, UsageError
+from aethernet.upscale.animation import ANIMATED, is_animated
 from aethernet.upscale.image_file import upscale_file
 from aethernet.upscale.memory import return_freed_memory
 from aethernet.upscale.reading import Still, read_still
 from aethernet.upscale.writing import FORMATS, format_of
 
 if TYPE_CHECKING:
+    from aethernet.upscale.floats import Limits
     from aethernet.upscale.upscaler import Upscaler
 
 __all__ = [
+    "CLASHES",
     "IMAGE_SUFFIXES",
     "VIDEO_SUFFIXES",
     "UpscaleJob",
     "failure",
+    "goes_by_frames",
     "is_video",
     "passed_over",
     "plan_jobs",
@@ -57,8 +61,18 @@ IMAGE_SUFFIXES = (
     ".pnm",
     ".pam",
     ".tga",
+    ".exr",
+    ".hdr",
+    ".pfm",
+    ".mpo",
+    ".pcx",
+    ".sgi",
+    ".dds",
+    ".ico",
     *((".heic", ".heif") if find_spec("pillow_heif") else ()),
 )
+_FLOAT_SUFFIXES = (".exr", ".hdr", ".pfm")
+"""Of files that hold floats, which TIFF keeps."""
 VIDEO_SUFFIXES = (
     ".mkv",
     ".mp4",
@@ -87,6 +101,11 @@ VIDEO_SUFFIXES = (
     ".dv",
 )
 
+CLASHES = ("ending", "number", "refuse")
+"""What can be done where several inputs would have one output: their endings go into the names, they are numbered, or
+nothing is done."""
+_LONGEST_NAME = 255
+"""Bytes, on all common file systems."""
 _LARGE = 64 * 2**20
 """Bytes of an image from which on it pays to tidy up after reading."""
 
@@ -106,16 +125,31 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
-def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> list[UpscaleJob]:
+def goes_by_frames(job: UpscaleJob) -> bool:
+    """Whether a video comes in or goes out."""
+    return is_video(job.source) or is_video(job.destination)
+
+
+def plan_jobs(
+    inputs: Sequence[Path], output: Path, form: str | None = None, *, on_clash: str = "ending"
+) -> list[UpscaleJob]:
     """Which file becomes which.
 
     One file and an output with a known ending make that file; everything else goes into the folder ``output``, a
     folder's content under the same relative paths. An image keeps its format where that can be written, and becomes
     PNG where not; a video that is not named stays MP4 or QuickTime and becomes Matroska otherwise.
 
+    Args:
+        inputs: Files and folders.
+        output: A file or a folder.
+        form: One of :data:`~aethernet.upscale.writing.FORMATS` for all images; None keeps each one's.
+        on_clash: One of :data:`CLASHES`.
+
     Raises:
         UsageError: A missing input, two inputs for one output, or an output that is its own input.
     """
+    if on_clash not in CLASHES:
+        raise UsageError(f"expected --on-clash {', '.join(CLASHES)}, found '{on_clash}'")
     if form is not None and form not in FORMATS:
         raise UsageError(f"expected a format of {', '.join(FORMATS)}, found '{form}'")
     missing = [path for path in inputs if not path.exists()]
@@ -124,10 +158,17 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
     if len(inputs) == 1 and inputs[0].is_file() and output.suffix and not output.is_dir():
         if not is_video(output):
             target = format_of(output)
+            if is_video(inputs[0]) and target.name not in ANIMATED.values():
+                raise UsageError(
+                    f"expected a video or an animated image (.{', .'.join(ANIMATED.values())}) as output for "
+                    f"{inputs[0].name}, found {output.name}"
+                )
             if form is not None and form != target.name:
                 raise UsageError(f"expected --format to fit {output.name}, found {form}")
-        elif not is_video(inputs[0]):
-            raise UsageError(f"expected an image as output for {inputs[0].name}, found {output.name}")
+        elif not is_video(inputs[0]) and not is_animated(inputs[0]):
+            raise UsageError(
+                f"expected an image as output for {inputs[0].name}, which is no animation, found {output.name}"
+            )
         jobs = [UpscaleJob(inputs[0], output)]
     else:
         if output.is_file():
@@ -137,7 +178,10 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
             for given in inputs
             for path, relative in _files(given, output)
         ]
-        jobs = _told_apart(jobs)
+        if on_clash != "refuse":
+            jobs = _told_apart(jobs)
+        if on_clash == "number":
+            jobs = _numbered(jobs)
     if not jobs:
         raise UsageError(f"expected images or videos in {', '.join(map(str, inputs))}, found none")
     taken: dict[Path, Path] = {}
@@ -150,7 +194,8 @@ def plan_jobs(inputs: Sequence[Path], output: Path, form: str | None = None) -> 
             raise UsageError(f"expected an output beside its input, found both at {job.source}")
         if place in taken:
             raise UsageError(
-                f"expected one output per input, found {taken[place]} and {job.source} for {job.destination}"
+                f"expected one output per input, found {taken[place]} and {job.source} for {job.destination}",
+                hint="--on-clash number gives each a number" if on_clash != "number" else "",
             )
         taken[place] = job.source
     return jobs
@@ -201,11 +246,34 @@ def _told_apart(jobs: list[UpscaleJob]) -> list[UpscaleJob]:
     """Where several inputs differ only in their ending, all but the one that keeps it carry theirs in the new name."""
     counts = Counter(job.destination for job in jobs)
     return [
-        UpscaleJob(job.source, job.destination.with_name(job.source.name + job.destination.suffix))
+        UpscaleJob(job.source, _named(job.destination, job.source.stem, job.source.suffix + job.destination.suffix))
         if counts[job.destination] > 1 and job.source.suffix.lower() != job.destination.suffix.lower()
         else job
         for job in jobs
     ]
+
+
+def _numbered(jobs: list[UpscaleJob]) -> list[UpscaleJob]:
+    """The second input for one output gets ``-2`` at the end of its name, the third ``-3``."""
+    taken = {job.destination for job in jobs}
+    found: list[UpscaleJob] = []
+    used: set[Path] = set()
+    for job in jobs:
+        place, count = job.destination, 1
+        while place in used or (count > 1 and place in taken):
+            count += 1
+            place = _named(job.destination, job.destination.stem, f"-{count}{job.destination.suffix}")
+        used.add(place)
+        found.append(UpscaleJob(job.source, place))
+    return found
+
+
+def _named(beside: Path, stem: str, ending: str) -> Path:
+    """A sibling called so; a stem that leaves its ending no room is cut."""
+    room = _LONGEST_NAME - len(os.fsencode(ending))
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return beside.with_name(stem + ending)
 
 
 def _ending(source: Path, form: str | None) -> str:
@@ -215,10 +283,11 @@ def _ending(source: Path, form: str | None) -> str:
     if form is not None:
         return FORMATS[form].suffixes[0]
     try:
-        format_of(source)
+        target = format_of(source)
     except UsageError:
-        return ".png"
-    return source.suffix
+        return ".tif" if source.suffix.lower() in _FLOAT_SUFFIXES else ".png"
+    # A single image has more than the 256 colours of GIF when it comes out of a network.
+    return ".png" if target.name == "gif" and not is_animated(source) else source.suffix
 
 
 def upscale_files(
@@ -226,6 +295,7 @@ def upscale_files(
     jobs: Sequence[UpscaleJob],
     *,
     quality: int | None = None,
+    limits: Limits = None,
     skip_existing: bool = False,
     on_done: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
@@ -245,12 +315,18 @@ def upscale_files(
         coming: Future[tuple[Still, float]] | None = None
         waiting = [job for job in jobs if not (skip_existing and job.destination.exists())]
         for index, job in enumerate(waiting):
-            current = coming or reader.submit(_timed_read, job.source)
-            coming = reader.submit(_timed_read, waiting[index + 1].source) if index + 1 < len(waiting) else None
+            current = coming or reader.submit(_timed_read, job.source, limits)
+            coming = reader.submit(_timed_read, waiting[index + 1].source, limits) if index + 1 < len(waiting) else None
             try:
                 still, seconds = current.result()
                 result = upscale_file(
-                    upscaler, job.source, job.destination, quality=quality, still=still, read_seconds=seconds
+                    upscaler,
+                    job.source,
+                    job.destination,
+                    quality=quality,
+                    limits=limits,
+                    still=still,
+                    read_seconds=seconds,
                 )
             except Exception as error:  # noqa: BLE001 (the barrier: whatever a file holds, the others are done)
                 result = failure(job, error)
@@ -281,9 +357,9 @@ def failure(job: UpscaleJob, error: Exception) -> dict[str, Any]:
     return {**result, "error": found, **({"hint": hint} if hint else {})}
 
 
-def _timed_read(path: Path) -> tuple[Still, float]:
+def _timed_read(path: Path, limits: Limits) -> tuple[Still, float]:
     start = time.perf_counter()
-    still = read_still(path)
+    still = read_still(path, limits=limits)
     if still.colour.nbytes > _LARGE:
         return_freed_memory()
     return still, time.perf_counter() - start

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from aethernet.upscale.profiles import SPACES, damage, gamma_curve, grey_profile, rgb_profile, space_of
+from aethernet.upscale.profiles import SPACES, SRGB_PRIMARIES, damage, gamma_curve, grey_profile, rgb_profile, space_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,8 +55,15 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     png_colour: tuple[tuple[bytes, bytes], ...] = ()
     """Chunks of a PNG about its colours, in their order; ``icc`` says the same where ICC can."""
+    text: tuple[tuple[str, str], ...] = ()
+    """Keywords and texts of a PNG; the comment of other formats under ``Comment``."""
     cicp: tuple[int, int] | None = None
     """Colour primaries and transfer function as ITU-T H.273 numbers them, where they are not those of sRGB."""
+
+    @property
+    def comment(self) -> str:
+        """Of the texts the one that formats other than PNG have; empty where there is none."""
+        return next((words for name, words in self.text if name == "Comment"), "")
 
 
 def read_metadata(
@@ -84,11 +91,14 @@ def read_metadata(
     if dropped:
         notes.append(f"metadata that cannot be written again was dropped: {', '.join(dropped)}")
     information = image.info
+    if information.get("photoshop"):
+        notes.append("IPTC and other data of Photoshop were dropped")
     metadata = Metadata(
         icc=icc or made,
         icc_from_chunks=made is not None,
         exif=exif,
         xmp=_upright_xmp(information.get("xmp")),
+        text=_text(image),
         dpi=_dpi(information),
         png_colour=chunks,
         cicp=cicp,
@@ -123,6 +133,12 @@ def _upright(image: Image, from_tiff: bool) -> tuple[Exif | None, list[str]]:
     if exif is None:
         return None, ["EXIF"]
     kept, dropped = Images.Exif(), []
+    data = image.info.get("exif")
+    listed = None if not isinstance(data, bytes) or from_tiff else _listed(data)
+    if listed is not None:
+        # Pillow passes over what it cannot read without a word.
+        unread = [tag for tag in listed[0] if tag not in exif and tag not in (_EXIF_IFD, _GPS_IFD)]
+        dropped += [_name(tag) for tag in unread] if listed[0] else ["EXIF"]
     for tag in list(exif):
         if tag in (_EXIF_IFD, _GPS_IFD, ORIENTATION) or (from_tiff and tag not in _DESCRIPTIVE):
             continue
@@ -138,6 +154,8 @@ def _upright(image: Image, from_tiff: bool) -> tuple[Exif | None, list[str]]:
         if values is None:
             dropped.append(_name(group))
             continue
+        if listed is not None:
+            dropped += [_name(tag, gps=group == _GPS_IFD) for tag in listed[group] if tag not in values]
         good = {tag: _storable(value) for tag, value in values.items()}
         bad = [tag for tag, value in good.items() if not _writable({group: {tag: value}})]
         dropped += [_name(tag, gps=group == _GPS_IFD) for tag in bad]
@@ -147,6 +165,27 @@ def _upright(image: Image, from_tiff: bool) -> tuple[Exif | None, list[str]]:
         return None, dropped
     kept[ORIENTATION] = 1
     return kept, dropped
+
+
+def _listed(data: bytes) -> dict[int, list[int]]:
+    """Tags that the directories of EXIF list, whether or not they can be read: the first (0), EXIF's own and GPS."""
+    data = data.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    found: dict[int, list[int]] = {0: [], _EXIF_IFD: [], _GPS_IFD: []}
+
+    def walk(group: int, offset: int) -> None:
+        if found[group] or offset + 2 > len(data):
+            return
+        (count,) = struct.unpack_from(f"{order}H", data, offset)
+        for start in range(offset + 2, min(offset + 2 + 12 * count, len(data) - 11), 12):
+            tag, _, _, value = struct.unpack_from(f"{order}HHII", data, start)
+            found[group].append(tag)
+            if group == 0 and tag in (_EXIF_IFD, _GPS_IFD):
+                walk(tag, value)
+
+    if order is not None and len(data) >= 8:
+        walk(0, struct.unpack_from(f"{order}I", data, 4)[0])
+    return found
 
 
 def _read_tag(exif: Exif, tag: int) -> Any:
@@ -221,7 +260,21 @@ def _bytes_of(exif: Exif, group: int | None, tag: int) -> bytes:
     return alone.tobytes()
 
 
-# --- XMP, resolution -------------------------------------------------------------------------------------------------
+# --- text, XMP, resolution -------------------------------------------------------------------------------------------
+
+
+def _text(image: Image) -> tuple[tuple[str, str], ...]:
+    """What the file says in words; XMP and what ImageMagick hides in texts aside."""
+    chunks = _attempt(lambda: getattr(image, "text", None)) or {}
+    found = [
+        (str(name), str(words))
+        for name, words in chunks.items()
+        if name != "XML:com.adobe.xmp" and not str(name).startswith("Raw profile type")
+    ]
+    comment = image.info.get("comment")
+    if isinstance(comment, bytes) and comment and not found:
+        found.append(("Comment", comment.decode("utf-8", "replace")))
+    return tuple(found)
 
 
 def _upright_xmp(xmp: bytes | str | None) -> bytes | None:
@@ -302,6 +355,12 @@ def _profile_of_chunks(chunks: dict[bytes, bytes], kind: str) -> bytes | None:
     if kind == "grey":
         return grey_profile(curve)
     pairs = tuple((numbers[index] / 100_000, numbers[index + 1] / 100_000) for index in range(0, 8, 2))
-    if any(y <= 0 for _, y in pairs):
-        return rgb_profile(curve)
-    return rgb_profile(curve, pairs)
+    return rgb_profile(curve, pairs if _spans(pairs) else SRGB_PRIMARIES)
+
+
+def _spans(corners: tuple[tuple[float, float], ...]) -> bool:
+    """Whether white, red, green and blue are such that every colour can be said in them."""
+    if any(not 0 < y <= 1 or not 0 <= x <= 1 for x, y in corners):
+        return False
+    (_, _), (x1, y1), (x2, y2), (x3, y3) = corners
+    return abs((x2 - x1) * (y3 - y1) - (x3 - x1) * (y2 - y1)) > 1e-4

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 
-__all__ = ["SPACES", "damage", "gamma_curve", "grey_curve", "grey_profile", "rgb_profile", "space_of"]
+__all__ = ["SPACES", "SRGB_PRIMARIES", "damage", "gamma_curve", "grey_curve", "grey_profile", "rgb_profile", "space_of"]
 
 SPACES = {"grey": "GRAY", "rgb": "RGB", "cmyk": "CMYK"}
 """Kind of an image -> colour space of a profile, without the blanks it is filled up with."""

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from aethernet.errors import AethernetError, ImageError, MissingDependencyError, UsageError
-from aethernet.upscale.deep import deep_pixels
+from aethernet.upscale.deep import deep_pixels, pam_pixels
+from aethernet.upscale.floats import encoded, read_floats, within
 from aethernet.upscale.libraries import require
 from aethernet.upscale.metadata import Metadata, orientation_of, read_metadata
 from aethernet.upscale.tiff import is_tiff, read_tiff
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-__all__ = ["LARGEST", "Metadata", "Still", "read_still"]
+    from aethernet.upscale.floats import Limits
+
+__all__ = ["LARGEST", "Metadata", "Still", "only_first", "read_still"]
 
 LARGEST = 20_000 * 20_000
 """Pixels of the largest image that is read."""
@@ -57,6 +60,12 @@ class Still:
     metadata: Metadata = field(default_factory=Metadata)
     notes: tuple[str, ...] = ()
     """What a user should be told."""
+    images: int = 1
+    """In the file; this is one of them."""
+    limits: tuple[float, float] = (0.0, 1.0)
+    """The file's own numbers for 0 and 1, where it holds floats."""
+    linear: bool = False
+    """Whether the file's own numbers are amounts of light; here they are coded as sRGB."""
 
     @classmethod
     def of_array(cls, array: NDArray[Any]) -> Still:
@@ -134,8 +143,18 @@ class Still:
         )
 
 
-def read_still(path: Path | str) -> Still:
+def only_first(count: int) -> str:
+    """The note about a file of several images of which one was taken."""
+    return f"only the first of {count} images in the file was upscaled"
+
+
+def read_still(path: Path | str, page: int = 0, limits: Limits = None) -> Still:
     """Read one image file; the first image of a file that holds several.
+
+    Args:
+        path: The file.
+        page: Of a TIFF: which of its images, from 0.
+        limits: What is black and what is white in files of floats (:func:`~aethernet.upscale.floats.within`).
 
     Raises:
         ImageError: It is missing, damaged, no image, too large, or of a kind with no known range of values.
@@ -148,10 +167,15 @@ def read_still(path: Path | str) -> Still:
         warnings.filterwarnings("ignore", module=r"PIL\.")
         if path.is_file() and is_tiff(path):
             try:
-                return _read_tiff(path)
+                return _read_tiff(path, page, limits)
             except MissingDependencyError:
                 if not _is_plain_tiff(path):
                     raise
+        if path.is_file():
+            if (floats := read_floats(path, LARGEST)) is not None:
+                return _of_floats(path, floats.pixels, floats.format, limits, light=floats.linear)
+            if (pam := pam_pixels(path, LARGEST)) is not None:
+                return _still(pam, "grey" if pam.shape[2] < 3 else "rgb", 1, "PAM", Metadata(), [], 1)
         with _open(path) as image:
             width, height = image.size
             if width * height > LARGEST:
@@ -181,13 +205,18 @@ def _what_it_is(path: Path) -> str:
     return "something that no reader knows"
 
 
+_LONGEST_TEXT = 64 * 2**20
+"""Bytes of one text of a PNG, unpacked."""
 _opening = threading.Lock()
 
 
 def _open(path: Path) -> Image:
     """Pillow's own limit is 179 megapixels and global; ours is checked right after opening."""
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
+    # Its limits for texts would refuse the image for them.
+    PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, _LONGEST_TEXT)
+    PngImagePlugin.MAX_TEXT_MEMORY = max(PngImagePlugin.MAX_TEXT_MEMORY, 4 * _LONGEST_TEXT)
     if path.suffix.lower() in (".heic", ".heif") and find_spec("pillow_heif"):
         require("pillow_heif").register_heif_opener()
     with _opening:
@@ -201,14 +230,14 @@ def _open(path: Path) -> Image:
 def _read(path: Path, image: Image) -> Still:
     notes = []
     if (count := _frame_count(image)) > 1:
-        notes.append(f"only the first of {count} images in the file was upscaled")
+        notes.append(only_first(count))
     deep = deep_pixels(path, image)
     if deep is None:
         pixels, kind = _pixels(image)
     else:
         pixels, kind = deep, "grey" if deep.shape[2] < 3 else "rgb"
     metadata, lost = read_metadata(path, image, kind, image.info.get("icc_profile") or None)
-    return _still(pixels, kind, orientation_of(image), image.format or "", metadata, [*notes, *lost])
+    return _still(pixels, kind, orientation_of(image), image.format or "", metadata, [*notes, *lost], count)
 
 
 def _is_plain_tiff(path: Path) -> bool:
@@ -225,25 +254,39 @@ def _is_plain_tiff(path: Path) -> bool:
         )
 
 
-def _read_tiff(path: Path) -> Still:
-    decoded = read_tiff(path, LARGEST)
+def _of_floats(path: Path, pixels: NDArray[Any], form: str, limits: Limits, *, light: bool) -> Still:
+    """[H, W, 1 to 4] of a file's own numbers as an image."""
+    colours = 1 if pixels.shape[2] < 3 else 3
+    shares, own, notes = within(pixels[..., :colours], limits, path)
+    if light:
+        shares = encoded(shares)
+        notes.append("values are amounts of light: the network saw them coded as sRGB")
+    plane = None
+    if pixels.shape[2] > colours:
+        plane = np.nan_to_num(pixels[..., colours]).clip(0, 1).astype(np.float32)
+    kind: Literal["grey", "rgb"] = "grey" if colours == 1 else "rgb"
+    return Still(colour=shares, plane=plane, kind=kind, format=form, notes=tuple(notes), limits=own, linear=light)
+
+
+def _read_tiff(path: Path, page: int, limits: Limits) -> Still:
+    decoded = read_tiff(path, LARGEST, page, any_range=limits is not None)
     icc = decoded.icc if decoded.icc_fits else None
     try:
         with _open(path) as image:
+            image.seek(page)
             metadata, lost = read_metadata(path, image, decoded.kind, icc)
     except Exception:  # noqa: BLE001 (Pillow does not know half of what TIFF can be, and says so in many ways)
         metadata, lost = Metadata(icc=icc), ["metadata other than the colour profile was dropped"]
     pixels = decoded.pixels
-    notes = list(decoded.notes)
-    if pixels.dtype.kind == "f":
-        low, high = (float(part) for part in (np.nanmin(pixels), np.nanmax(pixels)))
-        if not np.isfinite(pixels).all() or low < 0 or high > 1:
-            raise ImageError(
-                f"expected values from 0 to 1 in a file of floats, found {low:g} to {high:g}: {path}",
-                hint="scale them to 0 to 1, or save the image with 8 or 16 bits",
-            )
-        notes.append("values are floats: 0 was taken for black, 1 for white")
-    return _still(pixels, decoded.kind, decoded.orientation, "TIFF", metadata, [*notes, *lost])
+    notes = [*([only_first(decoded.pages)] if decoded.pages > 1 else []), *decoded.notes]
+    if pixels.dtype.kind != "f":
+        return _still(pixels, decoded.kind, decoded.orientation, "TIFF", metadata, [*notes, *lost], decoded.pages)
+    colours = 1 if decoded.kind == "grey" else 3
+    shares, own, told = within(pixels[..., :colours], limits, path)
+    pixels = np.concatenate([shares, np.nan_to_num(pixels[..., colours:]).clip(0, 1)], axis=2).astype(np.float32)
+    told[0] = f"values are floats: {told[0]}"
+    still = _still(pixels, decoded.kind, decoded.orientation, "TIFF", metadata, [*notes, *told, *lost], decoded.pages)
+    return replace(still, limits=own)
 
 
 def _still(
@@ -253,12 +296,19 @@ def _still(
     form: str,
     metadata: Metadata,
     notes: list[str],
+    images: int,
 ) -> Still:
     pixels = _TURNS.get(orientation, _TURNS[1])(pixels)
     colours = 1 if kind == "grey" else 3
     plane = pixels[..., colours] if pixels.shape[2] > colours else None
     return Still(
-        colour=pixels[..., :colours], plane=plane, kind=kind, format=form, metadata=metadata, notes=tuple(notes)
+        colour=pixels[..., :colours],
+        plane=plane,
+        kind=kind,
+        format=form,
+        metadata=metadata,
+        notes=tuple(notes),
+        images=images,
     )
 
 

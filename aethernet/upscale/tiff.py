@@ -33,7 +33,7 @@ _MOST_BITS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodedTiff:
-    """The first image of a TIFF, as it lies in the file (not turned)."""
+    """One image of a TIFF, as it lies in the file (not turned)."""
 
     pixels: NDArray[Any]
     """[H, W, C], uint8 or uint16 over their whole range, or float32 as stored; for CMYK the largest value minus ink."""
@@ -43,6 +43,8 @@ class DecodedTiff:
     icc_fits: bool
     """Whether the profile is about these values; Lab became sRGB."""
     notes: tuple[str, ...]
+    pages: int = 1
+    """Images in the file that are no thumbnails, as far as it can be followed."""
 
 
 def is_tiff(path: Path) -> bool:
@@ -51,12 +53,14 @@ def is_tiff(path: Path) -> bool:
         return file.read(4) in _MAGIC
 
 
-def read_tiff(path: Path, largest: int) -> DecodedTiff:
-    """Decode the first image that is no thumbnail.
+def read_tiff(path: Path, largest: int, number: int = 0, *, any_range: bool = False) -> DecodedTiff:
+    """Decode one of the images that are no thumbnails.
 
     Args:
         path: The file.
         largest: Pixels beyond which it is refused.
+        number: Which of them, from 0.
+        any_range: Take integers that have no known range, too: as floats.
 
     Raises:
         ImageError: It is too large, or its values have no meaning that is known.
@@ -67,9 +71,8 @@ def read_tiff(path: Path, largest: int) -> DecodedTiff:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with require("tifffile").TiffFile(path) as file:
         notes: list[str] = []
-        page, count = _first(file)
-        if count > 1:
-            notes.append(f"only the first of {count} images in the file was upscaled")
+        pages = _pages(file)
+        count, page = len(pages), pages[number]
         height, width = int(page.imagelength), int(page.imagewidth)
         if width * height > largest:
             raise ImageError(f"expected at most {largest // 10**6} megapixels, found {width}x{height}: {path}")
@@ -98,7 +101,7 @@ def read_tiff(path: Path, largest: int) -> DecodedTiff:
     elif photometric in (_CIELAB, _ICCLAB):
         full = _from_lab(colour, bits, signed=photometric == _CIELAB)
     else:
-        full = _widened(colour, bits, layout, path)
+        full = _widened(colour, bits, layout, path, any_range=any_range)
         if photometric == _YCBCR and not decoded_by_codec:
             full = _from_ycbcr(full, subsampled)
         if photometric in (_WHITE_IS_ZERO, _CMYK):
@@ -108,7 +111,11 @@ def read_tiff(path: Path, largest: int) -> DecodedTiff:
         notes.append("the transparency of the CMYK image was dropped")
     elif alpha is not None:
         plane = _as_type(_widened(alpha[0], bits, layout, path), full.dtype)
-        full = np.concatenate([_divided(full, plane) if alpha[1] else full, plane], axis=2)
+        if alpha[1]:
+            narrow = photometric in (_BLACK_IS_ZERO, _RGB) and full.dtype.kind != "f"
+            # Division magnifies rounding: where samples were widened, it is theirs as they stand in the file.
+            full = _divided(full, plane) if not narrow else _divided(colour, alpha[0], bits, full.dtype)
+        full = np.concatenate([full, plane], axis=2)
     return DecodedTiff(
         pixels=full,
         kind=kind,
@@ -116,11 +123,12 @@ def read_tiff(path: Path, largest: int) -> DecodedTiff:
         icc=icc,
         icc_fits=photometric not in (_CIELAB, _ICCLAB),
         notes=tuple(notes),
+        pages=count,
     )
 
 
-def _first(file: Any) -> tuple[Any, int]:
-    """The first page that is no thumbnail, and how many such pages there are as far as the file can be followed."""
+def _pages(file: Any) -> list[Any]:
+    """The pages that are no thumbnails, as far as the file can be followed; the first one where all are."""
     pages = []
     try:
         for index in range(len(file.pages)):
@@ -130,7 +138,7 @@ def _first(file: Any) -> tuple[Any, int]:
     except Exception:  # noqa: BLE001 (a broken chain of directories; what came before it can be read)
         if not pages:
             pages = [file.pages[0]]
-    return (pages[0], len(pages)) if pages else (file.pages[0], 1)
+    return pages or [file.pages[0]]
 
 
 def _tag(page: Any, number: int) -> Any:
@@ -160,18 +168,20 @@ def _samples(page: Any) -> NDArray[Any]:
     return pixels.reshape(height, width, samples)
 
 
-def _widened(samples: NDArray[Any], bits: int, layout: int, path: Path) -> NDArray[Any]:
+def _widened(samples: NDArray[Any], bits: int, layout: int, path: Path, *, any_range: bool = False) -> NDArray[Any]:
     """Integers of up to 8 bits over the whole of uint8, up to 16 over uint16; floats as float32."""
     if samples.dtype.kind == "f":
         return samples.astype(np.float32)
     if samples.dtype.kind == "b":
         return samples.astype(np.uint8) * np.uint8(255)
     if layout == _SIGNED or samples.dtype.kind == "i" or bits > _MOST_BITS:
+        if any_range:
+            return samples.astype(np.float32)
         what = f"{'signed ' if layout == _SIGNED or samples.dtype.kind == 'i' else ''}integers of {bits} bits"
         raise ImageError(
             f"expected unsigned integers of at most {_MOST_BITS} bits or floats in {path}, found {what}, which have no "
             "known range",
-            hint="save it with 8 or 16 bits",
+            hint="say what is black and what is white with --range LOW:HIGH, or save it with 8 or 16 bits",
         )
     if bits in (8, 16):
         return samples.astype(np.uint8 if bits == 8 else np.uint16, copy=False)
@@ -247,10 +257,12 @@ def _alpha(page: Any, extra: NDArray[Any], notes: list[str]) -> tuple[NDArray[An
     return None if place is None else (extra[..., place : place + 1], stated[place] == _PREMULTIPLIED)
 
 
-def _divided(colour: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
-    """Colours as they were before they were multiplied by alpha."""
-    top = 1.0 if colour.dtype.kind == "f" else float(np.iinfo(colour.dtype).max)
-    share = alpha.astype(np.float64) / top
-    straight = np.divide(colour, share, out=np.zeros(colour.shape), where=share > 0).clip(0, top)
-    divided: NDArray[Any] = (straight if colour.dtype.kind == "f" else np.rint(straight)).astype(colour.dtype)
+def _divided(colour: NDArray[Any], alpha: NDArray[Any], bits: int | None = None, dtype: Any = None) -> NDArray[Any]:
+    """Colours as they were before they were multiplied by alpha; of ``bits``, in ``dtype``, where those are stated."""
+    dtype = np.dtype(colour.dtype if dtype is None else dtype)
+    top = 1.0 if dtype.kind == "f" else float(np.iinfo(dtype).max)
+    highest = top if bits is None else 2.0**bits - 1
+    share = alpha.astype(np.float64) / highest
+    straight = np.divide(colour, share, out=np.zeros(colour.shape), where=share > 0).clip(0, highest) * (top / highest)
+    divided: NDArray[Any] = (straight if dtype.kind == "f" else np.rint(straight)).astype(dtype)
     return divided

@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from aethernet.errors import ImageError, UsageError
+from aethernet.upscale.animation import write_animation
+from aethernet.upscale.floats import decoded
 from aethernet.upscale.libraries import require
 from aethernet.upscale.metadata import Metadata, resized_exif, resized_xmp, shortened_exif
 from aethernet.upscale.profiles import grey_curve, rgb_profile
@@ -61,6 +64,7 @@ FORMATS: Mapping[str, FileFormat] = MappingProxyType(
             FileFormat(name="webp", suffixes=(".webp",), longest=16_383, quality=90),
             FileFormat(name="tif", suffixes=(".tif", ".tiff"), longest=2**31 - 1, deep=True, cmyk=True),
             FileFormat(name="avif", suffixes=(".avif",), longest=65_536, quality=80),
+            FileFormat(name="gif", suffixes=(".gif",), longest=65_535),
         )
     }
 )
@@ -101,6 +105,8 @@ def write_image(
     bands: Iterator[NDArray[Any]],
     size: tuple[int, int],
     quality: int | None = None,
+    *,
+    page: int = 0,
 ) -> list[str]:
     """Write the enlarged ``still``.
 
@@ -111,11 +117,14 @@ def write_image(
         bands: [rows, W, channels] of 8 or 16 bits, top to bottom.
         size: Width and height of the result.
         quality: 1 to 100; None takes the format's own.
+        page: Of a TIFF: those before it are in the file already.
 
     Returns:
         What a user should be told.
     """
     metadata, notes = _fitting(still, target, size)
+    if still.colour.dtype.kind == "f" and target.name == "tif" and (still.limits != (0, 1) or still.linear):
+        bands = (_own_numbers(band, still) for band in bands)
     if still.colour.dtype.kind == "f" and target.name != "tif":
         bands = (np.rint(band * np.float32(65535)).astype(np.uint16) for band in bands)
         if target.deep:
@@ -126,12 +135,15 @@ def write_image(
         notes.append(f"{target.name} holds 8 bits per channel, the input had {had}")
     if still.has_alpha and not target.alpha:
         bands = (_on_white(band) for band in bands)
-        if still.plane is not None and (still.plane != np.iinfo(still.plane.dtype).max).any():
+        if still.plane is not None and (still.plane != _top(still.plane.dtype)).any():
             notes.append(f"{target.name} has no transparency: the image was put on white")
     if target.name == "png":
         _write_png(path, bands, size, metadata)
     elif target.name == "tif":
-        notes += _write_tiff(path, bands, size, metadata, still)
+        notes += _write_tiff(path, bands, size, metadata, still, page)
+    elif target.name == "gif":
+        whole = _coloured(np.concatenate(list(bands)))
+        notes += write_animation(path, target.name, [whole], [Fraction(0)], plays=1, metadata=metadata)
     else:
         notes += _write_whole(path, target, np.concatenate(list(bands)), still, metadata, quality)
     return notes
@@ -147,6 +159,9 @@ def _fitting(still: Still, target: FileFormat, size: tuple[int, int]) -> tuple[M
         if curve is None:
             notes.append(f"{target.name} has no grey: the grey profile, which has no tone curve, was dropped")
         metadata = replace(metadata, icc=None if curve is None else rgb_profile(curve))
+    lost = [name for name, _ in metadata.text if name != "Comment" or target.name not in ("jpg", "gif")]
+    if lost and target.name != "png":
+        notes.append(f"{target.name} does not hold these texts, which were dropped: {', '.join(lost)}")
     if metadata.cicp and target.name not in ("png", "avif"):
         notes.append(
             f"{target.name} cannot say that the colours have primaries {metadata.cicp[0]} and transfer "
@@ -155,6 +170,24 @@ def _fitting(still: Still, target: FileFormat, size: tuple[int, int]) -> tuple[M
     if target.name != "png" and any(name in (b"mDCV", b"cLLI") for name, _ in metadata.png_colour):
         notes.append(f"{target.name} cannot say how bright the mastering display was: the tags were dropped")
     return metadata, notes
+
+
+def _top(dtype: np.dtype[Any]) -> float:
+    return 1 if dtype.kind == "f" else int(np.iinfo(dtype).max)
+
+
+def _own_numbers(band: NDArray[Any], still: Still) -> NDArray[np.float32]:
+    """Shares of the range as the file's own numbers; alpha has no other than 0 to 1."""
+    colours = still.colour.shape[2]
+    colour = decoded(band[..., :colours], still.limits, light=still.linear)
+    return np.concatenate([colour, band[..., colours:]], axis=2)
+
+
+def _coloured(pixels: NDArray[Any]) -> NDArray[Any]:
+    """[H, W, 3 or 4] of [H, W, 1 to 4]."""
+    if pixels.shape[2] > 2:
+        return pixels
+    return np.concatenate([pixels[..., :1].repeat(3, axis=2), pixels[..., 1:]], axis=2)
 
 
 def _as_8_bits(band: NDArray[Any]) -> NDArray[np.uint8]:
@@ -187,6 +220,9 @@ def _write_png(path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int],
             _chunk(file, b"pHYs", struct.pack(">IIB", *(round(one / 0.0254) for one in metadata.dpi), 1))
         if metadata.xmp:
             _chunk(file, b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + metadata.xmp)
+        for keyword, words in metadata.text:
+            named = keyword.encode("latin-1", "replace")[:79]
+            _chunk(file, b"iTXt", named + b"\0\0\0\0\0" + words.encode("utf-8", "replace"))
         if metadata.exif:
             _chunk(file, b"eXIf", resized_exif(metadata.exif, *size).tobytes().removeprefix(b"Exif\0\0"))
         above = np.zeros(size[0] * channels * first.dtype.itemsize, dtype=np.uint8)
@@ -249,7 +285,7 @@ _TEXT_IN_BYTES = range(0x9C9B, 0x9CA0)
 
 
 def _write_tiff(
-    path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int], metadata: Metadata, still: Still
+    path: Path, bands: Iterator[NDArray[Any]], size: tuple[int, int], metadata: Metadata, still: Still, page: int
 ) -> list[str]:
     """Tiled, deflated; BigTIFF beyond 4 GB."""
     tifffile = require("tifffile")
@@ -259,7 +295,7 @@ def _write_tiff(
     if cmyk:
         bands = (np.iinfo(band.dtype).max - band for band in bands)
     channels = still.colour.shape[2] + (still.plane is not None)
-    big = height * width * channels * still.colour.dtype.itemsize > 3 * 2**30
+    big = height * width * channels * still.colour.dtype.itemsize * still.images > 3 * 2**30
     shape = (height, width, channels) if channels > 1 else (height, width)
     extra: list[Any] = []
     details: dict[int, Any] = {}
@@ -278,6 +314,7 @@ def _write_tiff(
     tifffile.imwrite(
         path,
         _tiff_tiles(bands, width, channels),
+        append=page > 0,
         bigtiff=big,
         byteorder="<",
         shape=shape,
@@ -295,10 +332,10 @@ def _write_tiff(
         metadata=None,
     )
     for tag, values in details.items():
-        _append_directory(path, tag, values)
+        _append_directory(path, tag, values, page)
     with tifffile.TiffFile(path) as written:
-        page = written.pages.first
-        end = max(map(sum, zip(page.dataoffsets, page.databytecounts, strict=True)))
+        last: Any = written.pages[page]
+        end = max(map(sum, zip(last.dataoffsets, last.databytecounts, strict=True)))
     if end > path.stat().st_size:
         raise OSError(errno.ENOSPC, "the file ends before its last tile")
     return notes
@@ -339,7 +376,7 @@ def _strips(bands: Iterator[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:
         yield np.concatenate(kept)
 
 
-def _append_directory(path: Path, tag: int, values: dict[int, Any]) -> None:
+def _append_directory(path: Path, tag: int, values: dict[int, Any], page: int) -> None:
     """Put a directory behind the image and point its tag there; tifffile writes no directories of others."""
     import tifffile
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -352,7 +389,8 @@ def _append_directory(path: Path, tag: int, values: dict[int, Any]) -> None:
         offset += file.write(b"\0" * (offset % 2))
         file.write(directory.tobytes(offset))
     with tifffile.TiffFile(path, mode="r+") as written:
-        entry: Any = written.pages.first.tags[tag + 1]
+        written_page: Any = written.pages[page]
+        entry: Any = written_page.tags[tag + 1]
         entry.overwrite(offset)
         place = entry.offset
     with open(path, "r+b") as file:
@@ -394,6 +432,10 @@ def _write_whole(
         options["xmp"] = metadata.xmp
     if target.name == "jpg":
         options |= {"subsampling": 0, "optimize": True} | ({"dpi": metadata.dpi} if metadata.dpi else {})
+        if (comment := metadata.comment.encode()) and len(comment) <= _LONGEST_SEGMENT:
+            options["comment"] = comment
+        elif comment:
+            notes.append(f"jpg holds {_LONGEST_SEGMENT} bytes of comment: its {len(comment)} were dropped")
     elif target.name == "webp":
         options |= {"method": 4, "exact": True, "lossless": quality == 100}
     elif target.name == "avif":

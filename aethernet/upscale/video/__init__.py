@@ -7,7 +7,16 @@ often it was interrupted.
 
 from __future__ import annotations
 
+from aethernet.upscale.video.conversion import animation_to_video, video_to_animation
 from aethernet.upscale.video.options import ENCODER_PRESETS, VideoOptions
 from aethernet.upscale.video.run import is_finished, remembered_choice, upscale_video
 
-__all__ = ["ENCODER_PRESETS", "VideoOptions", "is_finished", "remembered_choice", "upscale_video"]
+__all__ = [
+    "ENCODER_PRESETS",
+    "VideoOptions",
+    "animation_to_video",
+    "is_finished",
+    "remembered_choice",
+    "upscale_video",
+    "video_to_animation",
+]

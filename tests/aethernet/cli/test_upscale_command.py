@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -84,6 +85,34 @@ def test_existing_results_are_skipped_when_asked(call: Call, images: Path, tmp_p
     called = call(images, "-o", tmp_path / "out", "--skip-existing", "--json")
 
     assert all("skipped" in one for one in json.loads(called.out)["results"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_every_name_comes_out_whatever_stdout_can_show(
+    bundle: Path, tmp_path: Path, encoding: str, as_json: bool
+) -> None:
+    names = [b"caf\xe9.png", "ö漢🙂.png".encode(), b"esc\x1b[31m.png", b"plain.png"]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        Image.new("RGB", (8, 6), "teal").save(tmp_path / "in" / os.fsdecode(name))
+    command = [sys.executable, "-m", "aethernet", "upscale", "in", "-o", "out", "-b", str(bundle)]
+    command += ["--runtime", "onnxruntime", *(["--json"] if as_json else [])]
+
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True, timeout=120
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert sorted(os.fsencode(one.name) for one in (tmp_path / "out").iterdir()) == sorted(names)
+    assert b"\x1b" not in done.stderr, "a name must not steer the terminal"
+    if as_json:
+        found = {Path(one["destination"]).name for one in json.loads(done.stdout.decode(encoding))["results"]}
+        assert found == {os.fsdecode(name) for name in names}
+    else:
+        lines = {line.rpartition(b"/")[2] for line in done.stdout.splitlines()}
+        assert {b"caf\xe9.png", b"plain.png"} < lines, "bytes that are no text come out as they are"
+        assert ("ö漢🙂.png".encode() in lines) == (encoding == "utf-8")
 
 
 def test_format_and_quality_are_kept_to(call: Call, images: Path, tmp_path: Path) -> None:

@@ -452,6 +452,41 @@ def test_inputs_that_differ_in_their_ending_only_are_told_apart(tmp_path: Path) 
     }
 
 
+def test_inputs_of_one_name_are_numbered_where_that_is_asked_for(tmp_path: Path) -> None:
+    for place in ("x/a.png", "y/a.png", "y/a-2.png", "z/a.bmp"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).touch()
+    folders = [tmp_path / name for name in "xyz"]
+
+    jobs = plan_jobs(folders, tmp_path / "out", on_clash="number")
+
+    made = {job.source.relative_to(tmp_path).as_posix(): job.destination.name for job in jobs}
+    assert made == {"x/a.png": "a.png", "y/a-2.png": "a-2.png", "y/a.png": "a-3.png", "z/a.bmp": "a.bmp.png"}
+    for other in ("ending", "refuse"):
+        with pytest.raises(UsageError, match="one output per input") as refused:
+            plan_jobs(folders, tmp_path / "out", on_clash=other)
+        assert "--on-clash number" in refused.value.hint
+
+
+def test_nothing_is_told_apart_where_a_clash_is_to_be_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.bmp").touch()
+
+    with pytest.raises(UsageError, match="one output per input"):
+        plan_jobs([tmp_path / "a.png", tmp_path / "a.bmp"], tmp_path / "out", on_clash="refuse")
+
+
+def test_names_that_are_told_apart_still_fit(tmp_path: Path) -> None:
+    long = "é" * 125 + "z"
+    for ending in (".bmp", ".tga", ".png"):
+        (tmp_path / f"{long}{ending}").touch()
+
+    jobs = plan_jobs([tmp_path], tmp_path / "out")
+
+    assert len({job.destination for job in jobs}) == 3
+    assert max(len(job.destination.name.encode()) for job in jobs) <= 255
+
+
 def test_what_is_passed_over_is_named(tree: Path, tmp_path: Path) -> None:
     assert passed_over([tree], tmp_path / "out") == [str(tree / "notes.txt")]
 
@@ -478,7 +513,7 @@ def test_one_file_takes_the_name_it_is_given(tree: Path, tmp_path: Path) -> None
         (["a.png"], "larger.xyz", None, "expected an output called"),
         (["a.png", "inner"], "a.png", None, "a folder"),
         (["a.png", "a.png"], "out", None, "one output per input"),
-        (["a.png"], "out", "gif", "expected a format"),
+        (["a.png"], "out", "bmp", "expected a format"),
         (["a.png"], "larger.png", "webp", "to fit"),
     ],
     ids=["itself", "missing", "ending", "file for many", "twice", "format", "format and name"],
@@ -579,6 +614,67 @@ def _with_chunks(path: Path, *chunks: tuple[bytes, bytes]) -> None:
     path.write_bytes(data[:33] + b"".join(packed) + data[33:])
 
 
+CORNERS = {
+    "in a line": (31270, 32900, 30000, 30000, 30000, 30000, 30000, 30000),
+    "beyond all numbers": (2**32 - 1,) * 8,
+    "no white": (0, 0, 64000, 33000, 30000, 60000, 15000, 6000),
+}
+
+
+@pytest.mark.parametrize("corners", CORNERS.values(), ids=CORNERS)
+def test_primaries_that_span_no_colours_do_not_stop_an_image(
+    upscaler: Upscaler, tmp_path: Path, corners: tuple[int, ...]
+) -> None:
+    Image.fromarray(gradient(3)).save(tmp_path / "a.png")
+    _with_chunks(tmp_path / "a.png", (b"gAMA", struct.pack(">I", 100_000)), (b"cHRM", struct.pack(">8I", *corners)))
+
+    upscale_file(upscaler, tmp_path / "a.png", tmp_path / "b.jpg")
+
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"])).profile.xcolor_space == "RGB "
+
+
+def test_texts_stay_where_the_format_has_them_and_are_named_where_not(upscaler: Upscaler, tmp_path: Path) -> None:
+    texts = PngInfo()
+    texts.add_itxt("parameters", "a cat, Größe 3")
+    texts.add_text("Comment", "hello")
+    texts.add_text("long", "x" * 3_000_000, zip=True)
+    Image.fromarray(gradient(3)).save(tmp_path / "a.png", pnginfo=texts)
+
+    upscale_file(upscaler, tmp_path / "a.png", tmp_path / "b.png")
+    facts = upscale_file(upscaler, tmp_path / "a.png", tmp_path / "b.jpg")
+    upscale_file(upscaler, tmp_path / "b.jpg", tmp_path / "c.png")
+
+    for name, kept in (("b.png", ["parameters", "Comment", "long"]), ("c.png", ["Comment"])):
+        with Image.open(tmp_path / name) as image:
+            assert list(image.text) == kept  # type: ignore[attr-defined]
+            assert image.text["Comment"] == "hello"  # type: ignore[attr-defined]
+    with Image.open(tmp_path / "b.jpg") as image:
+        assert image.info["comment"] == b"hello"
+    assert "jpg does not hold these texts, which were dropped: parameters, long" in facts["notes"]
+
+
+def test_tags_that_cannot_be_read_are_named(upscaler: Upscaler, tmp_path: Path) -> None:
+    def exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+        packed = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3].ljust(4, b"\0") for entry in entries)
+        return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + packed + bytes(4)
+
+    good = (0x013B, 2, 4, b"Abc\0")
+    cases = {
+        "Make": exif((0x010F, 99, 1, b"?"), good),  # no such type
+        "Model": exif((0x0110, 2, 2**31, b"\xff\xff\xff\x7f"), good),  # beyond the end
+        "EXIF": b"Exif\0\0 is not what follows",
+    }
+    for name, data in cases.items():
+        Image.fromarray(gradient(3)).save(tmp_path / "a.jpg", exif=data)
+        facts = upscale_file(upscaler, tmp_path / "a.jpg", tmp_path / "b.jpg")
+        assert facts["notes"] == [f"metadata that cannot be written again was dropped: {name}"]
+        with Image.open(tmp_path / "b.jpg") as image:
+            assert (image.getexif().get(0x013B) == "Abc") == (name != "EXIF")
+    Image.fromarray(gradient(3)).save(tmp_path / "a.jpg", exif=exif(good))
+    assert upscale_file(upscaler, tmp_path / "a.jpg", tmp_path / "b.jpg")["notes"] == []
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_gamma_of_a_png_stays_in_png_and_becomes_a_profile_elsewhere(
     upscaler: Upscaler, tmp_path: Path, channels: int
@@ -630,6 +726,23 @@ def test_netpbm_of_more_than_8_bits_is_kept(tmp_path: Path, kind: str, top: int)
 
     assert found.dtype == np.uint16
     assert np.array_equal(found, np.rint(pixels.astype(np.float64) * (65535 / top)))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("top", [1, 15, 255, 1023, 65535])
+def test_pam_of_every_depth_is_read(tmp_path: Path, channels: int, top: int) -> None:
+    samples = np.random.default_rng(0).integers(0, top, (5, 7, channels), endpoint=True)
+    header = f"P7\nWIDTH 7\nHEIGHT 5\nDEPTH {channels}\nMAXVAL {top}\nTUPLTYPE ANY\nENDHDR\n".encode()
+    (tmp_path / "a.pam").write_bytes(header + samples.astype(">u2" if top > 255 else "u1").tobytes())
+
+    still = read_still(tmp_path / "a.pam")
+
+    found = still.colour if still.plane is None else np.dstack([still.colour, still.plane])
+    full = 65535 if top > 255 else 255
+    assert np.array_equal(found, np.rint(samples * (full / top)))
+    (tmp_path / "a.pam").write_bytes(header)
+    with pytest.raises(ImageError, match="expected"):
+        read_still(tmp_path / "a.pam")
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
