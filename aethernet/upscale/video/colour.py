@@ -64,15 +64,17 @@ def to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint16]:
 
 def to_rgba(frame: Any, colours: Colours) -> NDArray[np.uint16]:
     """[H, W, 4] of 16 bits: :func:`to_rgb`, and how opaque each pixel is."""
-    if frame.format.has_palette or _depth(frame.format) == 8:
+    if frame.format.has_palette or (frame.format.is_rgb and _depth(frame.format) == 8):
         alpha = frame.to_ndarray(format="rgba")[..., 3].astype(np.uint16) * np.uint16(257)
     else:
         # In its own depth: between depths FFmpeg shifts, and what is opaque would not be quite so any more.
-        bits = next(bits for bits in (10, 12, 14, 16) if bits >= _depth(frame.format))
-        name = f"gbrap{bits}le" if frame.format.is_rgb else f"yuva444p{16 if bits == 14 else bits}le"
+        depths = (10, 12, 14, 16) if frame.format.is_rgb else (8, 9, 10, 12, 16)
+        bits = next(bits for bits in depths if bits >= _depth(frame.format))
+        planar = "gbrap" if frame.format.is_rgb else "yuva444p"
+        name = planar if bits == 8 else f"{planar}{bits}le"
         same = {"src_color_range": 2, "dst_color_range": 2}
         plane = _planes(frame.reformat(format=name, **same))[3]
-        alpha = np.rint(plane * np.float32(65535 / (2 ** (16 if bits == 14 and "yuv" in name else bits) - 1)))
+        alpha = np.rint(plane * np.float32(65535 / (2**bits - 1)))
     return np.concatenate([to_rgb(frame, colours), alpha.astype(np.uint16)[..., None]], axis=2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mimetypes
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -17,6 +18,9 @@ __all__ = ["Other", "TextConverter", "attach", "plan_others"]
 _TEXT = {"mov_text", "subrip", "srt", "ass", "ssa", "webvtt", "text"}
 _TEXT_OF = {"matroska": "subrip", "mp4": "mov_text", "mov": "mov_text", "webm": "webvtt"}
 """Container -> subtitles it holds whatever they were."""
+_TURNING = ("matroska", "webm", "mp4", "mov")
+"""Containers that say how images are turned and mirrored."""
+_WITHOUT_CHAPTERS = ("mpegts",)
 _STYLED = ("ass", "ssa")
 _COVERS_IN = {"mp4": ("mjpeg", "png", "bmp")}
 _COVER_ENDINGS = {"mjpeg": ".jpg", "png": ".png", "bmp": ".bmp", "gif": ".gif", "webp": ".webp", "tiff": ".tif"}
@@ -91,10 +95,18 @@ def plan_others(
                 notes.append(f"the subtitles in stream {stream.index} became {_TEXT_OF[name]}{lost}; they were {codec}")
             else:
                 refused.append(told)
+    if facts.display_matrix and not _stands(facts.display_matrix) and name not in _TURNING:
+        notes.append(f"how players shall turn or mirror the video was left out: {suffix} cannot say it")
+    if name in _WITHOUT_CHAPTERS and container.chapters():
+        notes.append(f"{len(container.chapters())} chapters were left out: {suffix} holds none")
     if refused:
         hint = "write .mkv" if name != "matroska" else "take .mov or .nut, or another --preset"
         raise UsageError(f"expected streams that {suffix} can hold, found {', '.join(refused)}", hint=hint)
     return kept, notes
+
+
+def _stands(matrix: Sequence[int]) -> bool:
+    return matrix[0] == matrix[4] > 0 and matrix[1] == matrix[3] == 0
 
 
 def _holds(trial: Any, stream: Any) -> bool:

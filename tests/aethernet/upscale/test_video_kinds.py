@@ -148,14 +148,19 @@ def test_turned_and_mirrored_videos_stay_so(upscaler: Upscaler, tmp_path: Path, 
     assert found[6:8] == [2 * value for value in given[6:8]]
 
 
-def test_a_mirrored_video_stays_so_in_matroska(upscaler: Upscaler, tmp_path: Path) -> None:
-    source = video(tmp_path / "a.mp4", 3, matrix=MATRICES["mirrored"])
+@pytest.mark.parametrize("name", MATRICES)
+def test_turned_and_mirrored_videos_stay_so_in_matroska(upscaler: Upscaler, tmp_path: Path, name: str) -> None:
+    source = video(tmp_path / "a.mp4", 3, matrix=MATRICES[name])
     plain = video(tmp_path / "plain.mp4", 3)
 
     made, _ = larger(upscaler, source, "b.mkv")
     straight, _ = larger(upscaler, plain, "straight.mkv")
+    _, told = larger(upscaler, source, "b.nut")
+    _, told_straight = larger(upscaler, plain, "straight.nut")
 
-    assert shown_matrix(made)[:5] == [-ONE, 0, 0, 0, ONE]
+    assert shown_matrix(made)[:5] == list(MATRICES[name][:5])
+    assert any("turn or mirror" in note for note in told["notes"])
+    assert not any("turn or mirror" in note for note in told_straight["notes"])
     with pytest.raises(ValueError, match="unpack"):
         shown_matrix(straight)
 
@@ -502,6 +507,31 @@ def test_frames_with_transparency_go_there_and_back() -> None:
         assert np.abs(back[..., 3].astype(int) - rgba[..., 3]).max() <= off
         assert (back[:4, :, 3] == 65535).all()
         assert np.abs(back.astype(int) - rgba).max() < 140
+
+
+def test_every_pixel_format_with_transparency_that_libav_writes_is_read() -> None:
+    rgb = moving_image(3, 16, 16)
+    alpha = np.full((16, 16, 1), 128, np.uint8)
+    alpha[:, 8:], alpha[:2] = 255, 0
+    image = av.VideoFrame.from_ndarray(np.concatenate([rgb, alpha], axis=2), format="rgba")
+    read = []
+
+    for name in sorted(av.video.format.names):
+        if not any(component.is_alpha for component in av.video.format.VideoFormat(name).components):
+            continue
+        try:
+            given = image.reformat(format=name)
+        except (ValueError, av.FFmpegError):
+            continue  # FFmpeg's scaler does not make it
+        found = to_rgba(given, _colours(given)) / 257
+        assert np.abs(found[..., 3] - alpha[..., 0]).max() < 1.01, name
+        assert (found[2:, 8:, 3] > 254.9).all(), name
+        # Grey has no colours, and halved chroma is that of its neighbours.
+        assert name.startswith("ya") or np.abs(found[..., :3] - rgb).mean() < 2, name
+        read.append(name)
+
+    assert len(read) > 40
+    assert {"argb", "gbrap10le", "gbrap12le", "yuva420p", "yuva444p12le"} <= set(read)
 
 
 # --- interlaced, HDR -------------------------------------------------------------------------------------------------
