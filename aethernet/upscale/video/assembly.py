@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ class Interval:
 
 @dataclass(slots=True)
 class OtherDamage:
-    """What was found to be damaged in the copied streams."""
+    """What was found to be damaged while everything was put together."""
 
     packets: int = 0
     """Left out."""
@@ -69,6 +69,8 @@ class OtherDamage:
     """Why the file could not be read on, in FFmpeg's words."""
     end: Fraction = Fraction(0)
     """Of the last packet, in seconds of the file."""
+    leapt: int = 0
+    """Images that times of a constant rate leap over, in a few places."""
 
 
 def container_format(path: Path) -> str:
@@ -110,7 +112,7 @@ def assemble(
         packets_at_most: Of the other streams together; None is all.
 
     Returns:
-        What was damaged in the other streams.
+        What was damaged in the other streams, and seems to be missing in the images.
 
     Raises:
         VideoError: The container refuses something.
@@ -139,7 +141,7 @@ def assemble(
         )
         clock.begin = round(stamps[0] * video.time_base * facts.rate.numerator)
     shaped = name in ("matroska", "webm") and video.aspect not in (None, 1)
-    damage = OtherDamage()
+    damage = OtherDamage(leapt=_leapt(numbers))
     try:
         with atomic_path(destination) as temporary:
             with (
@@ -224,6 +226,12 @@ def _add_others(made: Any, given: Any, others: Sequence[Other]) -> dict[int, Any
 def _first_packets(name: str, index: int) -> Iterator[Any]:
     with library().open(name) as container:
         yield from (packet for packet in container.demux(container.streams[index]) if packet.size)
+
+
+def _leapt(numbers: Sequence[int] | None) -> int:
+    """Images that are missing between others. Where many are, they were left out on purpose, as screen recorders do."""
+    leaps = [after - before - 1 for before, after in pairwise(numbers or ()) if after - before > 1]
+    return sum(leaps) if numbers and len(leaps) <= max(3, len(numbers) // 100) else 0
 
 
 def _cut_short(facts: VideoFacts, end: Fraction) -> bool:

@@ -278,6 +278,8 @@ def _damages(facts: VideoFacts, damage: Damage, beside: OtherDamage, count: int,
         notes.append(f"{damage.concealed} images are damaged; the decoder mended them from their neighbours")
     if damage.broken_off:
         notes.append(f"the video cannot be read on after {count} images: {damage.broken_off}")
+    if beside.leapt:
+        notes.append(f"{beside.leapt} images seem to be missing: the times of a constant rate leap over them")
     if beside.packets:
         notes.append(f"{beside.packets} damaged packets of other streams were left out")
     if beside.broken_off:

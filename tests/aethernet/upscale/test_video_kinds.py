@@ -243,6 +243,23 @@ def test_images_that_avi_stores_in_another_order_come_out_evenly(upscaler: Upsca
     assert told["damaged"] == 0
 
 
+def test_images_that_are_missing_between_others_are_told(upscaler: Upscaler, tmp_path: Path) -> None:
+    whole = video(tmp_path / "a.mkv", 40, codec="mpeg4", options={"g": "1"})
+    with av.open(str(whole)) as given, av.open(str(tmp_path / "b.mkv"), "w") as made:
+        copy = made.add_stream_from_template(given.streams.video[0], opaque=True)
+        for index, packet in enumerate(given.demux(video=0)):
+            if packet.size and not 10 <= index < 17:
+                packet.stream = copy
+                made.mux(packet)
+
+    _, told = larger(upscaler, tmp_path / "b.mkv", "c.mkv")
+    _, told_of_whole = larger(upscaler, whole, "d.mkv")
+
+    assert told["frames"] == 33
+    assert any("7 images seem to be missing" in note for note in told["notes"])
+    assert not any("missing" in note for note in told_of_whole["notes"])
+
+
 def test_joined_recordings_follow_each_other(upscaler: Upscaler, tmp_path: Path) -> None:
     one = video(tmp_path / "one.ts", 10, options={"bf": "2"}, sound=True)
     joined = tmp_path / "joined.ts"
