@@ -95,7 +95,9 @@ class EncodingOptions:
 
     PANEL: ClassVar[str] = "Videos"
 
-    preset: Annotated[str, typer.Option(help="x264, x265, svtav1, ffv1, h264-nvenc, hevc-nvenc or av1-nvenc.")] = "x265"
+    preset: Annotated[
+        str, typer.Option(help="x264, x265, svtav1, vp9, prores, ffv1, h264-nvenc, hevc-nvenc or av1-nvenc.")
+    ] = "x265"
     options: Annotated[
         list[str] | None,
         typer.Option(
@@ -107,6 +109,12 @@ class EncodingOptions:
     end: Annotated[str | None, typer.Option(metavar="TIME", help="Up to here.")] = None
     segment_seconds: Annotated[float, typer.Option("--segment", help="Seconds that a killed run loses at most.")] = 10.0
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False
+    deinterlace: Annotated[
+        str, typer.Option(help="auto (images that are marked as interlaced), bwdif (all) or off.")
+    ] = "auto"
+    drop_alpha: Annotated[
+        bool, typer.Option("--drop-alpha", help="Leave transparency out where the preset cannot hold it.")
+    ] = False
 
 
 def upscale(
@@ -117,6 +125,9 @@ def upscale(
     images: ImageOptions,
     videos: EncodingOptions,
     skip_existing: Annotated[bool, typer.Option("--skip-existing", help="Leave results alone that exist.")] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Exit with 0 also where parts of a damaged video are missing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Enlarge images and videos with a release."""
@@ -128,8 +139,12 @@ def upscale(
         for one in result["results"]:
             if "error" not in one:
                 print(one["destination"])
-    if result["failed"]:
-        say(f"{result['failed']} of {len(result['results'])} failed; the others are done")
+    damaged = sum(bool(one.get("damaged")) for one in result["results"])
+    if damaged:
+        say(f"{damaged} of {len(result['results'])} done without what was damaged")
+    if result["failed"] > damaged:
+        say(f"{result['failed'] - damaged} of {len(result['results'])} failed; the others are done")
+    if result["failed"] > (damaged if keep_going else 0):
         raise typer.Exit(1)
 
 
@@ -291,7 +306,7 @@ def _in_words(result: dict[str, Any]) -> str:
 def _video(
     upscaler: Upscaler, job: UpscaleJob, options: VideoOptions, request: Request, *, alone: bool
 ) -> dict[str, Any]:
-    from aethernet.upscale.files import failure, is_video
+    from aethernet.upscale.files import failure, is_named_video, is_video
     from aethernet.upscale.video import animation_to_video, is_finished, upscale_video, video_to_animation
 
     if (request.skip_existing or options.resume) and is_finished(job.destination):
@@ -312,7 +327,7 @@ def _video(
 
         first: list[int] = []
         try:
-            if not is_video(job.destination):
+            if not is_named_video(job.destination):
                 result = video_to_animation(
                     upscaler, job.source, job.destination, options, quality=request.images.quality, on_frame=on_frame
                 )

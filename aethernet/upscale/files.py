@@ -31,6 +31,7 @@ __all__ = [
     "UpscaleJob",
     "failure",
     "goes_by_frames",
+    "is_named_video",
     "is_video",
     "passed_over",
     "plan_jobs",
@@ -106,6 +107,24 @@ CLASHES = ("ending", "number", "refuse")
 nothing is done."""
 _LONGEST_NAME = 255
 """Bytes, on all common file systems."""
+_HEAD = 1024
+_VIDEO_HEADS = (
+    b"\x1a\x45\xdf\xa3",  # Matroska, WebM
+    b"FLV\x01",
+    b"OggS",
+    b"\x00\x00\x01\xba",  # MPEG program stream, as on DVDs
+    b"\x00\x00\x01\xb3",  # MPEG video alone
+    b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",  # ASF, WMV
+    b"\x06\x0e\x2b\x34",  # MXF
+    b"YUV4MPEG2",
+    b"nut/multimedia container",
+)
+_QUICKTIME = (b"ftyp", b"moov", b"mdat", b"wide", b"pnot")
+"""Bytes 4 to 8 of MP4, 3GP, QuickTime."""
+_IMAGE_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""Bytes 8 to 12 of images in the same container."""
+_IMAGE_HEADS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*", b"BM")
+
 _LARGE = 64 * 2**20
 """Bytes of an image from which on it pays to tidy up after reading."""
 
@@ -121,13 +140,28 @@ class UpscaleJob:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file name is that of a video."""
+    """Whether a file holds a video: by what it begins with, else by its ending."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD)
+    except OSError:  # not there yet
+        head = b""
+    if head.startswith(_VIDEO_HEADS) or head[4:8] in _QUICKTIME or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
+        return not (head[4:8] == b"ftyp" and head[8:12] in _IMAGE_BRANDS)
+    if any(len(head) > start + 376 and set(head[start : start + 377 : 188]) == {0x47} for start in (0, 4)):
+        return True  # transport streams, of the air and of cameras
+    if head.startswith(_IMAGE_HEADS) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return False
+    return is_named_video(path)
+
+
+def is_named_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def goes_by_frames(job: UpscaleJob) -> bool:
     """Whether a video comes in or goes out."""
-    return is_video(job.source) or is_video(job.destination)
+    return is_video(job.source) or is_named_video(job.destination)
 
 
 def plan_jobs(
@@ -156,7 +190,7 @@ def plan_jobs(
     if missing:
         raise UsageError(f"expected images, videos or folders, found nothing at {', '.join(map(str, missing))}")
     if len(inputs) == 1 and inputs[0].is_file() and output.suffix and not output.is_dir():
-        if not is_video(output):
+        if not is_named_video(output):
             target = format_of(output)
             if is_video(inputs[0]) and target.name not in ANIMATED.values():
                 raise UsageError(

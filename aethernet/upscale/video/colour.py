@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aethernet.upscale.video.source import Colours, library
+from aethernet.upscale.video.libraries import library
+from aethernet.upscale.video.source import Colours
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["to_frame", "to_rgb"]
+__all__ = ["to_frame", "to_rgb", "to_rgba"]
 
 # ITU-T H.273, table 4: matrix -> weights of red and blue in luma.
 _WEIGHTS = {
@@ -37,7 +38,10 @@ def to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint16]:
         if bits == 8:
             eight: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
             return eight.astype(np.uint16) * np.uint16(257)
-        planes = _planes(frame.reformat(format=f"gbrp{bits}le"))
+        # With its alpha, if it has one: FFmpeg loses pixels on the way from gbrap to gbrp of the same depth (measured).
+        alpha = any(component.is_alpha for component in frame.format.components)
+        bits = max(bits, 10) if alpha else bits
+        planes = _planes(frame.reformat(format=f"gbrap{bits}le" if alpha else f"gbrp{bits}le"))[:3]
         green, blue, red = (np.rint(plane * np.float32(65535 / (2**bits - 1))) for plane in planes)
         sixteen: NDArray[np.uint16] = np.stack([red, green, blue], axis=2).astype(np.uint16)
         return sixteen
@@ -58,6 +62,22 @@ def to_rgb(frame: Any, colours: Colours) -> NDArray[np.uint16]:
     return levels
 
 
+def to_rgba(frame: Any, colours: Colours) -> NDArray[np.uint16]:
+    """[H, W, 4] of 16 bits: :func:`to_rgb`, and how opaque each pixel is."""
+    if frame.format.has_palette or (frame.format.is_rgb and _depth(frame.format) == 8):
+        alpha = frame.to_ndarray(format="rgba")[..., 3].astype(np.uint16) * np.uint16(257)
+    else:
+        # In its own depth: between depths FFmpeg shifts, and what is opaque would not be quite so any more.
+        depths = (10, 12, 14, 16) if frame.format.is_rgb else (8, 9, 10, 12, 16)
+        bits = next(bits for bits in depths if bits >= _depth(frame.format))
+        planar = "gbrap" if frame.format.is_rgb else "yuva444p"
+        name = planar if bits == 8 else f"{planar}{bits}le"
+        same = {"src_color_range": 2, "dst_color_range": 2}
+        plane = _planes(frame.reformat(format=name, **same))[3]
+        alpha = np.rint(plane * np.float32(65535 / (2**bits - 1)))
+    return np.concatenate([to_rgb(frame, colours), alpha.astype(np.uint16)[..., None]], axis=2)
+
+
 _DEPTHS = (8, 9, 10, 12, 14, 16)
 """Bits for which there are planar formats of RGB and of full chroma."""
 
@@ -69,20 +89,24 @@ def _depth(pixels: Any) -> int:
 
 
 def to_frame(rgb: NDArray[np.uint16], pixel_format: str, colours: Colours) -> Any:
-    """[H, W, 3] of 16 bits as a frame of an encoder's pixel format, rounded; halved chroma lies left, as in H.264.
+    """[H, W, 3 or 4] of 16 bits as a frame of an encoder's pixel format, rounded; halved chroma lies left, as in H.264.
 
     Args:
         rgb: Full range.
-        pixel_format: ``yuv4xxp``, ``yuv4xxp10le`` or ``p010le``; ``gbrp10le`` or ``bgr0`` for RGB.
+        pixel_format: ``yuv4xxp``, ``yuv4xxp10le`` or ``p010le``; ``gbrp10le`` or ``bgr0`` for RGB. With alpha
+            ``yuva4xxp``, ``yuva4xxp10le``, ``gbrap10le`` or ``bgra``.
         colours: Matrix (BT.709 stands for RGB) and range.
     """
     av = library()
-    if pixel_format == "bgr0":
+    if pixel_format in ("bgr0", "bgra"):
         eight = np.rint(rgb * np.float32(1 / 257)).astype(np.uint8)
-        return av.VideoFrame.from_ndarray(eight, format="rgb24").reformat(format="bgr0")
+        return av.VideoFrame.from_ndarray(eight, format="rgba" if pixel_format == "bgra" else "rgb24").reformat(
+            format=pixel_format
+        )
     height, width, _ = rgb.shape
-    if pixel_format == "gbrp10le":
-        planes = [np.rint(rgb[..., channel] * np.float32(1023 / 65535)) for channel in (1, 2, 0)]
+    if pixel_format in ("gbrp10le", "gbrap10le"):
+        order = (1, 2, 0, 3) if pixel_format == "gbrap10le" else (1, 2, 0)
+        planes = [np.rint(rgb[..., channel] * np.float32(1023 / 65535)) for channel in order]
         return _filled(av.VideoFrame(width, height, pixel_format), planes)
     if pixel_format == "p010le":
         return to_frame(rgb, "yuv420p10le", colours).reformat(format=pixel_format)
@@ -96,6 +120,8 @@ def to_frame(rgb: NDArray[np.uint16], pixel_format: str, colours: Colours) -> An
     (black, luma_range), (zero, chroma_range) = _ranges(bits, colours.full_range)
     top = 2**bits - 1
     planes = [np.rint(black + luma_range * y), *(np.rint(zero + chroma_range * part) for part in chroma)]
+    if "yuva" in pixel_format:
+        planes.append(np.rint(rgb[..., 3] * np.float32(top / 65535)))
     return _filled(av.VideoFrame(width, height, pixel_format), [plane.clip(0, top) for plane in planes])
 
 

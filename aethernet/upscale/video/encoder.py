@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 from aethernet.artifact import atomic_path
 from aethernet.errors import VideoError
 from aethernet.upscale.video.colour import to_frame
+from aethernet.upscale.video.hdr import Light
+from aethernet.upscale.video.libraries import library, url
 from aethernet.upscale.video.options import ENCODER_PRESETS, VideoOptions
-from aethernet.upscale.video.source import Colours, library
+from aethernet.upscale.video.source import Colours
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["Encoder", "Segment", "UpscaledFrame", "VideoFormat", "tag"]
-
-_CONTAINER = "nut"
-"""Keeps any codec and any time base as they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +36,9 @@ class VideoFormat:
     rate: Fraction
     aspect: Fraction | None
     colours: Colours
+    alpha: bool = False
+    """Whether the pixel format has transparency."""
+    light: Light = field(default_factory=Light)
 
     @property
     def headroom(self) -> int:
@@ -63,6 +65,8 @@ class Segment:
     first_pts: int
     last_pts: int
     last_duration: int
+    stamps: list[int] | None = None
+    """Times of showing, where the segment's container does not keep them."""
 
     def write(self, path: Path) -> None:
         """Put the record down."""
@@ -169,10 +173,13 @@ class _SegmentWriter:
         self.path, self.video = path, video
         self.temporary = path.with_name(f"{path.name}.part")
         self.frames, self.first, self.last, self.last_duration = 0, 0, 0, 0
-        self.container = av.open(str(self.temporary), "w", format=_CONTAINER)
         preset = ENCODER_PRESETS[options.preset]
+        # NUT keeps any time base as it is, Matroska only milliseconds; there, images are counted.
+        self.stamps: list[int] | None = None if preset.container == "nut" else []
+        self.container = av.open(url(self.temporary), "w", format=preset.container)
+        given = options.encoder_options(video.light)
         try:
-            stream = self.container.add_stream(preset.codec, rate=video.rate, options=options.encoder_options)
+            stream = self.container.add_stream(preset.codec, rate=video.rate, options=given)
         except Exception as error:
             raise VideoError(
                 f"expected FFmpeg libraries with the encoder {preset.codec}, found none: {error}",
@@ -180,7 +187,9 @@ class _SegmentWriter:
             ) from error
         context = stream.codec_context
         stream.width, stream.height, stream.pix_fmt = video.width, video.height, video.pixel_format
-        stream.time_base = context.time_base = video.time_base
+        stream.time_base = context.time_base = video.time_base if self.stamps is None else 1 / video.rate
+        if video.alpha and preset.codec.startswith("libvpx"):
+            stream.metadata["alpha_mode"] = "1"
         if video.aspect:
             context.sample_aspect_ratio = video.aspect
         tag(context, video)
@@ -188,7 +197,11 @@ class _SegmentWriter:
 
     def add(self, image: UpscaledFrame) -> None:
         frame = to_frame(image.rgb, self.video.pixel_format, self.video.colours)
-        frame.pts, frame.time_base = image.pts + self.video.headroom, self.video.time_base
+        if self.stamps is None:
+            frame.pts, frame.time_base = image.pts + self.video.headroom, self.video.time_base
+        else:
+            frame.pts, frame.time_base = self.frames, 1 / self.video.rate
+            self.stamps.append(image.pts)
         if not self.frames:
             self.first = image.pts
         self.frames += 1
@@ -205,6 +218,7 @@ class _SegmentWriter:
             first_pts=self.first,
             last_pts=self.last,
             last_duration=self.last_duration,
+            stamps=self.stamps,
         )
 
     def abandon(self) -> None:
@@ -215,7 +229,7 @@ class _SegmentWriter:
 def tag(context: Any, video: VideoFormat) -> None:
     """Say in the stream how its values mean colours."""
     colours = video.colours
-    rgb = video.pixel_format in ("gbrp10le", "bgr0")
+    rgb = video.pixel_format in ("gbrp10le", "gbrap10le", "bgr0", "bgra")
     context.colorspace = 0 if rgb else colours.matrix or 1
     context.color_range = 2 if rgb or colours.full_range else 1
     context.color_primaries = colours.primaries

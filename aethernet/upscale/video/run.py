@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,15 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aethernet.artifact import atomic_path
-from aethernet.errors import UsageError, VideoError
+from aethernet.errors import StoreError, UsageError, VideoError
 from aethernet.upscale.prefetch import ahead
 from aethernet.upscale.reading import Still
 from aethernet.upscale.statistics import UpscaleStatistics
-from aethernet.upscale.video.assembly import Interval, assemble, container_format, require_copyable
-from aethernet.upscale.video.colour import to_rgb
+from aethernet.upscale.video.assembly import Interval, OtherDamage, assemble, container_format
+from aethernet.upscale.video.colour import to_rgb, to_rgba
 from aethernet.upscale.video.encoder import Encoder, Segment, UpscaledFrame, VideoFormat
+from aethernet.upscale.video.libraries import library
 from aethernet.upscale.video.options import ENCODER_PRESETS, VideoOptions
-from aethernet.upscale.video.source import Frame, VideoFacts, frames, library, look_at
+from aethernet.upscale.video.source import Damage, Frame, VideoFacts, frames, look_at, open_video
+from aethernet.upscale.video.streams import Other, plan_others
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,11 +39,18 @@ if TYPE_CHECKING:
 __all__ = ["is_finished", "remembered_choice", "upscale_video"]
 
 _JOB = "job.json"
+_LONGEST_NAME = 240
+"""Bytes of a file name that leave room for what is written beside it."""
+_TRIED = 64
+"""Packets of other streams that are put into the container before the first image is upscaled."""
 
 
 def parts_folder(destination: Path) -> Path:
     """Where a video's segments are kept until it is finished."""
-    return destination.with_name(f".{destination.name}.parts")
+    name = destination.name
+    if len(os.fsencode(name)) > _LONGEST_NAME:  # names end at 255 bytes
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return destination.with_name(f".{name}.parts")
 
 
 def is_finished(destination: Path) -> bool:
@@ -84,26 +96,32 @@ def upscale_video(
     """
     begun = time.perf_counter()
     library()
-    container_format(destination)
+    name = container_format(destination)
     facts = look_at(source)
     start, end = options.interval
     width, height = facts.width * upscaler.scale, facts.height * upscaler.scale
+    pixel_format = options.pixel_format(width, height, alpha=facts.alpha)
+    kept_alpha = facts.alpha and pixel_format in ENCODER_PRESETS[options.preset].alpha_formats.values()
     video = VideoFormat(
         width=width,
         height=height,
-        pixel_format=options.pixel_format(width, height),
+        pixel_format=pixel_format,
         time_base=facts.time_base,
         rate=facts.rate,
         aspect=facts.aspect,
         colours=facts.colours,
+        alpha=kept_alpha,
+        light=facts.light,
     )
-    require_copyable(source, destination, facts, ENCODER_PRESETS[options.preset].codec)
+    with open_video(source) as given:
+        others, left_out = plan_others(given, facts, name, destination.suffix, ENCODER_PRESETS[options.preset].codec)
+    _try_out(source, destination, facts, video, options, others)
     per_segment = max(1, round(facts.rate * Fraction(options.segment_seconds)))
     folder = parts_folder(destination)
     done = _take_up(folder, _job(upscaler, source, options, per_segment), resume=options.resume)
     total = _frames_expected(facts, start, end)
     statistics = UpscaleStatistics()
-    lost: list[int | None] = []
+    damage = Damage()
     before = sum(segment.frames for segment in done)
     try:
         segments, interrupted, waiting = _upscale(
@@ -116,7 +134,7 @@ def upscale_video(
             done,
             per_segment,
             statistics,
-            lost,
+            damage,
             lambda n: on_frame(n, total),
         )
     finally:
@@ -130,22 +148,32 @@ def upscale_video(
     interval = Interval(
         beginning + start if start else None,
         beginning + end if end is not None else None,
-        beginning + start if start else Fraction(0),
+        beginning + start if start or facts.starts_anywhere else Fraction(0),
     )
-    assemble(source, destination, facts, video, folder, segments, interval)
+    beside = assemble(source, destination, facts, video, folder, segments, interval, others)
     if not interrupted:
         shutil.rmtree(folder, ignore_errors=True)
     count = sum(segment.frames for segment in segments)
-    notes = list(facts.notes)
+    notes = [*facts.notes, *_changes(facts, options, kept_alpha=kept_alpha), *left_out]
     if statistics.redone_in_fp32:
         notes.append(f"{statistics.redone_in_fp32} tiles were not finite and were redone in fp32")
     if statistics.halved:
         notes.append(f"memory ran out; went on with tiles of {statistics.halved[-1][1]}x{statistics.halved[-1][0]}")
-    if lost:
-        notes.append(f"{len(lost)} packets of the video are damaged: their images are missing, the rest is whole")
     missing = 0 if interrupted or options.start or options.end else _missing(facts, count)
-    if missing:
-        notes.append(f"the video was cut off: its index lists {facts.indexed_frames} images, {count} could be decoded")
+    last = segments[-1]
+    end_of_images = (last.last_pts + (last.last_duration or round(1 / facts.rate / facts.time_base))) * facts.time_base
+    whole = not (interrupted or options.start or options.end)
+    cut = _cut_off(facts, max(end_of_images, beside.end)) if whole and not missing else ""
+    damaged = (
+        len(damage.packets)
+        or missing
+        or damage.marked
+        or int(bool(cut))
+        or beside.packets
+        or int(bool(damage.broken_off or beside.broken_off))
+    )
+    notes += _damages(facts, damage, beside, count, missing)
+    notes += [cut] if cut else []
     if interrupted:
         notes.append(f"stopped after {count} frames; the video plays up to there; --resume goes on")
     return {
@@ -154,7 +182,7 @@ def upscale_video(
         "input_size": [facts.width, facts.height],
         "output_size": [width, height],
         "frames": count,
-        "damaged": len(lost) or missing,
+        "damaged": damaged,
         "resumed_after": before,
         "fps": round((count - before) / max(made - begun, 1e-9), 3),
         "interrupted": interrupted,
@@ -167,6 +195,115 @@ def upscale_video(
         },
         "notes": notes,
     }
+
+
+def _try_out(
+    source: Path,
+    destination: Path,
+    facts: VideoFacts,
+    video: VideoFormat,
+    options: VideoOptions,
+    others: list[Other],
+) -> None:
+    """Make two black images into a video with the beginning of all other streams, and throw it away.
+
+    Whatever the encoder or the container would refuse in the end, it refuses now.
+
+    Raises:
+        VideoError: The encoder or the container refuses something.
+        StoreError: Nothing can be written there.
+    """
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".aethernet-", dir=destination.parent) as name:
+            folder = Path(name)
+            encoder = Encoder(folder, video, options)
+            try:
+                encoder.begin("00000.nut")
+                black = np.zeros((video.height, video.width, 4 if video.alpha else 3), np.uint16)
+                first, step = round(facts.start_time / facts.time_base), max(1, round(1 / facts.rate / facts.time_base))
+                for index in range(2):
+                    encoder.add(UpscaledFrame(black, first + index * step, step))
+                encoder.finish(folder / "00000.json")
+                encoder.close()
+            except BaseException:
+                encoder.stop()
+                raise
+            interval = Interval(None, None, Fraction(0))
+            made = folder / destination.name  # messages name it
+            segments = [Segment.read(folder / "00000.json")]
+            assemble(source, made, facts, video, folder, segments, interval, others, packets_at_most=_TRIED)
+    except OSError as error:
+        raise StoreError(
+            f"could not write {destination}: {error.strerror or error}", hint="free space or choose another folder"
+        ) from error
+
+
+def _changes(facts: VideoFacts, options: VideoOptions, *, kept_alpha: bool) -> list[str]:
+    """What is otherwise in the new images than in the old ones, apart from their size."""
+    notes = []
+    if facts.alpha and not kept_alpha:
+        notes.append("transparency was left out, as --drop-alpha says")
+    if options.deinterlace == "bwdif" or (options.deinterlace == "auto" and facts.interlaced):
+        notes.append(
+            "the video was deinterlaced with bwdif, one image for every two fields; --deinterlace off leaves it"
+        )
+    elif facts.interlaced:
+        notes.append("the video is interlaced: both fields were upscaled as one image")
+    if facts.light and ENCODER_PRESETS[options.preset].light is None:
+        notes.append(
+            f"what the video says about its mastering display and light level was left out: {options.preset} cannot "
+            "take it; x264, x265 and svtav1 can"
+        )
+    if facts.light.dynamic:
+        notes.append(f"what {' and '.join(facts.light.dynamic)} says image by image was left out")
+    return notes
+
+
+def _damages(facts: VideoFacts, damage: Damage, beside: OtherDamage, count: int, missing: int) -> list[str]:
+    notes = []
+    if damage.packets:
+        few = len(damage.packets)
+        said = (
+            "1 packet of the video is damaged: its image is"
+            if few == 1
+            else f"{few} packets of the video are damaged: their images are"
+        )
+        notes.append(f"{said} missing, the rest is whole")
+    if damage.marked:
+        notes.append(
+            f"{damage.marked} packets of the video are damaged, as its container says; they were decoded as they are"
+        )
+    if damage.concealed:
+        notes.append(f"{damage.concealed} images are damaged; the decoder mended them from their neighbours")
+    if damage.broken_off:
+        notes.append(f"the video cannot be read on after {count} images: {damage.broken_off}")
+    if beside.leapt:
+        notes.append(f"{beside.leapt} images seem to be missing: the times of a constant rate leap over them")
+    if beside.packets:
+        notes.append(f"{beside.packets} damaged packets of other streams were left out")
+    if beside.broken_off:
+        notes.append(f"the other streams cannot be read to their end: {beside.broken_off}")
+    if missing:
+        notes.append(f"the video was cut off: its index lists {facts.indexed_frames} images, {count} could be decoded")
+    if damage.flattened:
+        notes.append(f"transparency was left out of {damage.flattened} images: the first ones of the video had none")
+    if damage.moved:
+        notes.append(f"{damage.moved} images had times that did not go up; they were put behind the one before")
+    return notes
+
+
+def _cut_off(facts: VideoFacts, end: Fraction) -> str:
+    """A note where a file ends before its head says, or ""."""
+    if facts.stated_end is None:
+        return ""
+    length = facts.stated_end - facts.start_time
+    # Sound begins and ends with what its encoder needs and nobody hears; some count it, some do not.
+    if facts.stated_end - end <= max(Fraction(1, 4), 3 / facts.rate, length / 100):
+        return ""
+    return (
+        f"the video was cut off: its head says {float(length):.2f} s, {float(end - facts.start_time):.2f} s are there"
+    )
 
 
 def _missing(facts: VideoFacts, count: int) -> int:
@@ -198,6 +335,8 @@ def _job(upscaler: Upscaler, source: Path, options: VideoOptions, per_segment: i
         "preset": options.preset,
         "options": list(options.options),
         "bits": options.bits,
+        "deinterlace": options.deinterlace,
+        "drop_alpha": options.drop_alpha,
         "start": options.start,
         "end": options.end,
         "frames_per_segment": per_segment,
@@ -255,7 +394,7 @@ def _upscale(
     done: list[Segment],
     per_segment: int,
     statistics: UpscaleStatistics,
-    lost: list[int | None],
+    damage: Damage,
     on_frame: Callable[[int], None],
 ) -> tuple[list[Segment], bool, float]:
     """All segments, whether Ctrl-C ended it, and seconds the network waited for frames.
@@ -266,8 +405,8 @@ def _upscale(
     count = sum(segment.frames for segment in done)
     # Decoding again is cheap beside upscaling, and starts where the first run started: the same frames for certain.
     coming = (
-        (frame, to_rgb(frame.image, facts.colours))
-        for frame in islice(frames(source, facts, start, end, lost), count, None)
+        (frame, (to_rgba if video.alpha else to_rgb)(frame.image, facts.colours))
+        for frame in islice(frames(source, facts, start, end, damage, options.deinterlace), count, None)
     )
     encoder = Encoder(folder, video, options)
     names: list[str] = []

@@ -236,3 +236,36 @@ def test_terminated_it_leaves_nothing_half_written(bundle: Path, tmp_path: Path)
     assert run.returncode == 143, told
     assert list(out.iterdir()) == []
     assert "Traceback" not in told
+
+
+def test_a_damaged_video_ends_with_one_and_with_nought_where_that_is_asked(call: Call, tmp_path: Path) -> None:
+    whole = make_video(tmp_path / "whole.mkv", range(0, 2400, 40), extras=False, codec="ffv1")
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+
+    said = call(cut, "-o", tmp_path / "b.mkv", "--preset", "ffv1", "--json")
+    kept_going = call(cut, "-o", tmp_path / "c.mkv", "--preset", "ffv1", "--keep-going")
+    sound = call(whole, "-o", tmp_path / "d.mkv", "--preset", "ffv1")
+
+    (told,) = json.loads(said.out)["results"]
+    assert (said.code, kept_going.code, sound.code) == (1, 0, 0)
+    assert told["damaged"] > 0
+    assert "cut off" in said.err
+    assert "cut off" in kept_going.err
+    assert "cut off" not in sound.err
+    assert len(contents(tmp_path / "c.mkv").stamps) == told["frames"] < 60
+
+
+def test_a_folder_goes_on_behind_videos_that_cannot_be_made(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    make_video(folder / "b.mkv", extras=False)
+    (folder / "a.mp4").write_bytes(b"\x00\x00\x00\x18ftypisom" + bytes(500))
+
+    called = call(folder, "-o", tmp_path / "out", "--preset", "ffv1", "--keep-going", "--json")
+
+    told = json.loads(called.out)
+    assert called.code == 1
+    assert told["failed"] == 1
+    assert [Path(one["source"]).name for one in told["results"] if "error" in one] == ["a.mp4"]
+    assert (tmp_path / "out" / "b.mkv").exists()

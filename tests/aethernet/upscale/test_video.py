@@ -232,8 +232,10 @@ def test_files_without_images_are_refused(upscaler: Upscaler, tmp_path: Path, ma
 def test_streams_the_container_cannot_hold_are_named_before_any_work(
     upscaler: Upscaler, video: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="subtitle stream 3"):
-        upscale_video(upscaler, video, tmp_path / "larger.mp4", VideoOptions(preset="x264"))
+    with pytest.raises(UsageError, match=r"libx264, audio stream 1 \(aac\), audio stream 2"):
+        upscale_video(upscaler, video, tmp_path / "larger.webm", VideoOptions(preset="x264"))
+    with pytest.raises(UsageError, match=r"larger\.avi"):
+        upscale_video(upscaler, video, tmp_path / "larger.avi", VideoOptions(preset="x264"))
 
     assert not list(tmp_path.iterdir())
 
