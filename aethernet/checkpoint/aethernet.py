@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from aethernet.checkpoint.embedding import DESCRIPTION_KEY, take_apart, weights_digest
-from aethernet.checkpoint.format import METADATA_KEY
-from aethernet.checkpoint.layout import StateDict, infer_config, separate
+from aethernet.checkpoint.description import ERROR_COMP_NOTE, description_of, understand
+from aethernet.checkpoint.embedding import take_apart, weights_digest
+from aethernet.checkpoint.format import DESCRIPTION_KEY, METADATA_KEY
+from aethernet.checkpoint.layout import StateDict, separate
 from aethernet.checkpoint.loaded import LoadedNetwork
 from aethernet.errors import CheckpointError, KeyMismatchError, NonFiniteWeightsError, SpecMismatchError, UsageError
 from aethernet.networks import build_network
@@ -19,12 +20,7 @@ from aethernet.networks.network import Network, as_aethernet
 from aethernet.quantization.finetuned import FinetunedInt8, FinetuningFacts
 from aethernet.quantization.state import is_int8, restore, split
 
-__all__ = ["assemble", "is_aethernet"]
-
-
-def is_aethernet(entries: Mapping[str, Any]) -> bool:
-    """Whether tensors by name are an AetherNet's; nothing is raised about what they are not."""
-    return any(name.startswith(("layers.0.0.conv.", "stages.0.0.conv.")) for name in entries)
+__all__ = ["assemble"]
 
 
 def assemble(
@@ -52,11 +48,7 @@ def assemble(
     entries, embedded = take_apart(entries)
     stored, scales = split(entries) if is_int8(entries) else (entries, {})
     weights, records = separate(stored)
-    config, form, notes = infer_config(
-        weights, _own_metadata(metadata) or {"arch_config": settings or {}}, residual_scale=residual_scale
-    )
-    if METADATA_KEY in metadata:
-        config = _agreed_config(metadata[METADATA_KEY], config, form)
+    config, form, notes = understand(weights, metadata, settings or {}, residual_scale=residual_scale)
     _check_expectations(config, expect or {})
     dtypes = sorted(
         {str(tensor.dtype).removeprefix("torch.") for tensor in entries.values() if _counts(tensor)}
@@ -72,7 +64,7 @@ def assemble(
         # Generation 3 skips this constant while training quantised, so without it is what was trained.
         set_aside["quant_fusion_layer.error_comp"] = weights["quant_fusion_layer.error_comp"]
         weights["quant_fusion_layer.error_comp"] = torch.zeros_like(weights["quant_fusion_layer.error_comp"])
-        notes.append("error_comp was set to zero: generation 3 leaves it out in quantisation-aware training")
+        notes.append(ERROR_COMP_NOTE)
     model: Network = build_network(config, form)
     _fill(model, weights)
     if scales and form is not FoldState.FUSED:
@@ -95,7 +87,7 @@ def assemble(
 
 def _finetuned(embedded: Mapping[str, Any], metadata: Mapping[str, str], model: Network) -> FinetunedInt8 | None:
     """The int8 network in the file, if there is one and it was made from the very weights beside it."""
-    description = _description(metadata[METADATA_KEY]).get(DESCRIPTION_KEY) if METADATA_KEY in metadata else None
+    description = description_of(metadata[METADATA_KEY]).get(DESCRIPTION_KEY) if METADATA_KEY in metadata else None
     if not embedded and description is None:
         return None
     hint = "use the file as fine-tuning saved it, or fine-tune again"
@@ -123,46 +115,6 @@ def _finetuned(embedded: Mapping[str, Any], metadata: Mapping[str, str], model: 
 
 def _counts(tensor: Any) -> bool:
     return isinstance(tensor, torch.Tensor) and (tensor.is_floating_point() or tensor.dtype is torch.int8)
-
-
-def _description(text: str) -> Mapping[str, Any]:
-    try:
-        description = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError("the file's aethernet metadata is not JSON", hint="save the network again") from error
-    if not isinstance(description, Mapping) or not isinstance(description.get("network"), Mapping):
-        raise CheckpointError("the file's aethernet metadata has no network config", hint="save the network again")
-    return description
-
-
-def _own_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Our own record, in the shape of the one the original trainer writes, so that one code path uses both."""
-    if METADATA_KEY not in metadata:
-        return {}
-    network = _description(metadata[METADATA_KEY])["network"]
-    names = {"residual_scale": "res_scale", "image_range": "img_range"}
-    return {"arch_config": {names[field]: network[field] for field in names if field in network}}
-
-
-def _agreed_config(text: str, inferred: NetworkConfig, form: FoldState) -> NetworkConfig:
-    """The recorded config, which must not contradict the tensors."""
-    description = _description(text)
-    try:
-        recorded = NetworkConfig.from_json(description["network"])
-    except UsageError as error:
-        raise CheckpointError(
-            f"the file's aethernet metadata is invalid: {error}", hint="save the network again"
-        ) from error
-    untold = {"small_kernel", "residual_scale", "image_range", "norm_eps", "reconstruction_channels"}
-    facts, found = recorded.to_json(), inferred.to_json()
-    differing = [name for name in facts if name not in untold and facts[name] != found[name]]
-    if recorded.upsampled_channels != inferred.upsampled_channels:
-        differing.append("reconstruction_channels")
-    if description.get("form") != form.value:
-        differing.append("form")
-    if differing:
-        raise SpecMismatchError(f"the file's recorded config and its tensors disagree on {', '.join(differing)}")
-    return recorded
 
 
 def _check_expectations(config: NetworkConfig, expect: Mapping[str, Any]) -> None:

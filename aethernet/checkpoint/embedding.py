@@ -15,13 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aethernet.checkpoint.format import DESCRIPTION_KEY, PREFIX
+
 __all__ = ["DESCRIPTION_KEY", "PREFIX", "held_together", "take_apart", "weights_digest"]
-
-DESCRIPTION_KEY = "quantized"
-"""Of what our metadata says about the int8 network."""
-
-PREFIX = "quantized."
-"""Before the name of each of its tensors."""
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:

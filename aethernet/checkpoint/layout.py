@@ -10,11 +10,9 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
-import torch
-from torch import Tensor
-
+from aethernet.checkpoint.tensors import is_tensor
 from aethernet.checkpoint.wrappers import what_it_is
 from aethernet.errors import (
     CheckpointError,
@@ -25,16 +23,24 @@ from aethernet.errors import (
     UsageError,
 )
 from aethernet.networks.config import NETWORK_PRESETS, NORM_EPS, FoldState, NetworkConfig, Norm
-from aethernet.quantization.records import QuantizationRecords
+from aethernet.quantization.recorded import QuantizationRecords
 
-__all__ = ["StateDict", "infer_config", "separate"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
-StateDict = dict[str, Tensor]
+__all__ = ["StateDict", "infer_config", "is_aethernet", "separate"]
+
+StateDict: TypeAlias = "dict[str, Tensor]"
 
 _RECORD = re.compile(r"(^|\.)(weight_fake_quant|activation_post_process)\.")
 _MOST_DOUBLINGS = 6
 """An upsampler with more steps is no network anyone trained."""
 _BLOCK = re.compile(r"^(?:stages|layers)\.(\d+)\.(\d+)\.conv\.(lk_conv\.weight|fused_conv\.weight)$")
+
+
+def is_aethernet(entries: Mapping[str, Any]) -> bool:
+    """Whether tensors by name are an AetherNet's; nothing is raised about what they are not."""
+    return any(name.startswith(("layers.0.0.conv.", "stages.0.0.conv.")) for name in entries)
 
 
 def separate(entries: Mapping[str, Any]) -> tuple[StateDict, QuantizationRecords | None]:
@@ -71,9 +77,9 @@ def separate(entries: Mapping[str, Any]) -> tuple[StateDict, QuantizationRecords
     return weights, QuantizationRecords(origin="converted" if packed else "qat", tensors=records)
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: Any) -> TypeGuard[Tensor]:
     """A dense tensor with data: neither sparse nor a placeholder without any."""
-    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+    return is_tensor(value) and str(value.layout) == "torch.strided" and not value.is_meta
 
 
 def _is_packed(value: Any) -> bool:
@@ -160,6 +166,8 @@ def _shapes(weights: StateDict, generation: int, group: str, form: FoldState) ->
         if match := re.match(rf"^{group}\.(\d{{1,4}})\.(\d{{1,4}})\.", name):
             stage, block = int(match[1]), int(match[2])
             depths[stage] = max(depths.get(stage, 0), block + 1)
+    if sum(depths.values()) > len(weights):  # before so many are built
+        raise UsageError(f"{sum(depths.values())} blocks in {len(weights)} tensors")
     first = weights["conv_first.weight"]
     start = f"{group}.0.0"
     large = weights[f"{start}.conv.{'lk_conv' if form is FoldState.TRAINING else 'fused_conv'}.weight"]
@@ -202,9 +210,11 @@ def _scale(weights: StateDict, generation: int) -> int:
             f"cannot tell the scale: {len(convs)} upsampling convolutions before {width} channels"
         )
     for name in ("scale", "scale_tensor"):
-        if name in weights and (weights[name].numel() != 1 or weights[name].item() != scale):
+        said = weights.get(name)
+        if said is not None and (said.numel() != 1 or said.item() != scale):
+            found = said.item() if said.numel() == 1 else f"{said.numel()} numbers"
             raise CheckpointError(
-                f"the buffer '{name}' says {weights[name].tolist()}, the upsampler's shapes say {scale}",
+                f"the buffer '{name}' says {found}, the upsampler's shapes say {scale}",
                 hint="the file was put together from different networks",
             )
     return scale

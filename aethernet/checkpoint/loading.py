@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from aethernet.checkpoint.aethernet import assemble, is_aethernet
+from aethernet.checkpoint.aethernet import assemble
+from aethernet.checkpoint.layout import is_aethernet
 from aethernet.checkpoint.loaded import LoadedNetwork
 from aethernet.checkpoint.reading import read_checkpoint
 from aethernet.checkpoint.third_party import architecture_of, assemble_third_party

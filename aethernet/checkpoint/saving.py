@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from aethernet.artifact import atomic_path
-from aethernet.checkpoint.embedding import DESCRIPTION_KEY, held_together, weights_digest
-from aethernet.checkpoint.format import METADATA_KEY, RECORD
+from aethernet.checkpoint.embedding import held_together, weights_digest
+from aethernet.checkpoint.format import DESCRIPTION_KEY, METADATA_KEY, RECORD
 from aethernet.networks.config import SCHEMA_VERSION
 from aethernet.networks.network import form_of
 from aethernet.networks.third_party import PREFIX, ThirdPartyNetwork

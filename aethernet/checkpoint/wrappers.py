@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
+from aethernet.checkpoint.tensors import is_tensor
 from aethernet.errors import NotACheckpointError, UsageError
 
 __all__ = ["Unwrapped", "settings_of_metadata", "unwrap", "what_it_is"]
@@ -45,6 +44,8 @@ class Unwrapped:
     settings: dict[str, Any]
     """What the file says about how the network was built, in whatever words its framework has."""
     notes: tuple[str, ...] = ()
+    all_known: bool = False
+    """Whether everything in the file that might be a network is one that somebody can build."""
 
 
 def unwrap(
@@ -71,15 +72,15 @@ def unwrap(
     if not found:
         listed = ", ".join(str(name) for name in list(content)[:5]) or "nothing"
         raise NotACheckpointError(f"expected tensors by name, found {listed}")
-    recognised = {key: entries for key, entries in found.items() if known(entries)} or found
-    key, notes = _chosen(found, recognised, weights)
-    return Unwrapped(found[key], key, _settings(content), notes)
+    recognised = {key: entries for key, entries in found.items() if known(entries)}
+    key, notes = _chosen(found, recognised or found, weights)
+    return Unwrapped(found[key], key, _settings(content), notes, len(recognised) == len(found))
 
 
 def _groups(content: Mapping[Any, Any], path: str, depth: int = 0) -> Iterable[tuple[str, dict[str, Any]]]:
     """Every dictionary that holds tensors itself, with the keys that lead there."""
     own = {str(name): value for name, value in content.items() if not isinstance(value, Mapping)}
-    if any(isinstance(value, Tensor) for value in own.values()):
+    if any(is_tensor(value) for value in own.values()):
         yield path, own
     names = sorted((name for name in content if isinstance(name, str)), key=_rank)
     for name in names:
@@ -169,9 +170,9 @@ def _settings(content: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
     plain = {
         str(name): value
         for name, value in content.items()
-        if isinstance(value, str | int | float | bool | list | tuple | Tensor)
+        if (isinstance(value, str | int | float | bool | list | tuple) or is_tensor(value))
         # Outermost lie the weights themselves, one of which may be called so.
-        and (depth or (name in ("scale", "upscale", "res_scale") and not isinstance(value, Tensor)))
+        and (depth or (name in ("scale", "upscale", "res_scale") and not is_tensor(value)))
     }
     if depth > _DEEPEST:
         return plain
@@ -184,7 +185,7 @@ def _settings(content: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
 
 
 def _is_weight(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.ndim > 1
+    return is_tensor(value) and value.ndim > 1
 
 
 def settings_of_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:

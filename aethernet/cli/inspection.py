@@ -13,6 +13,7 @@ from aethernet.errors import UsageError
 
 if TYPE_CHECKING:
     from aethernet.checkpoint import LoadedNetwork
+    from aethernet.checkpoint.header import CheckpointFacts
     from aethernet.export.lint import LintReport
 
 __all__ = ["info", "inspect_path", "lint", "lint_facts", "lint_lines"]
@@ -135,29 +136,47 @@ def _onnx(path: Path) -> dict[str, Any]:
 
 def _checkpoint(path: Path, weights: str | None) -> dict[str, Any]:
     from aethernet.artifact import file_digest
+    from aethernet.checkpoint.header import read_facts
+
+    facts = read_facts(path, weights) or _loaded_facts(path, weights)
+    config = facts.config
+    return {
+        "kind": "checkpoint",
+        "sha256": file_digest(path),
+        "format": facts.format,
+        "network": config.title,
+        "form": facts.form,
+        "scale": config.scale,
+        "channels": config.in_channels,
+        "parameters": facts.parameters,
+        "stored_as": facts.stored_dtype,
+        "quantization_records": facts.quantization_records,
+        "int8": facts.int8,
+        "receptive_radius": config.receptive_radius,
+        "pools_globally": config.pools_globally,
+        "config": config.to_json(),
+        "notes": list(facts.notes),
+    }
+
+
+def _loaded_facts(path: Path, weights: str | None) -> CheckpointFacts:
+    """The same of every file that PyTorch can load."""
     from aethernet.checkpoint import load
+    from aethernet.checkpoint.header import CheckpointFacts
     from aethernet.networks.receptive_field import measured
     from aethernet.networks.third_party import ThirdPartyNetwork
 
     loaded = load(path, weights=weights)
-    config = measured(loaded.model) if isinstance(loaded.model, ThirdPartyNetwork) else loaded.config
-    return {
-        "kind": "checkpoint",
-        "sha256": file_digest(path),
-        "format": loaded.format,
-        "network": config.title,
-        "form": "nothing to fuse" if loaded.nothing_to_fuse else loaded.form.value,
-        "scale": config.scale,
-        "channels": config.in_channels,
-        "parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "stored_as": loaded.stored_dtype,
-        "quantization_records": len(loaded.quantization.tensors) if loaded.quantization else 0,
-        "int8": "the network itself" if loaded.int8 else _finetuned(loaded),
-        "receptive_radius": config.receptive_radius,
-        "pools_globally": config.pools_globally,
-        "config": config.to_json(),
-        "notes": list(loaded.notes),
-    }
+    return CheckpointFacts(
+        config=measured(loaded.model) if isinstance(loaded.model, ThirdPartyNetwork) else loaded.config,
+        form="nothing to fuse" if loaded.nothing_to_fuse else loaded.form.value,
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        quantization_records=len(loaded.quantization.tensors) if loaded.quantization else 0,
+        int8="the network itself" if loaded.int8 else _finetuned(loaded),
+        notes=loaded.notes,
+        format=loaded.format,
+        stored_dtype=loaded.stored_dtype,
+    )
 
 
 def _finetuned(loaded: LoadedNetwork) -> dict[str, Any] | None:

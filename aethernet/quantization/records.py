@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aethernet.networks.generation1 import AetherNet1
+from aethernet.quantization.recorded import QuantizationRecords
 from aethernet.quantization.structure import quantizers_of
 
 if TYPE_CHECKING:
@@ -28,16 +28,6 @@ Range = tuple[float, float]
 """Smallest and largest value."""
 
 _OBSERVER = ".activation_post_process"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuantizationRecords:
-    """What quantisation-aware training left beside the weights, by the checkpoint's own names; used by int8 alone."""
-
-    origin: str
-    """``qat`` (observers and fake quantisers) or ``converted`` (PyTorch's packed int8 modules)."""
-    tensors: dict[str, Tensor] = field(repr=False)
-    """Scales, zero-points, ranges and switches; an unused observer holds (+inf, -inf)."""
 
 
 def usable_records(records: QuantizationRecords) -> dict[str, Range]:

@@ -74,6 +74,13 @@ def checkpoint(data: bytes) -> None:
     _in_file("net.pth", data, read_checkpoint)
 
 
+def header(data: bytes) -> None:
+    """A checkpoint, described without PyTorch."""
+    from aethernet.checkpoint.header import read_facts
+
+    _in_file("net.pth", data, read_facts)
+
+
 def address(data: bytes) -> None:
     """What somebody typed."""
     from aethernet.hub.address import Address
@@ -84,7 +91,7 @@ def address(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (manifest, build, spec, trust, signature, checkpoint, address)
+    target.__name__: target for target in (manifest, build, spec, trust, signature, checkpoint, header, address)
 }
 
 
@@ -94,6 +101,7 @@ def main() -> None:
 
     target = TARGETS[sys.argv.pop(1)]
     with atheris.instrument_imports(include=["aethernet"]):
+        import aethernet.checkpoint.header
         import aethernet.checkpoint.reading
         import aethernet.hub.protocol
         import aethernet.release.manifest

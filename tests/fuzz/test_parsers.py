@@ -53,6 +53,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory, finished_release: Path, keys
         "trust": f'["hf://org"]\npublic_key = "{keys[0].public}"\n'.encode(),
         "signature": (signed / "model.sig").read_bytes(),
         "checkpoint": tiny_checkpoint(folder).read_bytes(),
+        "header": tiny_checkpoint(folder).read_bytes(),
         "address": b"hf://org/net@1.0.0",
     }
 

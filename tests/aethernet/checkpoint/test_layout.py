@@ -258,3 +258,10 @@ def test_a_custom_depth_is_read_from_the_names() -> None:
     config = tiny_config(2, depths=(2, 1, 3))
 
     assert infer_config(dict(build_network(config).state_dict()), {}, residual_scale=None)[0] == config
+
+
+def test_more_blocks_than_tensors_are_refused_before_they_are_built() -> None:
+    far = {f"stages.{at}.9999.x": torch.ones(1) for at in range(300)}
+
+    with pytest.raises(UnknownNetworkError, match=r"blocks in \d+ tensors"):
+        infer_config({**tiny_network(2).state_dict(), **far}, {}, residual_scale=None)
