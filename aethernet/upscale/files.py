@@ -156,6 +156,7 @@ def is_video(path: Path) -> bool:
 
 
 def is_named_video(path: Path) -> bool:
+    """Whether a file is called as videos are: what a name asks for, whatever lies there now."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
