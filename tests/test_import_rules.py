@@ -139,21 +139,6 @@ def test_public_names_resolve() -> None:
         _ = aethernet.nonsense
 
 
-def test_the_wheel_ships_the_library_alone() -> None:
-    import tomllib
-
-    from setuptools import find_packages
-
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"][
-        "find"
-    ]
-
-    packages = find_packages(str(ROOT), **settings)
-
-    assert {package.split(".")[0] for package in packages} == {"aethernet"}
-    assert {"aethernet.networks", "aethernet.export", "aethernet.release.card"} <= set(packages)
-
-
 def test_pins_are_versions_without_addresses() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
 
