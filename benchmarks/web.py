@@ -62,6 +62,7 @@ def main() -> None:
         driver.set_window_size(1100, 1150)
         page = Page(driver, server.address).open()
         driver.set_script_timeout(500)
+        driver.command_executor.client_config.timeout = 600  # a busy machine takes minutes for four runs
         version = driver.capabilities["browserVersion"]
         print("| browser | provider | file | image | first, ms | next, ms | largest difference to ONNX Runtime |")
         print("|---|---|---|---|---|---|---|")

@@ -14,7 +14,9 @@ def add_all_commands(app: typer.Typer) -> None:
     prepare_prefect()  # before a command imports Prefect
     # A new command is a function in the file of its group, named here; a new group is a file.
     add_commands(app, releases.release, releases.release_all, panel="Release")
-    add_commands(app, published.verify_published, published.reverify, panel="Look at published releases")
+    add_commands(
+        app, published.verify_published, published.reverify, published.pages, panel="Look at published releases"
+    )
     add_commands(app, stores.status, stores.gc, panel="The store")
     add_commands(app, training.train, training.qat_finetune, panel="Train")
     add_commands(app, workers.deploy, workers.worker, workers.serve_builds, panel="Several machines")

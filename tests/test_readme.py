@@ -36,6 +36,7 @@ ELSEWHERE = {
     "aethernet publish out/aether_tiny_2x hf://your-organisation/aether_tiny_2x --space": (
         "needs npm and the Hub: tests/aethernet/web/test_site.py"
     ),
+    "python -m flows pages": "needs npm and the Hub: tests/aethernet/web/test_pages.py",
     "aethernet engine": "needs TensorRT and minutes: tests/aethernet/cli/test_engine_commands.py",
     "aethernet upscale video.mkv -o video_2x.mkv --bundle out/NAME --runtime tensorrt": (
         "needs a GPU: tests/aethernet/upscale/test_engines.py"

@@ -101,7 +101,7 @@ def test_nothing_is_allowed_that_a_job_does_not_ask_for(path: Path) -> None:
         name: {key for key, value in job["permissions"].items() if value != "read"}
         for name, job in workflow["jobs"].items()
     }
-    expected = {"publish": {"id-token", "attestations"}, "issue": {"issues"}}
+    expected = {"publish": {"id-token", "attestations"}, "pages": {"id-token", "pages"}, "issue": {"issues"}}
     assert writing == {name: expected.get(name, set()) for name in workflow["jobs"]}
     assert all("timeout-minutes" in job for job in workflow["jobs"].values())
 
@@ -263,7 +263,7 @@ def runner(
     found = Runner(checkout, tmp_path / "runner", environment)
     found.caches.mkdir(parents=True)
     shutil.copytree(workplace.store, found.caches / f"store-{NAME}-earlier")
-    found.variables = {"AETHERNET_HUB": hub_server.place}
+    found.variables = {"AETHERNET_HUB": hub_server.place, "AETHERNET_PAGES": "true"}
     return found
 
 
@@ -283,7 +283,7 @@ def keyed(key: KeyPair, environment: dict[str, str]) -> dict[str, str]:
             assert value == "true"
             changed[f"{command}_PRIVATE_KEY"] = str(key.private)
         elif option == "IDENTITY":
-            assert value == (f"{IDENTITY} {BY_TAG}" if command.endswith("REVERIFY") else IDENTITY)
+            assert value == (f"{IDENTITY} {BY_TAG}" if command.endswith(("PAGES", "REVERIFY")) else IDENTITY)
             changed[f"{command}_PUBLIC_KEY"] = str(key.public)
         elif option != "ISSUER":
             changed[name] = value
@@ -326,6 +326,7 @@ def test_merged_spec_is_built_published_looked_at_and_reverified_until_the_hub_s
         f"build {NAME}": "success",
         f"publish {NAME}": "success",
         f"look {NAME}": "success",
+        "pages": "success",
     }, "\n".join(job.told for job in made.values())
     bundle = runner.artifacts / NAME
     assert open_bundle(bundle).manifest.name == NAME
@@ -340,6 +341,7 @@ def test_merged_spec_is_built_published_looked_at_and_reverified_until_the_hub_s
         SIGNATURE
     }
     assert {SIGNATURE, "release.json"} <= set(runner.attested)
+    assert {"index.html", "pages.txt", "style.css"} == {path.name for path in runner.pages.iterdir()}  # none has [web]
     assert len(list(runner.caches.iterdir())) == 2
 
     kept = runner.run(FOLDER / "reverify.yml", event(runner, "schedule"))

@@ -40,12 +40,14 @@ class AuthorFacts(Record):
     trained_on: str
     kernel: str
     origin: str
+    page: str = Field(default="", description="Address of a page to try it")
     required: tuple[Precision, ...]
 
     @classmethod
     def of(cls, spec: ReleaseSpec) -> AuthorFacts:
         """Of a spec."""
-        return cls(**{field: getattr(spec, field) for field in cls.model_fields})
+        own = {field: getattr(spec, field) for field in cls.model_fields if field != "page"}
+        return cls(**own, page=spec.web.page_address if spec.web is not None else "")
 
 
 class ReleaseFacts(Record):
@@ -81,6 +83,7 @@ class ReleaseFacts(Record):
             license=author.license,
             data_license=author.data_license,
             trained_on=author.trained_on,
+            page=author.page,
             identity=identity_of(entries),
             network=self.network,
             checkpoint=self.checkpoint.model_copy(update={"origin": author.origin}),

@@ -263,6 +263,11 @@ class Manifest(Record):
     engines: tuple[EngineEntry, ...] = Field(default=(), description="TensorRT engines, also those that were not built")
     # Left out where empty, as earlier releases know nothing of it.
     ncnn: NcnnFacts | None = Field(default=None, description="The ncnn files", exclude_if=lambda facts: facts is None)
+    page: str = Field(
+        default="",
+        description="Address of a page to try the release in the browser",
+        exclude_if=lambda address: not address,
+    )
     quantization: QuantizationFacts | None = Field(default=None, description="Of the int8 form, where it was made")
     required: tuple[Precision, ...] = Field(description="Forms without which there would be no release")
     limits: dict[Precision, Limits]

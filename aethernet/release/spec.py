@@ -152,7 +152,23 @@ class WebSpec(_Part):
     home: str = Field(
         default="", description="Where the release is published, owner/name on the Hub or an address; the page links it"
     )
+    page: str = Field(
+        default="",
+        description="Where the page is published, owner/name of a Space or an address; card and report link it",
+    )
     samples: int = Field(default=4, ge=0, le=6, description="Validation images that visitors can try, at most")
+
+    @field_validator("home", "page")
+    @classmethod
+    def _check_place(cls, place: str) -> str:
+        if place and not re.fullmatch(r"[\w.-]+/[\w.-]+|https?://[^\s<>\"]+", place, re.ASCII):
+            raise ValueError("owner/name on the Hub, or an address that begins with https://")
+        return place
+
+    @property
+    def page_address(self) -> str:
+        """Of the page where it is published; empty without one."""
+        return self.page if ":" in self.page or not self.page else f"https://huggingface.co/spaces/{self.page}"
 
 
 class ReleaseSpec(_Part):

@@ -28,12 +28,14 @@ from aethernet.release.summary import fill_template, mean_quality
 from aethernet.upscale.memory import bytes_per_pixel
 from aethernet.web.onnxruntime_web import DIGESTS, PACKAGE, VERSION
 
-__all__ = ["LARGEST_SITE", "SITE", "Site", "space_card", "write_site"]
+__all__ = ["LARGEST_SITE", "SAMPLE_KINDS", "SITE", "Site", "space_card", "write_site"]
 
 SITE = "site.json"
 """What the page knows about the release and about its own files."""
 LARGEST_SITE = 40 * 10**6
 """Bytes that a site may have: visitors load a part of it, hubs and Pages all of it."""
+SAMPLE_KINDS = (".png", ".jpg", ".jpeg", ".webp")
+"""Files that can be offered as sample images."""
 
 _PAGE = ("app.js", "worker.js", "tiles.js", "pixels.js", "png.js", "isolation.js", "style.css", "icon.svg")
 _NOTICE = "onnxruntime-web-LICENSE.txt"
@@ -41,7 +43,6 @@ _BUILDS = {
     "wasm": ("ort.wasm.min.mjs", "ort-wasm-simd-threaded"),
     "webgpu": ("ort.webgpu.min.mjs", "ort-wasm-simd-threaded.asyncify"),
 }
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp")
 _MOST_SAMPLES = 6
 _EIGHT_BITS = 50.0
 """dB: no more is asked of PSNR between outputs that are rounded to 8 bits, which alone costs up to 58.9 dB."""
@@ -166,8 +167,8 @@ def _samples(bundle: Bundle, samples: Mapping[str, Path]) -> list[tuple[str, Pat
     taken = [("images/check_input.png", bundle.root / CHECK_INPUT)]
     for index, (name, path) in enumerate(list(samples.items())[:_MOST_SAMPLES]):
         stem, suffix = Path(name).stem, Path(name).suffix.lower()
-        if suffix not in _IMAGES or not path.is_file():
-            raise UsageError(f"expected sample images as {', '.join(_IMAGES)}, found {name}")
+        if suffix not in SAMPLE_KINDS or not path.is_file():
+            raise UsageError(f"expected sample images as {', '.join(SAMPLE_KINDS)}, found {name}")
         plain = re.sub(r"[^A-Za-z0-9_-]", "_", stem)  # part of an address
         taken.append((f"images/sample_{index + 1}_{plain}{suffix}", path))
     return taken

@@ -1,4 +1,4 @@
-"""``python -m flows verify-published`` and ``reverify``: releases on hubs, looked at again."""
+"""``python -m flows verify-published``, ``reverify`` and ``pages``: releases on hubs, looked at again and shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,26 @@ from aethernet.cli.output import emit_json, say, write_text
 from aethernet.records import published_names
 from flows.session import embedded_server
 
-__all__ = ["reverify", "verify_published"]
+__all__ = ["pages", "reverify", "verify_published"]
+
+
+def pages(
+    trust: TrustOptions,
+    hub: Annotated[str, typer.Option(help="Place of the releases: hf://org, file:///folder.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to serve.")] = Path("pages"),
+    specs: Annotated[Path, typer.Option(help="Folder with NAME/release.toml in it.")] = Path("releases"),
+    as_json: AsJson = False,
+) -> None:
+    """Write the pages of all published releases whose specs have [web], from what the hub has, for one server."""
+    from aethernet.web.onnxruntime_web import onnxruntime_web
+    from aethernet.web.pages import write_pages
+
+    made = write_pages(specs, hub, output, onnxruntime_web, trust=trust.trust(), on_message=say)
+    if as_json:
+        emit_json({"path": str(output), "releases": made})
+    else:
+        print(output)
+    say(f"pages of {', '.join(made) or 'no release'}")
 
 
 def verify_published(

@@ -146,6 +146,8 @@ class Runner:
         self.secrets: dict[str, str] = {}
         self.token = "ghs_loopback"
         self.artifacts, self.caches = folder / "artifacts", folder / "caches"
+        self.pages = folder / "pages"
+        """What GitHub Pages serves."""
         self.attested: list[str] = []
         self.change_environment: Callable[[dict[str, str]], dict[str, str]] = lambda environment: environment
         """Applied to what a step sets: the one place where a local run differs from GitHub."""
@@ -288,6 +290,12 @@ class Runner:
                 source = self.artifacts / given["name"]
                 assert source.is_dir(), f"there is no artifact {given['name']}"
                 shutil.copytree(source, workspace / given["path"], dirs_exist_ok=True)
+            case "actions/upload-pages-artifact":
+                self._upload({"name": "github-pages", "if-no-files-found": "error", **given}, workspace)
+            case "actions/deploy-pages":
+                assert permissions["id-token"] == permissions["pages"] == "write"
+                shutil.rmtree(self.pages, ignore_errors=True)
+                shutil.copytree(self.artifacts / "github-pages", self.pages)
             case "actions/attest":
                 assert permissions["id-token"] == permissions["attestations"] == "write"
                 found = [path for path in workspace.glob(given["subject-path"] + "/*") if path.is_file()]

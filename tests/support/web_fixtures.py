@@ -15,15 +15,51 @@ import pytest
 
 from aethernet.errors import WebError
 from aethernet.upscale.upscaler import Upscaler
+from aethernet.web import onnxruntime_web as fetching
+from aethernet.web import site as writing
 from aethernet.web.onnxruntime_web import onnxruntime_web
 from aethernet.web.site import SITE, write_site
 from tests.support import browser
 from tests.support.site_server import SiteServer, serve
 from tests.support.web_page import Page
 
-__all__ = ["axe", "chromium", "page", "runtime_files", "server", "site", "stand_in", "upscaler", "with_webgpu"]
+__all__ = [
+    "CONTENT",
+    "axe",
+    "chromium",
+    "package",
+    "page",
+    "runtime",
+    "runtime_files",
+    "server",
+    "site",
+    "stand_in",
+    "upscaler",
+    "with_webgpu",
+]
 
 _AXE = "29348999450cdf2849a8e70b7912fc2da85a849da39c0d0d5394f51d4a9ed95c"
+
+
+CONTENT = {name: f"stands for {name}".encode() for name in fetching.DIGESTS}
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package of small files whose digests are the pinned ones."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
+    monkeypatch.setattr(fetching, "DIGESTS", digests)
+    monkeypatch.setattr(writing, "DIGESTS", digests)
+    folder = tmp_path / "package"
+    (folder / "dist").mkdir(parents=True)
+    for name, content in {**CONTENT, "ort.all.js": b"not needed"}.items():
+        (folder / "dist" / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def runtime(package: Path, tmp_path: Path) -> Path:
+    return onnxruntime_web(package, cache=tmp_path / "cache")
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ class Page:
         self.wait({"ready", "failed"})
         return self
 
-    def wait(self, states: set[str] = ENDED, seconds: float = 60) -> str:
+    def wait(self, states: set[str] = ENDED, seconds: float = 180) -> str:
         """The state once it is one of those that are waited for."""
         from selenium.webdriver.support.ui import WebDriverWait
 

@@ -319,7 +319,10 @@ function fillWays({ ways, threads, isolated }) {
   const asked = new URLSearchParams(location.search).get("run");
   if (ways.some((way) => way.id === asked)) $("way").value = asked;
   const card = ways.find((way) => way.provider === "webgpu");
-  const reasons = ways.filter((way) => way.reason).map((way) => `${way.title} cannot be used: ${way.reason}.`);
+  const reasons = [...new Set(ways.map((way) => way.reason).filter(Boolean))].map((reason) => {
+    const titles = ways.filter((way) => way.reason === reason).map((way) => way.title);
+    return `${titles.join(" and ")} cannot be used: ${reason}.`;
+  });
   const parts = [
     card && !card.reason ? `Graphics card: ${card.device}.` : "",
     `Processor: ${threads} ${threads === 1 ? "thread" : "threads"}${isolated ? "" : ", because this page is not isolated from others"}.`,

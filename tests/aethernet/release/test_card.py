@@ -60,6 +60,15 @@ def test_its_figures_are_the_manifests(finished_release: Path) -> None:
         assert f"| {speed.median_ms:.1f} ms |" in text
 
 
+def test_a_page_to_try_it_is_named_where_there_is_one(finished_release: Path) -> None:
+    bundle = open_bundle(finished_release)
+    address = "https://huggingface.co/spaces/org/tiny_2x"
+    manifest = bundle.manifest.model_copy(update={"page": address})
+
+    assert f"**[Try it in your browser](<{address}>)**" in render_card(manifest, bundle.build)
+    assert "Try it" not in render_card(bundle.manifest, bundle.build)
+
+
 def test_it_prints_no_holes(finished_release: Path) -> None:
     text = (finished_release / "README.md").read_text(encoding="utf-8")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from aethernet.artifact import Artifact
 from aethernet.comparison import Acceptance
 from aethernet.precision import Precision
@@ -68,6 +70,20 @@ def test_the_author_states_what_the_spec_says(tmp_path: Path) -> None:
 
     assert (author.name, author.version, author.origin) == ("a", "1.0.0", "somewhere")
     assert author.required == (Precision.FP32, Precision.INT8)
+
+
+@pytest.mark.parametrize(
+    ("page", "address"),
+    [
+        ("org/a", "https://huggingface.co/spaces/org/a"),
+        ("https://example.org/a/", "https://example.org/a/"),
+        ("", ""),
+    ],
+)
+def test_the_page_to_try_it_is_an_address(tmp_path: Path, page: str, address: str) -> None:
+    spec = make_spec({"name": "a", "checkpoint": tmp_path / "b", "web": {"page": page}})
+
+    assert AuthorFacts.of(spec).page == address
 
 
 def test_every_kind_of_file_is_listed_where_it_lies() -> None:

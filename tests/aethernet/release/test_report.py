@@ -94,6 +94,14 @@ def test_words_from_outside_cannot_become_markup(finished_release: Path, tmp_pat
     assert pieces_of(page)[0]["name"] == evil
 
 
+def test_a_page_to_try_it_is_linked_where_there_is_one(finished_release: Path) -> None:
+    bundle = open_bundle(finished_release)
+    manifest = bundle.manifest.model_copy(update={"page": "https://example.org/tiny_2x/"})
+
+    assert '<a href="https://example.org/tiny_2x/">Try it' in render_report(manifest, bundle.build, [])
+    assert "Try it" not in render_report(bundle.manifest, bundle.build, [])
+
+
 def test_a_release_without_images_and_quality_has_a_page_too(finished_release: Path) -> None:
     bundle = open_bundle(finished_release)
     manifest = bundle.manifest.model_copy(update={"quality": (), "authors": (), "description": ""})

@@ -82,6 +82,10 @@ def test_engines_are_tried_for_every_form_with_one_profile_by_default() -> None:
         (GOOD + '[engines]\nprofiles = ["tiles"]\n', "expected a profile (image, tile, video_720p, video_1080p)"),
         (GOOD + '[engines]\ncapabilities = ["ada"]\n', "expected compute capabilities such as 8.9"),
         (GOOD + '[engines]\nbackends = ["openvino"]\n', "found 'openvino'"),
+        (
+            GOOD + '[web]\npage = "javascript:alert(1)"\n',
+            "owner/name on the Hub, or an address that begins with https://",
+        ),
         ("name = [", "is not TOML"),
     ],
 )

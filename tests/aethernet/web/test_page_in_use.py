@@ -5,21 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
-import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from aethernet.web.site import SITE
 from tests.support import browser
 from tests.support.site_server import ISOLATION, SiteServer, serve
-from tests.support.web_fixtures import axe, chromium, page, runtime_files, server, site, stand_in
+from tests.support.web_fixtures import axe, chromium, page, runtime_files, server, site
 from tests.support.web_page import Page, pixels, requested_addresses, save
 
 pytest.importorskip("selenium", reason="needs selenium (the extra 'development')")
@@ -96,100 +90,6 @@ def test_one_thread_is_used_where_the_page_is_not_isolated(chromium: Any, site: 
         assert "one thread, because the page is not isolated" in page.text("choice")
 
 
-def test_pythons_own_server_is_enough(chromium: Any, site: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(site)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert server.stdout is not None
-    try:
-        port = re.search(r"port (\d+)", server.stdout.readline())
-        assert port is not None
-        page = Page(chromium, f"http://localhost:{port[1]}/").open()
-        assert page.enlarge(save(tmp_path / "source.png", pixels(20, 30))) == "done", page.text("error")
-        assert chromium.execute_script("return crossOriginIsolated") is True
-    finally:
-        server.terminate()
-        server.wait()
-        server.stdout.close()
-
-
-def test_progress_tells_tiles_and_the_time_that_is_left(chromium: Any, site: Path, tmp_path: Path) -> None:
-    keep = """
-        window.told = [];
-        const status = document.getElementById('status');
-        new MutationObserver(() => told.push([status.textContent, document.getElementById('progress').value]))
-          .observe(status, { childList: true });
-    """
-    with serve(stand_in(site, tmp_path / "quick")) as other:
-        page = Page(chromium, other.address).open("?tile=64")
-        chromium.execute_script(keep)
-        assert page.enlarge(save(tmp_path / "source.png", pixels(150, 150))) == "done", page.text("error")
-        told = chromium.execute_script("return told")
-
-    total = page.tiles()
-    tiles = [(text, value) for text, value in told if text.startswith("Tile ")]
-    assert total >= 9
-    assert [value for _, value in tiles] == list(range(1, total + 1))
-    for number, (text, _) in enumerate(tiles[:-1], 1):
-        assert re.fullmatch(rf"Tile {number} of {total}, about (\d+ s|\d+ min|less than a second) left …", text)
-    assert tiles[-1][0] == f"Tile {total} of {total}, finishing the file …"
-
-
-def test_memory_stays_bounded_for_large_images(chromium: Any, site: Path, tmp_path: Path) -> None:
-    sizes = {2: (1000, 2000), 24: (4000, 6000)}
-    peaks = {}
-    with serve(stand_in(site, tmp_path / "quick")) as other:
-        for megapixels, (height, width) in sizes.items():
-            array = np.tile(pixels(500, 500), (height // 500, width // 500, 1))
-            source = save(tmp_path / f"{megapixels}.png", array, compress_level=1)
-            page = Page(chromium, other.address).open()
-            with peak_memory(chromium.service.process.pid) as peak:
-                page.choose(source)
-                assert page.wait(seconds=240) == "done", page.text("error")
-            peaks[megapixels] = peak[0]
-            assert f"{2 * width}×{2 * height} pixels" in page.text("status")
-
-    # What has to be there for 22 megapixels more: the pixels twice (decoded and read), the two canvases, the file.
-    # Values of the output in float32 alone would be 1056 MB.
-    print(peaks)
-    assert peaks[24] - peaks[2] < 700 * 10**6
-
-
-@contextmanager
-def peak_memory(root: int) -> Iterator[list[int]]:
-    """Bytes that a process and all below it hold at most, shared ones counted once; in a list of one item."""
-    peak, stop = [0], threading.Event()
-
-    def look() -> None:
-        while not stop.wait(0.05):
-            peak[0] = max(peak[0], sum(map(held, below(root))))
-
-    watcher = threading.Thread(target=look)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        stop.set()
-        watcher.join()
-
-
-def below(root: int) -> list[int]:
-    import psutil
-
-    try:
-        return [root, *(child.pid for child in psutil.Process(root).children(recursive=True))]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def held(process: int) -> int:
-    try:
-        text = Path(f"/proc/{process}/smaps_rollup").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else 0
-
-
 def test_samples_pasted_and_dropped_files_are_taken(page: Page) -> None:
     page.forget()
     page.driver.find_element("css selector", "[data-sample]").click()
@@ -216,7 +116,7 @@ def test_samples_pasted_and_dropped_files_are_taken(page: Page) -> None:
         assert page.result().shape == (34, 42, 2)  # grey and alpha
 
 
-def test_the_frame_that_a_video_stands_at_is_taken(chromium: Any, site: Path, tmp_path: Path) -> None:
+def test_a_frame_of_a_video_is_taken(page: Page, tmp_path: Path) -> None:
     av = pytest.importorskip("av", reason="needs PyAV (the extra 'video')")
     path = tmp_path / "video.webm"
     with av.open(str(path), "w") as container:
@@ -226,26 +126,16 @@ def test_the_frame_that_a_video_stands_at_is_taken(chromium: Any, site: Path, tm
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels(48, 64, seed=index), format="rgb24")))
         container.mux(stream.encode())
 
-    frames = []
-    with av.open(str(path)) as container:
-        frames = [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
+    page.choose(path)
+    assert page.wait({"video", "failed"}) == "video"
+    page.driver.execute_async_script(
+        "const [done] = arguments; const one = document.getElementById('player');"
+        "one.readyState >= 2 ? done() : one.addEventListener('loadeddata', () => done())"
+    )
+    page.click("use-frame")
 
-    with serve(stand_in(site, tmp_path / "quick")) as other:
-        page = Page(chromium, other.address).open()
-        page.choose(path)
-        assert page.wait({"video", "failed"}) == "video"
-        chromium.execute_async_script(
-            "const [done] = arguments; const one = document.getElementById('player');"
-            "one.addEventListener('seeked', () => done()); one.currentTime = 0.65"
-        )
-        page.click("use-frame")
-        assert page.wait({"done", "failed"}) == "done", page.text("error")
-        found = page.result()[::2, ::2].astype(float)
-
-    assert chromium.find_element("id", "download").get_attribute("download") == "video 0.65 s_2x.png"
-    off = [np.abs(found - frame).mean() for frame in frames]
-    assert int(np.argmin(off)) == 6
-    assert off[6] < 3
+    assert page.wait({"done", "failed"}) == "done", page.text("error")
+    assert page.result().shape == (96, 128, 3)
 
 
 def test_result_is_compared_zoomed_and_reached_by_keyboard(page: Page, tmp_path: Path) -> None:
@@ -272,39 +162,6 @@ def test_result_is_compared_zoomed_and_reached_by_keyboard(page: Page, tmp_path:
         driver.switch_to.active_element.send_keys(Keys.TAB)
         reached.append(driver.switch_to.active_element.get_attribute("id"))
     assert {"choose", "zoom", "closer", "farther", "download", "line", "frame", "way", "verify"} <= set(reached)
-
-
-def test_the_line_follows_a_finger(page: Page, tmp_path: Path) -> None:
-    driver = page.driver
-    driver.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
-    )
-    driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
-    try:
-        assert page.enlarge(save(tmp_path / "source.png", pixels(60, 90))) == "done", page.text("error")
-        left, width, middle = driver.execute_script(
-            "document.getElementById('frame').scrollIntoView({ block: 'center' });"
-            "const box = document.getElementById('stack').getBoundingClientRect();"
-            "return [box.left, box.width, (box.top + box.bottom) / 2]"
-        )
-        for kind, share in [("touchStart", 0.5), ("touchMove", 0.4), ("touchMove", 0.25), ("touchEnd", None)]:
-            points = [] if share is None else [{"x": left + share * width, "y": middle}]
-            driver.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
-        assert page.text("line") == "25"
-    finally:
-        driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
-
-
-def test_the_line_to_report_is_copied(page: Page) -> None:
-    allowed = {"origin": page.address.rstrip("/"), "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"]}
-    page.driver.execute_cdp_cmd("Browser.grantPermissions", allowed)
-    assert page.verify() == "verified", page.text("status")
-
-    page.driver.find_element("id", "copy").click()
-
-    copied = "navigator.clipboard.readText().then(arguments[0], (error) => arguments[0](String(error)))"
-    assert page.driver.execute_async_script(copied) == page.text("report-line")
-    assert page.text("copied") == "Copied."
 
 
 @pytest.mark.parametrize("width", [360, 414, 1280])
@@ -340,12 +197,7 @@ def test_axe_finds_no_accessibility_error(page: Page, tmp_path: Path, axe: str, 
     assert page.enlarge(save(tmp_path / "source.png", pixels(60, 90))) == "done", page.text("error")
     page.verify()
 
-    full = page.driver.execute_async_script(check)
-    page.driver.execute_script("document.dispatchEvent(new DragEvent('drop', { dataTransfer: new DataTransfer() }))")
-    page.driver.execute_script("document.getElementById('video').hidden = false")
-    refused = page.driver.execute_async_script(check)
-
-    assert (empty, full, refused) == ([], [], [])
-    assert page.text("error")
+    assert empty == []
+    assert page.driver.execute_async_script(check) == []
     page.driver.execute_script("document.getElementById('line').removeAttribute('aria-label')")
     assert page.driver.execute_async_script(check) == ["label"]

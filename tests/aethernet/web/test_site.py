@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import shutil
 import subprocess
@@ -23,26 +22,9 @@ from aethernet.web.site import SITE, space_card, write_site
 from tests.support.commands import Call
 from tests.support.hub_server import HubServer
 from tests.support.releases import NAME, flip_byte, snapshot
+from tests.support.web_fixtures import CONTENT, package, runtime
 
-CONTENT = {name: f"stands for {name}".encode() for name in fetching.DIGESTS}
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package of small files whose digests are the pinned ones."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
-    monkeypatch.setattr(fetching, "DIGESTS", digests)
-    monkeypatch.setattr(writing, "DIGESTS", digests)
-    folder = tmp_path / "package"
-    (folder / "dist").mkdir(parents=True)
-    for name, content in {**CONTENT, "ort.all.js": b"not needed"}.items():
-        (folder / "dist" / name).write_bytes(content)
-    return folder
-
-
-@pytest.fixture
-def runtime(package: Path, tmp_path: Path) -> Path:
-    return onnxruntime_web(package, cache=tmp_path / "cache")
+__all__ = ["package", "runtime"]
 
 
 def test_exactly_the_pinned_files_are_kept(package: Path, runtime: Path) -> None:
