@@ -171,6 +171,13 @@ def read_param(path: Path | str) -> NcnnModel:
         raise ExportError(f"{name} is damaged: {error}") from error
     if count != len(layers):
         raise ExportError(f"expected {count} layers in {name}, as it says, found {len(layers)}")
+    known: set[str] = set()
+    for layer in layers:  # ncnn makes a blob of that name, which nothing fills
+        if missing := [blob for blob in layer.inputs if blob not in known]:
+            raise ExportError(
+                f"{name} is damaged: layer {layer.name} reads {missing[0]}, which no layer before it gives"
+            )
+        known.update(layer.outputs)
     return NcnnModel(layers)
 
 

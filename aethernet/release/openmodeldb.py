@@ -28,10 +28,10 @@ _KINDS = {
     ".pth": ("pytorch", "pth"),
     ".safetensors": ("pytorch", "safetensors"),
     ".onnx": ("onnx", "onnx"),
-    ".param": ("ncnn", "param"),
-    ".bin": ("ncnn", "bin"),
 }
-_LISTED = ("_fp32.pth", "_fp32.safetensors", "_fp32.onnx", "_fp16.onnx", "_int8.onnx", "_ncnn.param", "_ncnn.bin")
+_LISTED = ("_fp32.pth", "_fp32.safetensors", "_fp32.onnx", "_fp16.onnx", "_int8.onnx")
+"""Files that become resources. ncnn is a platform there, but no type of file (``enum`` of a resource's ``type`` in
+``src/lib/model-props.ts``), and an entry with another type is refused as a whole: the description names those files."""
 
 
 def database_patch(manifest: Manifest, build: BuildRecord, spec: OpenModelDbSpec) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def database_patch(manifest: Manifest, build: BuildRecord, spec: OpenModelDbSpec
         "author": (list(authors) if len(authors) > 1 else authors[0]) if authors else "unknown",
         "license": None if manifest.license == "unknown" else manifest.license,
         "tags": sorted(spec.tags),
-        "description": _description(manifest),
+        "description": _description(manifest, spec),
         "date": build.created[:10],
         "architecture": architecture,
         "size": [manifest.network.preset],
@@ -94,13 +94,17 @@ def _shown_name(manifest: Manifest) -> str:
     return " ".join(word[:1].upper() + word[1:] for word in re.split(r"[_\s-]+", words) if word)
 
 
-def _description(manifest: Manifest) -> str:
+def _description(manifest: Manifest, spec: OpenModelDbSpec) -> str:
     parts = [manifest.description.strip()]
     precisions = [form.precision.value for form in manifest.forms if form.status == "released"]
     parts.append(
         f"Version {manifest.version}. Forms: {', '.join(precisions)}; each was compared with the trained network on "
         "images before it was released, see the release's README.md."
     )
+    ncnn = [one for one in manifest.files if one.role == "ncnn"]
+    if ncnn:
+        files = " and ".join(f"[{one.path}]({_address(spec, one.path)}) ({one.size} bytes)" for one in ncnn)
+        parts.append(f"Platform ncnn (Vulkan; Upscayl and its like): {files}.")
     own = [one for one in manifest.quality if one.precision is Precision.FP32 and one.form.endswith(".onnx")]
     base = [one for one in manifest.quality if one.form == "bicubic"]
     values = [[one.psnr_rgb for one in many if one.psnr_rgb is not None] for many in (own, base)]

@@ -31,7 +31,7 @@ _AUTOMATIC = {
     # Never fp16 on a CPU: it is slower than fp32. No int8 where ONNX Runtime has no integer kernels for it.
     "onnxruntime-cpu": (Precision.FP32, Precision.INT8),
     "openvino-cpu": (Precision.FP32, Precision.INT8),
-    "ncnn-vulkan": (Precision.FP16,),
+    "ncnn-vulkan": (Precision.FP16, Precision.FP32),  # how kernels are stored: a release has one of the two
     "onnxruntime-cuda": (Precision.FP32, Precision.FP16),
     "onnxruntime-directml": (Precision.FP32, Precision.FP16),
     "pytorch-cuda": (Precision.FP32, Precision.FP16),
@@ -40,7 +40,7 @@ _AUTOMATIC = {
 }
 
 
-_ASKED = {"ncnn-cpu": (Precision.FP16,)}
+_ASKED = {"ncnn-cpu": (Precision.FP16, Precision.FP32)}
 """What runtimes take that are used where they are asked for only; others take fp32."""
 
 _BACKENDS = {"tensorrt": Backend.TENSORRT, "tensorrt-rtx": Backend.TENSORRT_RTX}
@@ -86,7 +86,8 @@ def candidates(
         runtime: ``auto``, one of :data:`aethernet.runtimes.opening.RUNTIMES`, or its part before the dash.
         precision: ``auto`` or one of the precisions.
         engine: Asked where TensorRT was asked for by name; without it the release's own engines are all there are.
-        on_cpu: Leave a GPU aside, which is otherwise all that ``auto`` looks at where something runs on one.
+        on_cpu: Leave a GPU aside, which is otherwise all that ``auto`` looks at where something runs on one; Vulkan
+            alone is measured beside the CPU.
 
     Raises:
         UsageError: Unknown names, a form the release lacks, or a runtime this machine lacks.
@@ -110,9 +111,10 @@ def candidates(
     unasked = "ncnn-vulkan" in on_gpu and runtime != "ncnn-vulkan"
     if unasked and (len(on_gpu) > 1 or all(device.software for device in vulkan_devices())):
         on_gpu.remove("ncnn-vulkan")
+    on_processor = [name for name in usable if name.endswith("-cpu")]
     found = list(_fitting(bundle, on_gpu, runtime, precision, engine))
-    if not found:
-        found = list(_fitting(bundle, [name for name in usable if name.endswith("-cpu")], runtime, precision, engine))
+    if not found or (runtime == "auto" and on_gpu == ["ncnn-vulkan"]):  # some cards are slower than the CPU beside them
+        found += _fitting(bundle, on_processor, runtime, precision, engine)
     if not found:
         released = ", ".join(form.precision for form in bundle.manifest.forms if form.status == "released")
         reasons = "".join(
@@ -202,9 +204,7 @@ def choose(
         raced = _race(bundle, candidates(bundle, "auto", precision, on_cpu=True), threads, notes)
     if not raced:
         raise UsageError(f"nothing that is installed can run this release: {'; '.join(notes)}")
-    _, best, runtime_of_best = min(
-        raced, key=lambda entry: entry[0] * (1 if entry[1].precision is Precision.FP32 else _WORTH)
-    )
+    _, best, runtime_of_best = min(raced, key=lambda entry: entry[0] * (1 if _exact(entry[1]) else _WORTH))
     for _, _, opened in raced:
         if opened is not runtime_of_best:
             opened.__exit__(None, None, None)
@@ -213,6 +213,11 @@ def choose(
     if runtime == "auto" and best.runtime not in _BACKENDS and any(not here[name] for name in _BACKENDS):
         notes.append("TensorRT is installed: --runtime tensorrt builds an engine for this card")
     return RuntimeChoice(candidate=best, runtime=runtime_of_best, milliseconds=told, notes=tuple(notes))
+
+
+def _exact(one: Candidate) -> bool:
+    """Whether it computes in float32; through Vulkan, ncnn adds up in fp16 whatever the kernels are stored in."""
+    return one.precision is Precision.FP32 and one.runtime != "ncnn-vulkan"
 
 
 def _race(

@@ -66,6 +66,10 @@ def test_a_weight_too_large_for_fp16_is_an_error_and_not_infinity(tmp_path: Path
         ("7767517\n2 1\nInput data 0 1 data\n", "expected 2 layers in a.param, as it says, found 1"),
         ("7767517\n1 1\nInput data 0 2 data\n", "says 0 inputs and 2 outputs and names 1 blobs"),
         ("7767517\n1 1\nInput data 0 1 data 0:3\n", "'0:3' is not a parameter"),
+        (
+            "7767517\n2 2\nInput data 0 1 data\nReLU r 1 1 other output\n",
+            "r reads other, which no layer before it gives",
+        ),
     ],
 )
 def test_a_damaged_parameter_file_is_named(tmp_path: Path, text: str, message: str) -> None:
