@@ -17,7 +17,7 @@ from aethernet.upscale.video.encoder import Segment, VideoFormat, tag
 from aethernet.upscale.video.libraries import library, url
 from aethernet.upscale.video.matroska import ROOM, set_aspect
 from aethernet.upscale.video.source import VideoFacts, open_video
-from aethernet.upscale.video.stamps import packets, regular_times
+from aethernet.upscale.video.stamps import may_jump, packets, regular_times
 from aethernet.upscale.video.streams import Other, TextConverter, attach
 
 __all__ = ["CONTAINERS", "Interval", "OtherDamage", "assemble", "container_format"]
@@ -314,7 +314,7 @@ def _copied(
             return
         if not packet.size:
             continue
-        if packet.is_corrupt:
+        if packet.is_corrupt and not may_jump(container):  # there the mark may mean only that recordings were joined
             damage.packets += 1
             continue
         source, tick = packet.stream, packet.time_base

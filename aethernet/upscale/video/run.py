@@ -167,7 +167,7 @@ def upscale_video(
     damaged = (
         len(damage.packets)
         or missing
-        or damage.marked
+        or damage.concealed
         or int(bool(cut))
         or beside.packets
         or int(bool(damage.broken_off or beside.broken_off))
@@ -270,10 +270,6 @@ def _damages(facts: VideoFacts, damage: Damage, beside: OtherDamage, count: int,
             else f"{few} packets of the video are damaged: their images are"
         )
         notes.append(f"{said} missing, the rest is whole")
-    if damage.marked:
-        notes.append(
-            f"{damage.marked} packets of the video are damaged, as its container says; they were decoded as they are"
-        )
     if damage.concealed:
         notes.append(f"{damage.concealed} images are damaged; the decoder mended them from their neighbours")
     if damage.broken_off:

@@ -95,8 +95,6 @@ class Damage:
 
     packets: list[int | None] = field(default_factory=list)
     """Time stamp of every packet that could not be decoded."""
-    marked: int = 0
-    """Packets that the container says are damaged, and that were decoded all the same."""
     concealed: int = 0
     """Images that the decoder mended from their neighbours."""
     broken_off: str = ""
@@ -248,7 +246,7 @@ def _decoded(container: Any, stream: Any, damage: Damage | None = None, decoder:
     else:
         context = av.CodecContext.create(decoder, "r")
         context.extradata = stream.codec_context.extradata
-    order = ByOrder(container)
+    order, begun = ByOrder(container), False
     coming = packets(container, [stream])
     while True:
         try:
@@ -261,7 +259,6 @@ def _decoded(container: Any, stream: Any, damage: Damage | None = None, decoder:
                 images = context.decode(None)
             else:
                 order.entered(packet)
-                damage.marked += bool(packet.is_corrupt)
                 images = context.decode(packet) if packet.size else []
         except av.error.EOFError:
             return
@@ -277,7 +274,9 @@ def _decoded(container: Any, stream: Any, damage: Damage | None = None, decoder:
             pts = order.time(image.pts)
             if pts != image.pts:
                 image.pts = pts
-            damage.concealed += bool(image.is_corrupt)
+            # Before the first whole image they are what a cut between key frames leaves, and nothing is damaged.
+            begun = begun or not image.is_corrupt
+            damage.concealed += begun and bool(image.is_corrupt)
             yield image
         if packet is None:
             return

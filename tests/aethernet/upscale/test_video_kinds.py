@@ -271,12 +271,15 @@ def test_joined_recordings_follow_each_other(upscaler: Upscaler, tmp_path: Path)
     found = stamps(made)
     steps = np.diff([float(stamp) for stamp in found])
     assert len(found) == told["frames"] == 30
+    assert told["damaged"] == 0
     assert (steps > 0.03).all()
     assert steps.max() < 0.3
     assert found[:10] == stamps(alone)
     with av.open(str(made)) as opened:
         sounds = [packet.pts * packet.time_base for packet in opened.demux(audio=0) if packet.size]
     assert abs(float(max(sounds) - found[-1])) < 0.3
+    with av.open(str(joined)) as opened:
+        assert len(sounds) == sum(bool(packet.size) for packet in opened.demux(audio=0))
 
 
 def test_a_part_of_joined_recordings_is_found_by_the_time_it_is_shown_at(upscaler: Upscaler, tmp_path: Path) -> None:
@@ -716,6 +719,23 @@ def spoilt(path: Path, index: int) -> Path:
     data[place : place + 40] = b"\xff" * 40
     path.write_bytes(data)
     return path
+
+
+def test_images_that_the_decoder_had_to_mend_are_counted(upscaler: Upscaler, tmp_path: Path) -> None:
+    source = video(tmp_path / "a.avi", 20, codec="mpeg4", options={"qscale": "2"})
+    _, whole = larger(upscaler, source, "whole.mkv")
+    with av.open(str(source)) as opened:
+        packets = [bytes(packet) for packet in opened.demux(video=0) if packet.size]
+    data = bytearray(source.read_bytes())
+    place = data.find(packets[7]) + len(packets[7]) // 2
+    data[place : place + 20] = b"\xff" * 20
+    (tmp_path / "b.avi").write_bytes(data)
+
+    _, told = larger(upscaler, tmp_path / "b.avi", "b.mkv")
+
+    assert whole["damaged"] == 0
+    assert told["damaged"] > 0
+    assert any("mended" in note or "damaged" in note for note in told["notes"])
 
 
 def test_resuming_a_damaged_video_comes_to_the_same(upscaler: Upscaler, tmp_path: Path) -> None:
