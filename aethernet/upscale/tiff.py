@@ -74,6 +74,8 @@ def read_tiff(path: Path, largest: int, number: int = 0, *, any_range: bool = Fa
         pages = _pages(file)
         count, page = len(pages), pages[number]
         height, width = int(page.imagelength), int(page.imagewidth)
+        if width < 1 or height < 1:
+            raise ImageError(f"expected at least one pixel, found {width}x{height}: {path}")
         if width * height > largest:
             raise ImageError(f"expected at most {largest // 10**6} megapixels, found {width}x{height}: {path}")
         photometric = int(page.photometric)
