@@ -66,7 +66,11 @@ class Part:
     least: float
     """Seconds that must be left for it to be worth starting."""
     most: float
-    """Seconds after which it is ended."""
+    """Seconds after which it is ended on a card."""
+
+    def allowed(self, left: float, *, rehearsal: bool) -> float:
+        """Seconds after which it is ended where ``left`` are: the stand-in computes on processors, often busy ones."""
+        return left if rehearsal else min(self.most, left)
 
 
 PARTS = (
@@ -202,7 +206,7 @@ def orchestrate(options: argparse.Namespace) -> int:
             start = time.monotonic()
             with open(log, "wb") as words:
                 process = subprocess.Popen(command, stdout=words, stderr=words, start_new_session=True, env=environment)
-                ended = follow(process, lines, report, min(part.most, left))
+                ended = follow(process, lines, report, part.allowed(left, rehearsal=options.rehearse))
             if ended:
                 said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-12:]
                 report.add([{"part": part.name, "status": "failed", "reason": ended, "log": said}])

@@ -61,6 +61,13 @@ def test_how_a_part_ended_is_told(ending: str, told: str, gpu: ModuleType, tmp_p
     assert len(results) == 1
 
 
+def test_a_part_ends_early_on_a_card_and_has_all_the_time_in_a_rehearsal(gpu: ModuleType) -> None:
+    part = gpu.Part("a", 15, 60)
+
+    assert (part.allowed(300, rehearsal=False), part.allowed(20, rehearsal=False)) == (60, 20)
+    assert part.allowed(300, rehearsal=True) == 300
+
+
 def test_a_line_that_was_cut_off_is_no_result(gpu: ModuleType, tmp_path: Path) -> None:
     half = "open(sys.argv[1], 'a').write('{\"part\": ')"
 
