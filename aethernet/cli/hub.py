@@ -15,7 +15,6 @@ from aethernet.cli.interruption import keeps
 from aethernet.cli.options import AsJson, Only, TrustOptions, split_list
 from aethernet.cli.output import emit_json, say
 from aethernet.errors import AethernetError, UsageError
-from aethernet.records import published_names
 
 if TYPE_CHECKING:
     from aethernet.hub.catalogue import Offer
@@ -117,6 +116,7 @@ def publish_bundle(
     """Publish a release folder, look at what arrived, take it back if that is wrong."""
     from aethernet.hub.address import Address
     from aethernet.hub.publishing import publish_release, take_back, verify_release
+    from aethernet.records import published_names
     from aethernet.release.bundle import open_bundle
 
     wanted = Address.parse(address)
