@@ -2,6 +2,7 @@
 
     python benchmarks/architectures.py --write docs/architectures.md      # all, one process each, takes a while
     python benchmarks/architectures.py Compact SPAN --json                # some
+    python benchmarks/architectures.py --only-ncnn docs/architectures.md  # that column of a table, in one process
 
 Random weights give images of any range, so every output is brought to [0, 1] by the range of the reference's before
 the limits of a release are applied; forms are compared at four sizes, one of them a batch. int8 is calibrated on the
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -345,6 +346,45 @@ def table(rows: list[Row], versions: Mapping[str, str]) -> str:
     return "\n".join([*lines, "", "## Why not", "", *reasons, ""])
 
 
+def with_ncnn(page: str, told: Mapping[str, str]) -> str:
+    """The table with its column ncnn, before the last one, as in ``told``; all else stays."""
+    lines = page.splitlines()
+    head = next(index for index, line in enumerate(lines) if line.startswith("| architecture |"))
+    there = " ncnn |" in lines[head]
+    kept = []
+    for index, line in enumerate(lines):
+        if line.startswith("- **") and ", ncnn:**" in line:
+            continue
+        if index >= head and line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            text = told.get(cells[0], "–").partition(": ")[0]
+            mine = "ncnn" if index == head else "---" if index == head + 1 else text
+            cells[-2 if there else -1 :] = [mine, cells[-1]]
+            line = "|---" * len(cells) + "|" if index == head + 1 else f"| {' | '.join(cells)} |"
+        kept.append(line)
+    reasons = [line for line in kept if line.startswith("- **")]
+    new = [f"- **{name}, ncnn:** {_plain(text[4:])}" for name, text in told.items() if text.startswith("no: ")]
+    kept = [line for line in kept if line not in reasons]
+    return "\n".join([*kept, *sorted([*reasons, *new], key=str.lower)]).rstrip() + "\n"
+
+
+def _only_ncnn(names: Iterable[str]) -> dict[str, str]:
+    """Architecture -> what becomes of its ncnn form."""
+    import aethernet
+    from aethernet.errors import AethernetError
+
+    told = {}
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                random_checkpoint(name, Path(folder) / "net.pth")
+                told[name] = _ncnn(aethernet.load(Path(folder) / "net.pth").folded, Path(folder))
+            except AethernetError as error:
+                told[name] = f"no: {error}"
+        print(f"{name}: {told[name]}", file=sys.stderr, flush=True)
+    return told
+
+
 def _plain(text: str) -> str:
     return " ".join(text.replace("|", "/").replace("<", "‹").replace(">", "›").split())[:700]
 
@@ -379,11 +419,16 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print results as JSON")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--rows", type=Path, help="folder to keep results in, and to take those that are there from")
+    parser.add_argument("--only-ncnn", type=Path, metavar="FILE", help="Markdown file whose column ncnn is made anew")
     parser.add_argument("--here", action="store_true", help="in this process")
     options = parser.parse_args()
     unknown = sorted(set(options.names) - set(NETWORKS))
     if unknown:
         parser.error(f"unknown: {', '.join(unknown)}")
+    if options.only_ncnn:
+        told = _only_ncnn(options.names or NETWORKS)
+        options.only_ncnn.write_text(with_ncnn(options.only_ncnn.read_text(encoding="utf-8"), told), encoding="utf-8")
+        return
     rows: list[Row] = []
 
     def one(name: str) -> Row:

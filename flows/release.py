@@ -7,6 +7,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from aethernet.precision import Precision
 from aethernet.release.bundle import Bundle
 from aethernet.release.entries import artifact_of, config_entry, image_entries, ncnn_entries, reference_entry
 from aethernet.release.facts import AuthorFacts, ReleaseFacts
@@ -66,7 +67,7 @@ def release(
 
     profiles = spec.engines.fitted(dataclasses.replace(reference.size, fixed=static))
     engines = engines_of(profiles, released.engine_sources, reference.weights, images, limits)
-    ncnn = ncnn_outcome(fp32.weights.safetensors, spec.name, truth, images)
+    ncnn = ncnn_outcome(fp32.weights.safetensors, fp32.model.file, spec, truth, images)
     speed = benchmark(reference.weights, released.candidates, images, static)
     network = fp32.describe()
     drawn = draw(truth, images, released.candidates)
@@ -74,7 +75,7 @@ def release(
 
     files = [reference_entry(reference.weights, reference.facts.form), config_entry(write_config(network))]
     files += [entry for one in released.files for entry in one.entries()]
-    files += [*engine_files(engines), *ncnn_entries(ncnn.files), *image_entries(drawings)]
+    files += [*engine_files(engines), *ncnn_entries(ncnn.files, Precision(spec.ncnn.weights)), *image_entries(drawings)]
     facts = ReleaseFacts(
         author=AuthorFacts.of(spec),
         network=network,

@@ -19,6 +19,9 @@ from aethernet.export.ncnn.programs import fitness
 from aethernet.graphs.ncnn import read_param
 from aethernet.images.files import load_image
 from aethernet.release.manifest import NcnnFacts, ProgramFacts
+from aethernet.release.spec import ReleaseSpec
+from aethernet.runtimes.onnxruntime import OnnxRuntime
+from aethernet.runtimes.protocol import Runtime
 from aethernet.runtimes.pytorch import TorchRuntime
 from tasks.caching import current_store, stage
 from tasks.compare import Reference, cases_of
@@ -30,7 +33,8 @@ _TILES = (32, 100, 200)
 """The smallest side that these programs take, and what they choose on cards with 1 GB and with 2 GB or more."""
 _MARGIN = 10
 """Of Upscayl, realesrgan-ncnn-vulkan and Video2X."""
-_SEAM_SIDE = 256
+_SEAM_SIDE = 208
+"""Of the piece of an image that is cut into tiles: a little more than the largest tile."""
 
 
 class NcnnForm(BaseModel):
@@ -53,12 +57,12 @@ class NcnnOutcome(BaseModel):
 
 
 @stage()
-def make_ncnn(fused: Artifact, name: str) -> NcnnForm:
-    """Write ``NAME_ncnn.param`` and ``NAME_ncnn.bin``."""
+def make_ncnn(fused: Artifact, name: str, half: bool) -> NcnnForm:
+    """Write ``NAME_ncnn.param`` and ``NAME_ncnn.bin``, kernels in fp16 (``half``) or fp32."""
     store = current_store()
     with store.scratch() as folder:
         try:
-            files = export_ncnn(load(store.get(fused)).folded, folder, name)
+            files = export_ncnn(load(store.get(fused)).folded, folder, name, half=half)
         except (ExportError, MissingDependencyError) as error:
             return NcnnForm(reason=error.reason)
         model = read_param(files.param)
@@ -75,7 +79,9 @@ def make_ncnn(fused: Artifact, name: str) -> NcnnForm:
 
 
 @stage(host_matters=True)
-def try_ncnn(param: Artifact, weights: Artifact, reference: Reference, images: list[ValidationImage]) -> NcnnTrial:
+def try_ncnn(
+    param: Artifact, weights: Artifact, half: bool, reference: Reference, images: list[ValidationImage]
+) -> NcnnTrial:
     """Run the files on the CPU and through Vulkan beside the reference's outputs."""
     from safetensors.numpy import load_file
 
@@ -84,30 +90,44 @@ def try_ncnn(param: Artifact, weights: Artifact, reference: Reference, images: l
         for file in (param, weights):  # side by side, by their names
             shutil.copyfile(store.get(file), folder / file.name)
         truth = load_file(store.get(reference.outputs))
-        return run_files(folder / param.name, truth, cases_of(images, reference.channels, reference.static))
+        cases = cases_of(images, reference.channels, reference.static)
+        return run_files(folder / param.name, truth, cases, half=half)
 
 
 @stage(host_matters=True)
-def measure_tiles(fused: Artifact, reference: Reference, images: list[ValidationImage]) -> list[SeamFacts]:
+def measure_tiles(
+    fused: Artifact, exported: Artifact, reference: Reference, images: list[ValidationImage]
+) -> list[SeamFacts]:
     """What the tiles of the ncnn programs cost, on the middle of the first image; the same for every runtime.
 
-    In PyTorch: these files take every size, also where the release's ONNX files have one.
+    In ONNX Runtime, the fastest here; in PyTorch where the release's ONNX files take one size only, unlike these.
     """
     store = current_store()
     image = load_image(store.get(images[0].low), reference.channels)
     top, left = (max(0, (side - _SEAM_SIDE) // 2) for side in image.shape[2:])
     image = image[:, :, top : top + _SEAM_SIDE, left : left + _SEAM_SIDE]
     tiles = [tile for tile in _TILES if tile < max(image.shape[2:])]
-    with TorchRuntime(load(store.get(fused)).folded) as runtime:
-        return [measure_seams(runtime, image, scale=reference.scale, tile=tile, margin=_MARGIN) for tile in tiles]
+    opened: Runtime = OnnxRuntime(store.get(exported))
+    if reference.static is not None:
+        opened = TorchRuntime(load(store.get(fused)).folded)
+    with opened as runtime:
+        return measure_seams(runtime, image, scale=reference.scale, tiles=tiles, margin=_MARGIN)
 
 
-def ncnn_outcome(fused: Artifact, name: str, reference: Reference, images: list[ValidationImage]) -> NcnnOutcome:
-    """Make the form, run it, judge it; one that misses a limit is left out and its numbers are kept."""
-    form = make_ncnn(fused, name)
+def ncnn_outcome(
+    fused: Artifact, exported: Artifact, spec: ReleaseSpec, reference: Reference, images: list[ValidationImage]
+) -> NcnnOutcome:
+    """Make the form, run it, judge it; one that misses a limit is left out and its numbers are kept.
+
+    ``fused`` and ``exported`` are the fp32 weights and the fp32 ONNX file.
+    """
+    if not spec.ncnn.include:
+        return NcnnOutcome(facts=NcnnFacts(status="skipped", reason="left out by the spec"))
+    half = spec.ncnn.weights == "fp16"
+    form = make_ncnn(fused, spec.name, half)
     if form.param is None or form.weights is None:
         return NcnnOutcome(facts=NcnnFacts(status="skipped", reason=form.reason))
-    tried = try_ncnn(form.param, form.weights, reference, images)
+    tried = try_ncnn(form.param, form.weights, half, reference, images)
     measurements = list(tried.measurements)
     facts = NcnnFacts(
         status="made, not run with Vulkan" if tried.device is None else "released",
@@ -125,7 +145,7 @@ def ncnn_outcome(fused: Artifact, name: str, reference: Reference, images: list[
     programs = tuple(  # they take and give RGB
         one.model_copy(update={"runs": one.runs and reference.channels == 3}) for one in form.programs
     )
-    seams = tuple(measure_tiles(fused, reference, images))
+    seams = tuple(measure_tiles(fused, exported, reference, images))
     return NcnnOutcome(
         facts=facts.model_copy(update={"programs": programs, "seams": seams}),
         files=[form.param, form.weights],

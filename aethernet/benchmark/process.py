@@ -34,6 +34,7 @@ class RuntimeLibrary(StrEnum):
     PYTORCH = "pytorch"
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
+    NCNN = "ncnn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +53,7 @@ class VariantProcess:
     """Runs one file in a process of its own, from ``__enter__`` to ``__exit__``.
 
     Args:
-        path: ONNX file or checkpoint.
+        path: ONNX file, ncnn parameter file or checkpoint.
         engine: What runs it.
         threads: CPU threads.
     """
@@ -165,6 +166,8 @@ def _import(engine: RuntimeLibrary) -> None:
         import aethernet.checkpoint  # noqa: F401
     elif engine is RuntimeLibrary.ONNXRUNTIME:
         import onnxruntime  # noqa: F401
+    elif engine is RuntimeLibrary.NCNN:
+        import ncnn  # noqa: F401
     else:
         import openvino  # noqa: F401
 
@@ -178,6 +181,10 @@ def _open(path: str, engine: RuntimeLibrary, threads: int) -> Runtime:
         from aethernet.runtimes.onnxruntime import OnnxRuntime
 
         return OnnxRuntime(path, threads=threads)
+    if engine is RuntimeLibrary.NCNN:
+        from aethernet.runtimes.ncnn import NcnnRuntime
+
+        return NcnnRuntime(path, threads=threads)
     from aethernet.runtimes.openvino import OpenVinoRuntime
 
     return OpenVinoRuntime(path, threads=threads)

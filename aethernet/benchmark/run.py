@@ -39,6 +39,9 @@ _IN_PYTORCH = {Precision.FP32: "torch-fused", Precision.INT8: "torch-int8"}
 _LEAST_RUNS, _LONG_TURN = 3, 5.0
 """Runs that a median and a spread need; seconds of a turn after which one is told what is left."""
 _CHECKPOINTS = (".ckpt", ".pt", ".pth", ".safetensors")
+_LIBRARIES = {".onnx": RuntimeLibrary.ONNXRUNTIME, ".param": RuntimeLibrary.NCNN} | dict.fromkeys(
+    _CHECKPOINTS, RuntimeLibrary.PYTORCH
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,13 +172,15 @@ def entries_of(bundle: Bundle) -> list[Candidate]:
             add(2, one.precision.value, one, RuntimeLibrary.ONNXRUNTIME)
             if one.precision is not Precision.FP16:
                 add(3, f"openvino-{one.precision.value}", one, RuntimeLibrary.OPENVINO)
+        elif one.role == "ncnn" and one.path.endswith(".param"):
+            add(4, "ncnn", one, RuntimeLibrary.NCNN)
     order = list(Precision)
     found.sort(key=lambda item: (item[0], order.index(item[1].precision or Precision.FP32)))
     return [entry for _, entry in found]
 
 
 def third_party_candidate(path: Path, taken: Iterable[str]) -> Candidate:
-    """Another file to put beside a release: ONNX, or a checkpoint of an AetherNet or of a network spandrel knows.
+    """Another file to put beside a release: ONNX, ncnn's, or a checkpoint of an AetherNet or of one spandrel knows.
 
     Args:
         path: The file.
@@ -186,9 +191,10 @@ def third_party_candidate(path: Path, taken: Iterable[str]) -> Candidate:
     """
     if not path.is_file():
         raise UsageError(f"expected a file at {path}, found nothing")
-    if path.suffix != ".onnx" and path.suffix not in _CHECKPOINTS:
-        raise UsageError(f"expected an ONNX file or a checkpoint, found {path.name}", hint=", ".join(_CHECKPOINTS))
-    engine = RuntimeLibrary.ONNXRUNTIME if path.suffix == ".onnx" else RuntimeLibrary.PYTORCH
+    if path.suffix not in _LIBRARIES:
+        expected = "expected an ONNX file, an ncnn .param file or a checkpoint"
+        raise UsageError(f"{expected}, found {path.name}", hint=", ".join(_CHECKPOINTS))
+    engine = _LIBRARIES[path.suffix]
     used, name = set(taken), path.stem
     number = 2
     while name in used:
@@ -317,8 +323,11 @@ def _unless_required(entry: Candidate, skipped: list[tuple[str, str]], at: str =
 
 
 def _process_for(entry: Candidate, threads: int) -> VariantProcess:
-    if entry.engine is RuntimeLibrary.OPENVINO and importlib.util.find_spec("openvino") is None:
-        raise BenchmarkError("openvino is not installed")
+    if (
+        entry.engine in (RuntimeLibrary.OPENVINO, RuntimeLibrary.NCNN)
+        and importlib.util.find_spec(entry.engine) is None
+    ):
+        raise BenchmarkError(f"{entry.engine} is not installed")
     return VariantProcess(entry.path, entry.engine, threads)
 
 

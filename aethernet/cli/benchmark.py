@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +26,8 @@ def benchmark(
     threads: Annotated[int, typer.Option(min=0, help="CPU threads of each form (default: all there are).")] = 0,
     runs: Annotated[int, typer.Option(min=1, help="Counted runs of each form at each size.")] = 7,
     against: Annotated[
-        list[Path] | None, typer.Option(metavar="FILE", help="Put another ONNX file or checkpoint beside; repeatable.")
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Put another ONNX or .param file or checkpoint beside; repeatable."),
     ] = None,
     floor: Annotated[
         list[str] | None,
@@ -94,7 +96,7 @@ def benchmark_bundle(
         "release": {"name": manifest.name, "version": manifest.version, "identity": manifest.identity},
         "scale": manifest.network.config["scale"],
         "host": describe_host(),
-        "toolchain": toolchain() | _openvino(),
+        "toolchain": toolchain() | _others(),
         "threads": timed.threads,
         "runs": timed.runs,
         "seconds": timed.seconds,
@@ -121,13 +123,15 @@ def benchmark_bundle(
     return facts
 
 
-def _openvino() -> dict[str, str]:
+def _others() -> dict[str, str]:
+    """Versions of the libraries that not every installation has."""
     from importlib import metadata
 
-    try:
-        return {"openvino": metadata.version("openvino")}
-    except metadata.PackageNotFoundError:
-        return {}
+    found = {}
+    for name in ("ncnn", "openvino"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _with_ratios(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""``aethernet info`` and ``lint``: what a checkpoint, ONNX file, engine or release is; what is wrong with int8."""
+"""``aethernet info`` and ``lint``: what a file or a release is; what is wrong with int8, which programs run ncnn."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["info", "inspect_path", "lint", "lint_facts", "lint_lines"]
 
 
 def info(
-    file: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file, engine or release folder.")],
+    file: Annotated[Path, typer.Argument(help="Checkpoint, ONNX file, ncnn .param file, engine or release folder.")],
     weights: WeightsKey = None,
     as_json: AsJson = False,
 ) -> None:
@@ -78,7 +78,7 @@ def inspect_path(path: Path, weights: str | None = None) -> dict[str, Any]:
     """
     if not path.exists():
         raise UsageError(f"expected a file or folder at {path}, found nothing")
-    if weights is not None and (path.is_dir() or path.suffix in (".engine", ".onnx")):
+    if weights is not None and (path.is_dir() or path.suffix in (".engine", ".onnx", ".param")):
         raise UsageError(f"expected a checkpoint with --weights, found {path}", hint="leave --weights out")
     if path.is_dir():
         return _bundle(path)
@@ -87,6 +87,8 @@ def inspect_path(path: Path, weights: str | None = None) -> dict[str, Any]:
         from aethernet.engines.identity import read_record
 
         return record_facts(read_record(path))
+    if path.suffix == ".param":
+        return _ncnn(path)
     return _onnx(path) if path.suffix == ".onnx" else _checkpoint(path, weights)
 
 
@@ -103,6 +105,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "scale": manifest.network.config["scale"],
         "parameters": manifest.network.parameters,
         "forms": {form.precision.value: form.reason or form.status for form in manifest.forms},
+        **({} if manifest.ncnn is None else {"ncnn": manifest.ncnn.reason or manifest.ncnn.status}),
         "files": [entry.path for entry in manifest.files],
         "license": manifest.license,
         "identity": manifest.identity,
@@ -131,6 +134,23 @@ def _onnx(path: Path) -> dict[str, Any]:
         "nodes": description.nodes,
         "operators": description.operators,
         "metadata": description.metadata,
+    }
+
+
+def _ncnn(path: Path) -> dict[str, Any]:
+    from aethernet.artifact import file_digest
+    from aethernet.export.ncnn.programs import fitness
+    from aethernet.graphs.ncnn import read_param
+
+    model, weights = read_param(path), path.with_suffix(".bin")
+    return {
+        "kind": "ncnn",
+        "sha256": file_digest(path),
+        "weights": f"{weights.name}, {weights.stat().st_size} bytes" if weights.is_file() else None,
+        "inputs": model.inputs,
+        "outputs": model.outputs,
+        "layers": model.kinds,
+        "programs": [one.program.name for one in fitness(model) if one.runs],
     }
 
 

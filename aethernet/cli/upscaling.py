@@ -38,7 +38,9 @@ class RunOptions:
     precision: Annotated[str, typer.Option(help="auto, fp32, fp16 or int8.")] = "auto"
     runtime: Annotated[
         str,
-        typer.Option(help="auto, or onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx; -cpu, -cuda, -directml."),
+        typer.Option(
+            help="auto, ncnn, onnxruntime, openvino, pytorch, tensorrt, tensorrt-rtx; -cpu, -cuda, -directml, -vulkan."
+        ),
     ] = "auto"
     tile: Annotated[int | None, typer.Option(help="Largest side of a tile (default: by memory).")] = None
     overlap: Annotated[

@@ -16,6 +16,8 @@ from aethernet.comparison.cases import Case
 from aethernet.comparison.compare import compare_form
 from aethernet.comparison.gate import failures_of, limits_for
 from aethernet.comparison.measurement import Measurement, VariantId
+from aethernet.errors import ExportError
+from aethernet.graphs.ncnn import read_param
 from aethernet.precision import Precision
 from aethernet.runtimes.ncnn import NcnnRuntime, vulkan_devices
 
@@ -42,6 +44,19 @@ class NcnnTrial(BaseModel):
     """Every limit that was missed, in words."""
 
 
+_BLOBS = ("data", "output")
+"""Input and output that programs ask for by name; our own runtime takes them from the file."""
+
+
+def _wrong_ends(param: Path) -> list[str]:
+    try:
+        model = read_param(param)
+    except ExportError as error:
+        return [str(error)]
+    found = (*model.inputs, *model.outputs)
+    return [] if found == _BLOBS else [f"expected the blobs {' and '.join(_BLOBS)}, found {', '.join(found)}"]
+
+
 def try_ncnn(
     param: Path, truth: Mapping[str, ImageArray], cases: Sequence[Case], *, half: bool = True, name: str | None = None
 ) -> NcnnTrial:
@@ -61,7 +76,7 @@ def try_ncnn(
         small = [case for case in cases if not device.software or case.input[:, 0].size <= _SMALL]
         runs.append((NcnnRuntime(param, vulkan=True), small))
     measurements: list[Measurement] = []
-    failures: list[str] = []
+    failures = _wrong_ends(param)
     for runtime, inputs in runs:
         variant = VariantId(precision=precision, file=name or param.name, runtime=runtime.name)
         measured, _ = compare_form(variant, runtime, truth, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from aethernet.images.files import to_levels
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from aethernet.images.files import ImageArray
     from aethernet.runtimes.protocol import Runtime
 
@@ -57,11 +60,21 @@ def in_tiles(runtime: Runtime, image: ImageArray, *, scale: int, tile: int, marg
     return np.concatenate(rows, axis=2)
 
 
-def measure_seams(runtime: Runtime, image: ImageArray, *, scale: int, tile: int, margin: int) -> SeamFacts:
-    """The image in tiles against the same image in one tile, both continued beyond its edges; arguments as before."""
-    whole = in_tiles(runtime, image, scale=scale, tile=max(image.shape[2:]), margin=margin)
-    tiled = in_tiles(runtime, image, scale=scale, tile=tile, margin=margin)
-    difference = np.abs(to_levels(tiled).astype(np.int16) - to_levels(whole))
+def measure_seams(
+    runtime: Runtime, image: ImageArray, *, scale: int, tiles: Sequence[int], margin: int
+) -> list[SeamFacts]:
+    """The image in tiles of each size against the same image in one, all continued beyond its edges."""
+    if not tiles:
+        return []
+    whole = to_levels(in_tiles(runtime, image, scale=scale, tile=max(image.shape[2:]), margin=margin))
+    return [
+        _seams(whole, in_tiles(runtime, image, scale=scale, tile=tile, margin=margin), image, tile, margin)
+        for tile in tiles
+    ]
+
+
+def _seams(whole: NDArray[np.uint8], tiled: ImageArray, image: ImageArray, tile: int, margin: int) -> SeamFacts:
+    difference = np.abs(to_levels(tiled).astype(np.int16) - whole)
     return SeamFacts(
         tile=tile,
         margin=margin,

@@ -126,8 +126,8 @@ def contestants_of(bundle: Bundle, only: Sequence[str] = ()) -> tuple[list[Evalu
     skipped = []
     for entry in entries_of(bundle):
         file = entry.path.relative_to(bundle.root).as_posix()
-        if entry.engine == "openvino" and importlib.util.find_spec("openvino") is None:
-            skipped.append((entry.name, "openvino is not installed"))
+        if entry.engine in ("openvino", "ncnn") and importlib.util.find_spec(entry.engine) is None:
+            skipped.append((entry.name, f"{entry.engine} is not installed"))
             continue
         runtime = open_runtime(entry.path, name=f"{entry.engine.value}-cpu")
         found.append(

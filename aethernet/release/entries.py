@@ -121,15 +121,15 @@ def engine_entries(engine: Artifact, sidecar: Artifact, precision: Precision) ->
     ]
 
 
-def ncnn_entries(files: Iterable[Artifact]) -> list[FileEntry]:
-    """Of the parameter file and the weights of the ncnn form."""
+def ncnn_entries(files: Iterable[Artifact], weights: Precision) -> list[FileEntry]:
+    """Of the parameter file and the weights of the ncnn form, whose kernels are stored in ``weights``."""
     return [
         FileEntry(
             path=file.name,
             sha256=file.sha256,
             size=file.size,
             role="ncnn",
-            precision=Precision.FP16,
+            precision=weights,
             form=FoldState.FUSED.value,
         )
         for file in files

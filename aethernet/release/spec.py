@@ -20,7 +20,16 @@ from aethernet.precision import Precision
 if TYPE_CHECKING:
     from aethernet.networks.sizes import SizeRequirements
 
-__all__ = ["EngineSpec", "ExportSpec", "OpenModelDbSpec", "QuantizationSpec", "ReleaseSpec", "WebSpec", "read_spec"]
+__all__ = [
+    "EngineSpec",
+    "ExportSpec",
+    "NcnnSpec",
+    "OpenModelDbSpec",
+    "QuantizationSpec",
+    "ReleaseSpec",
+    "WebSpec",
+    "read_spec",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _NOT_ON_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?|.*\.", re.IGNORECASE | re.ASCII)
@@ -129,6 +138,15 @@ class EngineSpec(_Part):
         return self.model_copy(update={"profiles": tuple(dict.fromkeys(texts))})
 
 
+class NcnnSpec(_Part):
+    """Whether there are ncnn files, and how they hold the network."""
+
+    include: bool = Field(default=True, description="Make them, where ncnn is installed and has the layers")
+    weights: Literal["fp16", "fp32"] = Field(
+        default="fp16", description="How kernels are stored: fp16, as these programs load them, or fp32"
+    )
+
+
 class OpenModelDbSpec(_Part):
     """What the OpenModelDB entry says beside what the release knows of itself."""
 
@@ -200,6 +218,7 @@ class ReleaseSpec(_Part):
     export: ExportSpec = ExportSpec()
     quantization: QuantizationSpec = QuantizationSpec()
     engines: EngineSpec = EngineSpec()
+    ncnn: NcnnSpec = NcnnSpec()
     openmodeldb: OpenModelDbSpec = OpenModelDbSpec()
     web: WebSpec | None = Field(default=None, description="Make a page to try the release; by default none")
     limits: dict[Precision, Limits] = Field(default_factory=dict, description="Overrides of the default limits")
@@ -294,6 +313,8 @@ def _explain(problem: Any) -> str:
             fields = QuantizationSpec.model_fields
         elif problem["loc"][0] == "engines":
             fields = EngineSpec.model_fields
+        elif problem["loc"][0] == "ncnn":
+            fields = NcnnSpec.model_fields
         elif problem["loc"][0] == "openmodeldb":
             fields = OpenModelDbSpec.model_fields
         elif problem["loc"][0] == "limits":

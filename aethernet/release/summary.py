@@ -19,6 +19,8 @@ _USES = {
     ("onnx", Precision.FP16): "GPUs: TensorRT, CUDA and DirectML; half the size, not faster on a CPU",
     ("param", Precision.FP16): "Vulkan on cards of every make: Upscayl and other programs of ncnn; layers",
     ("bin", Precision.FP16): "the same, weights",
+    ("param", Precision.FP32): "Vulkan on cards of every make: Upscayl and other programs of ncnn; layers",
+    ("bin", Precision.FP32): "the same, weights, twice as large as in fp16",
     ("safetensors", Precision.FP32): "PyTorch, spandrel with our plugin",
     ("safetensors", Precision.FP16): "PyTorch on a GPU",
     ("onnx", Precision.INT8): "CPUs: ONNX Runtime, OpenVINO; DirectML. The fast form",

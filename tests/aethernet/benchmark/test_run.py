@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,29 @@ def test_a_release_s_forms_are_all_there_and_the_training_form_is_first(entries:
     ]
 
 
+@pytest.mark.skipif(importlib.util.find_spec("ncnn") is None, reason="needs ncnn: the extra 'ncnn'")
+def test_ncnn_files_join_and_so_do_those_put_beside(entries: dict[str, Candidate]) -> None:
+    own = entries["ncnn"]
+    beside = third_party_candidate(own.path, entries)
+
+    done = run_benchmark([own, beside], IMAGES, runs=1, threads=1)
+
+    assert (own.engine.value, own.path.name) == ("ncnn", "tiny_2x_ncnn.param")
+    assert (done.skipped, [one.runtime for _, results in done.sizes for one in results]) == ((), ["ncnn-cpu"] * 4)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ncnn") is None, reason="needs ncnn: the extra 'ncnn'")
+def test_without_ncnn_its_files_are_skipped_with_the_reason(
+    entries: dict[str, Candidate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ncnn" else find(name))
+
+    done = run_benchmark([entries["ncnn"]], [])
+
+    assert done.skipped == (("ncnn", "cannot run here: ncnn is not installed"),)
+
+
 def test_int8_joins_in_pytorch_onnx_runtime_and_openvino_but_not_tensorrt_s_file(finished_release: Path) -> None:
     bundle = open_bundle(finished_release)
     files = [entry for entry in bundle.manifest.files if entry.precision is not Precision.INT8]
@@ -76,6 +100,7 @@ def test_int8_joins_in_pytorch_onnx_runtime_and_openvino_but_not_tensorrt_s_file
         *("torch-unfused", "torch-fused", "torch-int8"),
         *("fp32", "fp16", "int8"),
         *("openvino-fp32", "openvino-int8"),
+        *(["ncnn"] if importlib.util.find_spec("ncnn") else []),
     ]
 
 

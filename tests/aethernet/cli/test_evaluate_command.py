@@ -19,7 +19,9 @@ from tests.aethernet.cli.test_benchmark_command import called
 from tests.support.releases import flip_byte, small_images
 
 FORMS = ["bicubic", "torch-unfused", "torch-fused", "fp32", "fp16"]
-FORMS += ["openvino-fp32"] if importlib.util.find_spec("openvino") else []
+FORMS += [
+    form for form, package in (("openvino-fp32", "openvino"), ("ncnn", "ncnn")) if importlib.util.find_spec(package)
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def test_numbers_are_those_the_release_was_judged_by(
                 if one.form == ("reference" if result["form"] == "torch-unfused" else result["file"] or "bicubic")
                 and one.image == image["picture"]
             ]
-            if result["runtime"] == "openvino-cpu":
+            if result["runtime"] in ("openvino-cpu", "ncnn-cpu"):
                 continue  # another runtime
             compared += len(stated)
             for one in stated:  # a value on the border between two levels may fall either way

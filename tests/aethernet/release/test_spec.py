@@ -46,6 +46,18 @@ def test_forms_asked_for_are_required_and_fp32_always_is() -> None:
     assert spec.wanted == spec.required == (Precision.FP32, Precision.FP16)
 
 
+def test_ncnn_files_are_made_in_fp16_unless_the_spec_says_otherwise() -> None:
+    plain = make_spec({"name": "a", "checkpoint": "b"}).ncnn
+    said = make_spec({"name": "a", "checkpoint": "b", "ncnn": {"weights": "fp32"}}).ncnn
+
+    assert (plain.include, plain.weights, said.weights) == (True, "fp16", "fp32")
+    assert not make_spec({"name": "a", "checkpoint": "b", "ncnn": {"include": False}}).ncnn.include
+    with pytest.raises(SpecError, match=r"'ncnn\.weights'"):
+        make_spec({"name": "a", "checkpoint": "b", "ncnn": {"weights": "int8"}})
+    with pytest.raises(SpecError, match="did you mean 'include'"):
+        make_spec({"name": "a", "checkpoint": "b", "ncnn": {"included": False}})
+
+
 def test_limits_override_field_by_field() -> None:
     spec = make_spec({"name": "a", "checkpoint": "b", "limits": {"fp16": {"min_psnr": 70}}})
 
