@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -12,7 +13,15 @@ from pathlib import Path
 
 from aethernet.errors import StoreError
 
-__all__ = ["Artifact", "atomic_path", "file_digest", "fsync_folder", "fsync_tree"]
+__all__ = [
+    "Artifact",
+    "atomic_path",
+    "existing_folder",
+    "file_digest",
+    "fsync_folder",
+    "fsync_tree",
+    "require_writable",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +78,28 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         # Whatever keeps the leftover from being removed must not hide why it is one.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def existing_folder(path: Path) -> Path:
+    """The nearest of a path and the folders above it that is there (it may be a file)."""
+    path = path.absolute()
+    return next(one for one in (path, *path.parents) if one.exists())
+
+
+def require_writable(folder: Path) -> None:
+    """Hold that files can be made in a folder, or in the one it would be made in; leaves nothing behind.
+
+    Raises:
+        StoreError: They cannot.
+    """
+    try:
+        # The only proof: permissions say nothing of read-only disks, quotas and network file systems.
+        with tempfile.TemporaryFile(dir=existing_folder(folder)):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"could not write to {folder}: {error.strerror or error}", hint="choose another folder or change its rights"
+        ) from error
 
 
 def fsync_folder(folder: Path) -> None:

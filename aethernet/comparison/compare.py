@@ -201,7 +201,8 @@ def _high_window(path: Path, case: Case, scale: int) -> ImageArray:
     # Up to scale - 1 pixels more are what is cut off when an HR image's side is no multiple of the scale.
     if any(not 0 <= found - side < scale for found, side in zip(truth.shape[2:], wanted, strict=True)):
         raise ComparisonError(
-            f"expected the HR image {path.name} to be {scale} times its LR partner, {wanted[1]}x{wanted[0]}, "
+            # By its stem: in a release the file is one of the store's, whose name is a digest.
+            f"expected the HR image of {case.image} to be {scale} times its LR partner, {wanted[1]}x{wanted[0]}, "
             f"found {truth.shape[3]}x{truth.shape[2]}",
             hint="pair images of the same scene by file stem; HR = LR size x scale",
         )

@@ -16,14 +16,14 @@ from aethernet.errors import ConflictError, HubError, UnreachableError
 from aethernet.hub.address import printable
 from aethernet.version import __version__
 
-__all__ = ["MissingError", "TakenError", "limited_get", "sensible", "stream", "translated"]
+__all__ = ["TOKEN_HINT", "MissingError", "TakenError", "limited_get", "sensible", "stream", "translated"]
 
 _SECONDS = {"connect": 15.0, "read": 60.0, "write": 60.0, "pool": 60.0}
 _RESTING = {408, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529}
 """Status codes that may pass."""
 
 
-_TOKEN_HINT = (
+TOKEN_HINT = (
     "log in with `hf auth login`, or set HF_TOKEN to a token that is still valid; "
     "it is sent to the hub that HF_ENDPOINT names, and to no other"
 )
@@ -153,7 +153,7 @@ def _refusal(what: str, response: Any, said: str) -> HubError:
         asked = response.headers.get("retry-after", "")
         return UnreachableError(told, wait=float(asked) if asked.isdecimal() else None, final=_retried(request))
     if status == 401:
-        return HubError(told, hint=_TOKEN_HINT)
+        return HubError(told, hint=TOKEN_HINT)
     if status == 403:
         gated = response.headers.get("x-error-code") == "GatedRepo"
         hint = "ask its owners for access on its page" if gated else "the token lacks the right to do this"

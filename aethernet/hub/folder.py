@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from aethernet.artifact import atomic_path, file_digest, fsync_folder, fsync_tree
-from aethernet.errors import AlreadyPublishedError, BundleError, HubError
+from aethernet.artifact import atomic_path, file_digest, fsync_folder, fsync_tree, require_writable
+from aethernet.errors import AlreadyPublishedError, BundleError, HubError, StoreError
 from aethernet.hub.address import require_plain, version_order
 from aethernet.hub.protocol import Publication, Snapshot
 from aethernet.release.bundle import Bundle, open_bundle
@@ -72,6 +72,13 @@ class FolderHub:
                 f"this release has {bundle.manifest.identity[:12]}"
             )
         return Publication.of(bundle, self.place, name, already_there=True)
+
+    def require_right_to_publish(self, name: str) -> None:
+        """See :class:`aethernet.hub.protocol.Hub`."""
+        try:
+            require_writable(self._folder(name))
+        except StoreError as error:
+            raise HubError(str(error), hint=error.hint) from error
 
     def retract(self, publication: Publication) -> None:
         """See :class:`aethernet.hub.protocol.Hub`."""

@@ -33,7 +33,7 @@ from aethernet.errors import (
     UsageError,
 )
 from aethernet.hub.address import printable, require_plain, version_order
-from aethernet.hub.client import MissingError, TakenError, limited_get, sensible, stream, translated
+from aethernet.hub.client import TOKEN_HINT, MissingError, TakenError, limited_get, sensible, stream, translated
 from aethernet.hub.commits import CommittedFile, Refs, commit_id, differences, without_own
 from aethernet.hub.protocol import Publication, Snapshot
 from aethernet.hub.retrying import RetryPolicy
@@ -248,6 +248,30 @@ class HuggingFaceHub:
         if wrong := differences(files, self._tree(name, commit, kind)):
             raise HubError(f"the hub did not take the site as it is: {'; '.join(wrong[:5])}")
         return address, False
+
+    def require_right_to_publish(self, name: str) -> None:
+        """See :class:`aethernet.hub.protocol.Hub`: whose token it is, and whether that may write in this place."""
+        from huggingface_hub import get_token
+
+        require_plain(name)
+        if self._token is False:
+            return  # a hub that gets no token of ours cannot say what we may
+        if get_token() is None:
+            if not f".{urlsplit(self.endpoint).hostname}".endswith(".huggingface.co"):
+                return  # a hub of one's own may take releases without
+            raise HubError(f"expected a token that may write to {self.place}, found none", hint=TOKEN_HINT)
+        try:
+            who = self._call(f"ask {self.endpoint} who we are", self._client.whoami)
+        except MissingError:
+            return  # not every hub that speaks the protocol tells
+        with sensible(f"whose token it is at {self.endpoint}"):
+            places = {who["name"]: "write"} | {one["name"]: one.get("roleInOrg") for one in who.get("orgs", ())}
+            kind = (who.get("auth") or {}).get("accessToken", {}).get("role")
+        if self.organisation not in places or "read" in (kind, places[self.organisation]):
+            raise HubError(
+                f"expected a token that may write to {self.place}, found one of {printable(who['name'])} that may not",
+                hint=TOKEN_HINT,
+            )
 
     def retract(self, publication: Publication) -> None:
         """See :class:`aethernet.hub.protocol.Hub`; the commit stays, and no version points to it any more."""

@@ -72,6 +72,13 @@ class Hub(Protocol):
             HubError: The hub refused or cannot be reached.
         """
 
+    def require_right_to_publish(self, name: str) -> None:
+        """Hold, as far as the hub tells without changing anything, that we may publish under ``name``.
+
+        Raises:
+            HubError: We may not, or the hub cannot be reached.
+        """
+
     def retract(self, publication: Publication) -> None:
         """Take a version back that was published a moment ago and turned out wrong."""
 

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
 
     ImageArray = NDArray[np.float32]
 
-__all__ = ["SUFFIXES", "list_images", "load_image", "pair_by_stem", "sample_images", "save_image", "to_levels"]
+__all__ = [
+    "SUFFIXES",
+    "image_size",
+    "list_images",
+    "load_image",
+    "pair_by_stem",
+    "sample_images",
+    "save_image",
+    "to_levels",
+]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 """File endings that count as images in a folder."""
@@ -61,6 +70,21 @@ def pair_by_stem(low: Sequence[Path], high: Sequence[Path]) -> dict[str, Path]:
             hint=f"LR: {', '.join(path.stem for path in low)}; HR: {', '.join(path.stem for path in high)}",
         )
     return pairs
+
+
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Width and height in pixels, from the first bytes of a file alone.
+
+    Raises:
+        UsageError: It is no image.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (Image.DecompressionBombError, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise UsageError(f"expected an image, found something Pillow cannot read: {path} ({error})") from error
 
 
 def load_image(path: Path | str, channels: int = 3) -> ImageArray:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from aethernet.release.spec import ReleaseSpec
     from aethernet.store.store import Store
     from flows.outcome import Outcome
+    from flows.preflight import Findings
 
 __all__ = ["Runner", "SpecOptions", "release", "release_all"]
 
@@ -60,9 +61,11 @@ class SpecOptions:
     @property
     def remote(self) -> bool:
         """Whether the checkpoint has to be fetched."""
+        if self.checkpoint is None or "://" not in self.checkpoint:
+            return False  # without the import below, which brings PyTorch along
         from aethernet.checkpoint.remote import is_remote
 
-        return self.checkpoint is not None and is_remote(self.checkpoint)
+        return is_remote(self.checkpoint)
 
     def require_with(self, spec: Path | None) -> None:
         """Holds that one thing is released.
@@ -107,13 +110,16 @@ def release(
 ) -> None:
     """Make, prove, assemble, sign and publish one release."""
     from aethernet.store.store import Store
+    from flows.preflight import Findings
 
     options.require_with(spec)
     artifacts = Store(store)
     keeps(f"finished steps are kept in {artifacts.address}; the same command goes on behind them")
-    signer = publishing.signer()
+    findings, signer = Findings(), None
+    with findings.noting():
+        signer = publishing.signer()
     with _final_spec(spec, options, artifacts) as final, _tabled(table):
-        outcome, summary = _released(final, output, publishing, artifacts, signer, fresh=fresh)
+        outcome, summary = _released(final, output, publishing, artifacts, signer, findings, fresh=fresh)
     if table is not None:
         from aethernet.comparison import measurement_table
 
@@ -127,16 +133,29 @@ def release(
 
 
 def _released(
-    spec: ReleaseSpec, output: Path, publishing: PublishOptions, store: Store, signer: Signer | None, *, fresh: bool
+    spec: ReleaseSpec,
+    output: Path,
+    publishing: PublishOptions,
+    store: Store,
+    signer: Signer | None,
+    findings: Findings,
+    *,
+    fresh: bool,
 ) -> tuple[Outcome, dict[str, Any]]:
     """The outcome and its summary, of a run or of the one that is known to have changed nothing since."""
+    from flows.preflight import look_first
     from flows.unchanged import known_release, release_key, remember_release
 
+    if findings:  # without its key the release cannot be one that is known
+        look_first(spec, output, publishing.hub, store, findings)
+        findings.require_none()
     code = Path(__file__).resolve().parents[2]
     key = release_key(spec, output, publishing.hub, signer, publishing.private, code=code)
     if not fresh and (known := known_release(store, key, signer)) is not None:
         say(f"{spec.name}  nothing has changed since its last run")
         return known.outcome, known.summary
+    look_first(spec, output, publishing.hub, store, findings)
+    findings.require_none()
     with embedded_server(_import_libraries):
         from flows.release import release as flow
         from flows.running import summarised
@@ -204,7 +223,6 @@ def release_all(
 @contextlib.contextmanager
 def _final_spec(path: Path | None, options: SpecOptions, store: Store) -> Iterator[ReleaseSpec]:
     """The spec with the options over it; what had to be fetched is there for the time of the block."""
-    from aethernet.checkpoint.remote import fetched_file
     from aethernet.release.spec import make_spec
     from flows.packing import opened_spec
 
@@ -215,6 +233,8 @@ def _final_spec(path: Path | None, options: SpecOptions, store: Store) -> Iterat
             read = opened.enter_context(opened_spec(str(path), store))
             said = {**read.model_dump(exclude_unset=True), **said}
         if options.remote:
+            from aethernet.checkpoint.remote import fetched_file
+
             said["checkpoint"] = opened.enter_context(fetched_file(options.checkpoint or "", options.checkpoint_sha256))
         yield make_spec(said)
 
