@@ -34,7 +34,7 @@ from aethernet import load  # noqa: E402
 OPSET = 18
 
 
-class Images(CalibrationDataReader):
+class Images(CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime ships no types
     """Images for calibration, one after another."""
 
     def __init__(self, images: list[np.ndarray[Any, Any]]) -> None:

@@ -18,10 +18,11 @@ from aethernet.upscale.animation import Animation, animation_of, on_white, write
 from aethernet.upscale.metadata import Metadata
 from aethernet.upscale.reading import Still
 from aethernet.upscale.statistics import UpscaleStatistics
+from aethernet.upscale.video.assembly import OtherDamage
 from aethernet.upscale.video.colour import to_rgb
 from aethernet.upscale.video.options import VideoOptions
-from aethernet.upscale.video.run import upscale_video
-from aethernet.upscale.video.source import Frame, VideoFacts, frames, library, look_at, open_video
+from aethernet.upscale.video.run import damages, upscale_video
+from aethernet.upscale.video.source import Damage, Frame, VideoFacts, frames, library, look_at, open_video
 from aethernet.upscale.writing import format_of, require_fit
 
 if TYPE_CHECKING:
@@ -115,14 +116,14 @@ def video_to_animation(
     start, end = options.interval
     statistics = UpscaleStatistics()
     shown: list[tuple[int, int]] = []
-    lost: list[int | None] = []
-    turns = round(facts.rotation / 90) % 4
+    damage = Damage()
 
     def enlarged() -> Iterator[NDArray[np.uint8]]:
-        for frame in frames(source, facts, start, end, lost):
+        for frame in frames(source, facts, start, end, damage, options.deinterlace):
             shown.append((frame.pts, frame.duration))
             rgb = np.rint(_rgb(frame, facts) / np.float32(257)).astype(np.uint8)
-            yield np.rot90(np.concatenate(list(upscaler.bands(Still.of_array(rgb), statistics))), turns)
+            larger = np.concatenate(list(upscaler.bands(Still.of_array(rgb), statistics)))
+            yield _as_shown(larger, facts.display_matrix)
             on_frame(len(shown), facts.frames)
 
     images = list(enlarged())
@@ -141,16 +142,14 @@ def video_to_animation(
         notes.append(f"{target.name} has square pixels: the video's of {facts.aspect} were taken for square ones")
     if left := _left_out(source):
         notes.append(f"{target.name} holds images only: {', '.join(left)} were left out")
-    if lost:
-        notes.append(f"{len(lost)} packets of the video are damaged: their images are missing, the rest is whole")
-    size = [width, height] if turns % 2 == 0 else [height, width]
+    notes += damages(facts, damage, OtherDamage(), len(shown), missing=0)
     return {
         "source": str(source),
         "destination": str(destination),
         "input_size": [facts.width, facts.height],
-        "output_size": size,
+        "output_size": [images[0].shape[1], images[0].shape[0]],
         "frames": len(shown),
-        "damaged": len(lost),
+        "damaged": len(damage.packets) + damage.concealed + bool(damage.broken_off),
         "fps": round(len(shown) / max(time.perf_counter() - begun, 1e-9), 3),
         "seconds": {
             "network": round(statistics.network_seconds, 3),
@@ -162,6 +161,16 @@ def video_to_animation(
 
 def _rgb(frame: Frame, facts: VideoFacts) -> NDArray[np.uint16]:
     return to_rgb(frame.image, facts.colours)
+
+
+def _as_shown(image: NDArray[np.uint8], matrix: tuple[int, ...] | None) -> NDArray[np.uint8]:
+    """An image [H, W, C] turned and mirrored as the video asks its player to, to the nearest right angle."""
+    if matrix is None:
+        return image
+    a, b, _, c, d = matrix[:5]  # a pixel at (x, y) goes to (a x + c y, b x + d y), y downwards
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
+    return image.transpose(1, 0, 2)[:: -1 if b < 0 else 1, :: -1 if c < 0 else 1]
 
 
 def _delays(shown: list[tuple[int, int]], facts: VideoFacts) -> list[Fraction]:

@@ -172,7 +172,7 @@ def upscale_video(
         or beside.packets
         or int(bool(damage.broken_off or beside.broken_off))
     )
-    notes += _damages(facts, damage, beside, count, missing)
+    notes += damages(facts, damage, beside, count, missing)
     notes += [cut] if cut else []
     if interrupted:
         notes.append(f"stopped after {count} frames; the video plays up to there; --resume goes on")
@@ -260,7 +260,8 @@ def _changes(facts: VideoFacts, options: VideoOptions, *, kept_alpha: bool) -> l
     return notes
 
 
-def _damages(facts: VideoFacts, damage: Damage, beside: OtherDamage, count: int, missing: int) -> list[str]:
+def damages(facts: VideoFacts, damage: Damage, beside: OtherDamage, count: int, missing: int) -> list[str]:
+    """Words for all that was damaged in a video of which ``count`` images could be decoded."""
     notes = []
     if damage.packets:
         few = len(damage.packets)

@@ -20,6 +20,7 @@ from aethernet.upscale.animation import animation_of, is_animated
 from aethernet.upscale.files import plan_jobs
 from aethernet.upscale.image_file import upscale_file
 from aethernet.upscale.video import VideoOptions, animation_to_video, video_to_animation
+from aethernet.upscale.video.conversion import _as_shown
 from tests.support.upscaling import doubled
 from tests.support.videos import make_video
 
@@ -269,3 +270,19 @@ def test_single_images_are_no_videos(tmp_path: Path) -> None:
     make_video(tmp_path / "v.mkv", (0, 40))
     with pytest.raises(UsageError, match="animated image"):
         plan_jobs([tmp_path / "v.mkv"], tmp_path / "c.jpg")
+
+
+@pytest.mark.parametrize("axes", ["kept", "swapped"])
+@pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
+def test_images_of_a_video_are_turned_and_mirrored_as_its_matrix_says(axes: str, signs: tuple[int, int]) -> None:
+    image = np.arange(2 * 3, dtype=np.uint8).reshape(2, 3, 1)
+    one, other = (sign * 65536 for sign in signs)
+    a, b, c, d = (one, 0, 0, other) if axes == "kept" else (0, one, other, 0)
+    placed = {((a * x + c * y) // 65536, (b * x + d * y) // 65536): image[y, x, 0] for y in range(2) for x in range(3)}
+    left, top = min(x for x, _ in placed), min(y for _, y in placed)
+
+    turned = _as_shown(image, (a, b, 0, c, d, 0, 7, 7, 1 << 30))
+
+    assert {(x - left, y - top): value for (x, y), value in placed.items()} == {
+        (x, y): turned[y, x, 0] for y in range(turned.shape[0]) for x in range(turned.shape[1])
+    }
