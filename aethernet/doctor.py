@@ -159,12 +159,8 @@ def _checked(name: str) -> dict[str, str]:
 
             opened: Any = TorchRuntime(_module(first, second), device=name.partition("-")[2])
         elif name.startswith("tensorrt"):
-            from aethernet.engines import Backend, BuildConfig, build_engine
-
-            _write_onnx(Path(folder, "three_fp32.onnx"), first, second)
-            config = BuildConfig(backend=Backend(name))
-            built = build_engine(Path(folder, "three_fp32.onnx"), Path(folder), config)
-            opened = open_runtime(built.path)
+            _write_onnx(Path(folder, "three.onnx"), first, second)
+            opened = open_runtime(_engine(Path(folder, "three.onnx"), name))
         elif name.startswith("ncnn"):
             _write_ncnn(Path(folder, "three.param"), first, second)
             opened = open_runtime(Path(folder, "three.param"), name=name)
@@ -194,7 +190,10 @@ def _convolved(image: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArr
     padded = np.pad(image, ((0, 0), (0, 0), (1, 1), (1, 1)))
     shifted = [padded[:, :, y : y + height, x : x + width] for y in range(3) for x in range(3)]
     kernels = weight.reshape(*weight.shape[:2], 9)
-    return np.sum([np.einsum("nihw,oi->nohw", one, kernels[:, :, k]) for k, one in enumerate(shifted)], axis=0)
+    convolved: NDArray[np.float32] = np.sum(
+        [np.einsum("nihw,oi->nohw", one, kernels[:, :, k]) for k, one in enumerate(shifted)], axis=0
+    )
+    return convolved
 
 
 def _module(first: NDArray[np.float32], second: NDArray[np.float32]) -> Any:
@@ -207,11 +206,25 @@ def _module(first: NDArray[np.float32], second: NDArray[np.float32]) -> Any:
     return nn.Sequential(layers[0], nn.ReLU(), layers[1])
 
 
+def _engine(source: Path, name: str) -> Path:
+    """An engine for the check image, of the backend that a runtime is called after."""
+    from aethernet.engines.backends import Backend, find_gpu
+    from aethernet.engines.builder import build_engine, plan_builds
+    from aethernet.engines.profiles import parse_profile
+
+    gpu = find_gpu()
+    backend = Backend(name.replace("-", "_"))
+    (config,) = plan_builds(
+        backend, (parse_profile("1x9x11"),), capabilities=(gpu.capability,) if gpu else ("8.9",), timeout=_PATIENCE_S
+    )
+    return build_engine(source, source.with_suffix(".engine"), config).engine
+
+
 def _write_onnx(path: Path, first: NDArray[np.float32], second: NDArray[np.float32]) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    shape = [1, 3, "height", "width"]
+    shape: list[str | int | None] = [1, 3, "height", "width"]
     nodes = [
         helper.make_node("Conv", ["input", "first"], ["a"], kernel_shape=[3, 3], pads=[1] * 4),
         helper.make_node("Relu", ["a"], ["b"]),

@@ -69,7 +69,8 @@ def in_halves(model: Any) -> Any:
         return x.half().float()
 
     def convolve(conv: nn.Conv2d, x: Any) -> Any:
-        padded = F.pad(x, [side for side in reversed(conv.padding) for _ in range(2)])
+        sides: Any = conv.padding
+        padded = F.pad(x, [side for side in reversed(sides) for _ in range(2)])
         columns = F.unfold(padded, conv.kernel_size, conv.dilation, 0, conv.stride)
         batch, _, places = columns.shape
         columns = columns.reshape(batch, conv.groups, -1, places)
@@ -92,7 +93,7 @@ def in_halves(model: Any) -> Any:
         if isinstance(module, nn.Conv2d):
             assert not isinstance(module.padding, str)
             assert module.padding_mode == "zeros"
-            module.forward = partial(convolve, module)
+            module.forward = partial(convolve, module)  # type: ignore[method-assign]
         if not list(module.children()):
             module.register_forward_hook(replace)
     return halves

@@ -20,9 +20,10 @@ from aethernet.upscale.reading import Still
 from aethernet.upscale.statistics import UpscaleStatistics
 from aethernet.upscale.video.assembly import OtherDamage
 from aethernet.upscale.video.colour import to_rgb
+from aethernet.upscale.video.libraries import library
 from aethernet.upscale.video.options import VideoOptions
 from aethernet.upscale.video.run import damages, upscale_video
-from aethernet.upscale.video.source import Damage, Frame, VideoFacts, frames, library, look_at, open_video
+from aethernet.upscale.video.source import Damage, Frame, VideoFacts, frames, look_at, open_video
 from aethernet.upscale.writing import format_of, require_fit
 
 if TYPE_CHECKING:
