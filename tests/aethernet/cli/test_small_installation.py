@@ -63,7 +63,6 @@ _COMMAND = "from aethernet.cli.main import main; main()"
 @pytest.mark.parametrize(
     ("extra", "command"),
     [
-        ("convert", "info net.pth"),
         ("convert", "fuse net.pth fused.safetensors"),
         ("convert", "export net.pth net.onnx"),
         ("convert", "sensitivity net.pth --images mine"),
@@ -88,6 +87,7 @@ def test_a_command_that_lacks_an_extra_names_it(extra: str, command: str, small:
     "command",
     [
         "--help",
+        "info net.pth",
         "info tiny_2x",
         "info int8.onnx",
         "lint int8.onnx",

@@ -528,10 +528,10 @@ def test_plans_that_make_no_sense_are_refused(
 def test_a_defect_met_in_one_file_is_that_files_error(
     upscaler: Upscaler, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stumble(path: Path) -> Any:
+    def stumble(path: Path, **named: Any) -> Any:
         if path.name == "a.png":
             raise KeyError("nobody thought of this")
-        return read_still(path)
+        return read_still(path, **named)
 
     monkeypatch.setattr("aethernet.upscale.files.read_still", stumble)
     jobs = plan_jobs([tree], tmp_path / "out")
