@@ -47,7 +47,7 @@ test-all: test ## Run every test, and note which code the long set passed with
 	$(PYTEST) --randomly-dont-reorganize -m "long or cluster" --junit-xml=.pytest_cache/long.xml
 	$(BIN)/python -m tests.support.long_set --record .pytest_cache/long.xml
 
-test-long: $(STAMP) ## Run those files of the long set that did not pass with the code as it is (tests/long_set.json)
+test-long: $(STAMP) ## Run those files of the long set that did not pass with the code as it is (.ci/long_set.json)
 	@due=$$($(BIN)/python -m tests.support.long_set) || exit 1; \
 	if [ -z "$$due" ]; then echo "the long set has passed with this code"; \
 	else echo "long set, because code has changed: $$due"; \

@@ -1,6 +1,6 @@
 """The long set: which of its files must run again, because code that they reach is not what they last passed with.
 
-``tests/long_set.json`` holds a digest for each file, of the import closure that cache keys use. Without arguments the
+``.ci/long_set.json`` holds a digest for each file, of the import closure that cache keys use. Without arguments the
 files whose closure is another now are printed; with ``--record RESULTS...``, JUnit files that pytest wrote, those are
 noted of which every test passed (``make test-all`` does it): a skipped test has proved nothing.
 """
@@ -20,7 +20,7 @@ from tasks.code_digest import code_digest
 __all__ = ["digests", "due", "passed"]
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORD = ROOT / "tests" / "long_set.json"
+RECORD = ROOT / ".ci" / "long_set.json"
 STARTED = ("flows/__main__.py", "aethernet/__main__.py", "benchmarks/gpu.py", "benchmarks/cuda_standin.py")
 """What the tests start in processes of their own, which no import shows."""
 BESIDES = ("constraints.txt", "pyproject.toml")
