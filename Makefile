@@ -19,7 +19,7 @@ packages: ## Install what tests need from Debian or Ubuntu, where that can be do
 
 setup: $(STAMP) ## Make .venv with everything this machine can have, pinned by constraints.txt
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "aethernet needs Python 3.11 or newer, found $$($(PYTHON) --version); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@echo "setting up $(VENV) (PyTorch and its libraries are several gigabytes; once only)" >&2

@@ -187,8 +187,19 @@ def _pinned(package: str) -> str:
     return next(line.partition("==")[2] for line in lines if line.startswith(f"{package}=="))
 
 
-def test_the_image_copies_what_there_is() -> None:
+def test_the_image_copies_what_there_is_and_all_that_its_package_is_built_from() -> None:
+    copied: set[str] = set()
     for line in (REPOSITORY / "deploy" / "Dockerfile").read_text().splitlines():
         if line.startswith("COPY "):
-            for name in line.split()[1:-1]:
-                assert (REPOSITORY / name).exists(), name
+            copied |= set(line.split()[1:-1])
+
+    assert [name for name in copied if not (REPOSITORY / name).exists()] == []
+    assert {
+        "pyproject.toml",
+        "setup.py",
+        "prefect.yaml",
+        "aethernet",
+        "aethernet_workflows",
+        "flows",
+        "tasks",
+    } <= copied
