@@ -19,7 +19,7 @@ import numpy as np
 
 from aethernet.errors import AethernetError
 from aethernet.graphs.ncnn import Layer, NcnnModel, Weights, write_ncnn
-from aethernet.host import describe_host, processor_features
+from aethernet.host import describe_host, package_version, processor_features
 from aethernet.install import DISTRIBUTION, requirement
 from aethernet.processes import ChildProcess
 from aethernet.runtimes import open_runtime, runtimes_here
@@ -73,7 +73,7 @@ def diagnose(*, tell: Callable[[str], object] = lambda _: None) -> dict[str, Any
         "aethernet": {
             "version": __version__,
             "python": platform.python_version(),
-            "onnxruntime": _version("onnxruntime"),
+            "onnxruntime": package_version("onnxruntime"),
         },
         "machine": {**describe_host(), "features": list(processor_features()), "memory_gb": _memory_gb()},
         "devices": _devices(),
@@ -82,13 +82,6 @@ def diagnose(*, tell: Callable[[str], object] = lambda _: None) -> dict[str, Any
         "hub": {"token": _token()},
         "cache": _cache(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _memory_gb() -> float:
@@ -292,7 +285,7 @@ def _extras() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _satisfied(name: str, specifier: Any) -> bool:
-    found = _version(name)
+    found = package_version(name)
     return found is not None and specifier.contains(found, prereleases=True)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aethernet.version import __version__
 
-__all__ = ["describe_host", "describe_run", "processor_features", "toolchain"]
+__all__ = ["describe_host", "describe_run", "package_version", "processor_features", "toolchain"]
 
 _PACKAGES = (
     "torch",
@@ -32,12 +32,15 @@ _PACKAGES = (
 def toolchain() -> dict[str, str]:
     """Package -> version of everything that takes part in making a release."""
     versions = {"aethernet": __version__, "python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+    return versions | {package: package_version(package) or "not installed" for package in _PACKAGES}
+
+
+def package_version(name: str) -> str | None:
+    """Version of an installed distribution; None where there is none of that name."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 @cache
@@ -52,11 +55,19 @@ def describe_host() -> dict[str, str]:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
+    lines = _processor_lines()
+    if not lines:
         return platform.processor() or "unknown"
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+@cache
+def _processor_lines() -> list[str]:
+    """What Linux says about the processor; nothing elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
 
 
 _FEATURES = {
@@ -74,11 +85,7 @@ _FEATURES = {
 @cache
 def processor_features() -> tuple[str, ...]:
     """Instructions of this processor that matter to inference, such as ``AVX2``; empty where nothing tells."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return ()
-    lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
+    lines = (line for line in _processor_lines() if line.startswith(("flags", "Features")))
     flags = set(next(lines, "").partition(":")[2].split())
     return tuple(name for flag, name in _FEATURES.items() if flag in flags)
 

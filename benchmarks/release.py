@@ -18,11 +18,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run(arguments: list[str], folder: Path) -> dict[str, object]:
+def run(arguments: list[str], folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "flows", "release", *arguments, "--json"]
     places = ["--store", str(folder / "store"), "--output", str(folder / "out"), "--hub", (folder / "hub").as_uri()]
     start = time.perf_counter()
@@ -50,16 +51,14 @@ def measure(name: str, arguments: list[str], checkpoint: Path, images: Path | No
     """One release and, where there are images, the same by hand."""
     with tempfile.TemporaryDirectory() as folder:
         before = by_hand(checkpoint, images, Path(folder, "before")) if images else 0.0
-        start = time.perf_counter()
         cold = run(arguments, Path(folder))
-        seconds = time.perf_counter() - start
         after = by_hand(checkpoint, images, Path(folder, "after")) if images else 0.0
         unchanged = run(arguments, Path(folder))
     # Over all children so far, and monotonic: a later release's figure can hide below an earlier one's.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
     reference = {
         "by_hand_seconds": [round(before, 1), round(after, 1)],
-        "times_by_hand": round((before + after) / 2 / seconds, 2),
+        "times_by_hand": round((before + after) / 2 / cold["seconds"], 2),
     }
     return {
         "release": name,

@@ -12,21 +12,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aethernet.artifact import existing_folder, file_digest, require_writable
-from aethernet.errors import AethernetError, AlreadyPublishedError, SpecMismatchError, StoreError, UsageError
+from aethernet.artifact import existing_folder, require_writable
+from aethernet.errors import AethernetError, AlreadyPublishedError, StoreError, UsageError
 from aethernet.hub.address import printable
+from aethernet.hub.catalogue import published_manifest
 from aethernet.hub.connecting import connect
 from aethernet.hub.folder import FolderHub
-from aethernet.images.files import image_size, list_images, pair_by_stem, sample_images
-from aethernet.records import read_model
-from aethernet.release.manifest import MANIFEST, Manifest
-from aethernet.release.spec import ReleaseSpec
+from aethernet.images.files import image_size, list_images
+from aethernet.release.spec import ReleaseSpec, checkpoint_digest, validation_images
 from aethernet.store.store import Store
 
 __all__ = ["Findings", "look_first"]
 
 _LARGEST_SCALE = 16
-_LARGEST_MANIFEST = 32 * 2**20
 _NAMED = 5
 """Images that are named before the rest is counted."""
 
@@ -92,44 +90,19 @@ def look_first(spec: ReleaseSpec, output: Path, hub: str | None, store: Store, f
             _require_publishable(hub, spec, digest, size)
 
 
-def checkpoint_digest(spec: ReleaseSpec) -> str:
-    """sha256 of the spec's checkpoint.
-
-    Raises:
-        UsageError: There is no such file.
-        SpecMismatchError: It has another digest than the spec says.
-    """
-    if not spec.checkpoint.is_file():
-        raise UsageError(
-            f"expected a checkpoint at {spec.checkpoint}, found {'a folder' if spec.checkpoint.is_dir() else 'nothing'}"
-        )
-    try:
-        found = file_digest(spec.checkpoint)
-    except OSError as error:
-        raise UsageError(f"could not read {spec.checkpoint}: {error.strerror or error}") from error
-    if spec.checkpoint_sha256 is not None and found != spec.checkpoint_sha256.lower():
-        raise SpecMismatchError(
-            f"expected a checkpoint with sha256 {spec.checkpoint_sha256}, found {found}: {spec.checkpoint}"
-        )
-    return found
-
-
 def require_images(spec: ReleaseSpec) -> None:
     """Hold that all images are there and can be opened, and that HR images are LR size times one scale.
 
     Raises:
         UsageError: A folder or its images are missing or unreadable, or sizes do not go together.
     """
-    if spec.images is None and spec.hr is not None:
-        raise UsageError("HR images need their LR partners", hint="give the folder of LR images with --images")
-    low = sample_images() if spec.images is None else list_images(spec.images)
+    low, partners = validation_images(spec)
     sizes = {path: image_size(path) for path in low}
     if spec.calibration is not None:
         for path in list_images(spec.calibration):
             image_size(path)
     if spec.hr is None:
         return
-    partners = pair_by_stem(low, list_images(spec.hr))
     pairs = [(path, partners[path.stem]) for path in low if path.stem in partners]
     fitting = {
         one: {scale for scale in range(1, _LARGEST_SCALE + 1) if _fits(sizes[one], image_size(other), scale)}
@@ -183,13 +156,7 @@ def _require_publishable(place: str, spec: ReleaseSpec, digest: str, size: int) 
         return
     taken = f"{hub.place}/{spec.name}@{spec.version}"
     try:
-        with hub.read(hub.snapshot(spec.name, spec.version), MANIFEST) as (_, chunks):
-            content = bytearray()
-            for chunk in chunks:
-                content += chunk
-                if len(content) > _LARGEST_MANIFEST:
-                    break
-        found = read_model(Manifest, bytes(content), MANIFEST).checkpoint.sha256
+        found = published_manifest(hub, hub.snapshot(spec.name, spec.version)).checkpoint.sha256
     except AethernetError as error:
         raise AlreadyPublishedError(f"{taken} is published and is not a release of ours: {error}") from error
     if digest and found != digest:

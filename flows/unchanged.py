@@ -12,7 +12,6 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import aethernet
 from aethernet.artifact import atomic_path, file_digest
 from aethernet.engines.backends import find_gpu
 from aethernet.errors import AethernetError
-from aethernet.host import describe_host, toolchain
+from aethernet.host import describe_host, package_version, toolchain
 from aethernet.hub.address import Address
 from aethernet.hub.connecting import connect
 from aethernet.release.bundle import open_bundle, stated_digests
@@ -83,7 +82,7 @@ def release_key(
         "private": private,
         "signer": None if signer is None else [signer.sigstore, *(file_digest(key) for key in keys if key is not None)],
         "code": _code_digest(code),
-        "tools": toolchain() | {name: _version(name) for name in _TOOLS},
+        "tools": toolchain() | {name: package_version(name) or "not installed" for name in _TOOLS},
         "host": describe_host(),
         "gpu": repr(find_gpu()),
     }
@@ -107,13 +106,6 @@ def _code_digest(root: Path) -> str:
         if path.is_file() and "__pycache__" not in path.parts
     ]
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def remember_release(store: Store, key: str, outcome: Outcome, summary: dict[str, Any]) -> None:

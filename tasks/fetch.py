@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
-from aethernet.artifact import Artifact, file_digest
-from aethernet.errors import SpecMismatchError, UsageError
-from aethernet.images.files import list_images, pair_by_stem, sample_images
+from aethernet.artifact import Artifact
+from aethernet.images.files import list_images
 from aethernet.release.manifest import ImageFacts
-from aethernet.release.spec import ReleaseSpec
+from aethernet.release.spec import ReleaseSpec, checkpoint_digest, validation_images
 from tasks.caching import current_context
 
 __all__ = ["ValidationImage", "fetch_calibration", "fetch_checkpoint", "fetch_images"]
@@ -31,24 +29,13 @@ class ValidationImage:
 
 def fetch_checkpoint(spec: ReleaseSpec) -> Artifact:
     """The checkpoint, its digest held against the spec's."""
-    if not spec.checkpoint.is_file():
-        raise UsageError(
-            f"expected a checkpoint at {spec.checkpoint}, found {'a folder' if spec.checkpoint.is_dir() else 'nothing'}"
-        )
-    found = file_digest(spec.checkpoint)
-    if spec.checkpoint_sha256 is not None and found != spec.checkpoint_sha256.lower():
-        raise SpecMismatchError(
-            f"expected a checkpoint with sha256 {spec.checkpoint_sha256}, found {found}: {spec.checkpoint}"
-        )
+    checkpoint_digest(spec)
     return current_context().store.put(spec.checkpoint)
 
 
 def fetch_images(spec: ReleaseSpec) -> list[ValidationImage]:
     """Validation images: the spec's, or the two that come with the library."""
-    if spec.images is None and spec.hr is not None:
-        raise UsageError("HR images need their LR partners", hint="give the folder of LR images with --images")
-    low = sample_images() if spec.images is None else list_images(spec.images)
-    high: dict[str, Path] = pair_by_stem(low, list_images(spec.hr)) if spec.hr is not None else {}
+    low, high = validation_images(spec)
     put = current_context().store.put
     return [
         ValidationImage(name=path.stem, low=put(path), high=put(high[path.stem]) if path.stem in high else None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -125,13 +124,9 @@ def benchmark_bundle(
 
 def _others() -> dict[str, str]:
     """Versions of the libraries that not every installation has."""
-    from importlib import metadata
+    from aethernet.host import package_version
 
-    found = {}
-    for name in ("ncnn", "openvino"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+    return {name: version for name in ("ncnn", "openvino") if (version := package_version(name)) is not None}
 
 
 def _with_ratios(results: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -7,11 +7,11 @@ import os
 import re
 import subprocess
 from enum import StrEnum
-from importlib import metadata
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from aethernet.errors import EngineError, MissingDependencyError, UsageError
+from aethernet.host import package_version
 
 __all__ = [
     "DEFAULT_CAPABILITIES",
@@ -86,10 +86,7 @@ def find_gpu() -> Gpu | None:
 
 def installed_version(backend: Backend) -> str | None:
     """Version of the backend's package, or None where it is not installed; nothing is imported."""
-    try:
-        return metadata.version(backend.extra)
-    except metadata.PackageNotFoundError:
-        return None
+    return package_version(backend.extra)
 
 
 def require_backend(backend: Backend, gpu: Gpu | None) -> str:

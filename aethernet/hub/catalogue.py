@@ -48,7 +48,7 @@ def list_releases(hub: Hub) -> list[Offer]:
         for version in versions:
             try:
                 snapshot = hub.snapshot(name, version)
-                manifest = read_model(Manifest, _content(hub, snapshot), MANIFEST)
+                manifest = published_manifest(hub, snapshot)
             except UnreachableError:
                 raise
             except (BundleError, HubError):
@@ -57,7 +57,13 @@ def list_releases(hub: Hub) -> list[Offer]:
     return offers
 
 
-def _content(hub: Hub, snapshot: Snapshot) -> bytes:
+def published_manifest(hub: Hub, snapshot: Snapshot) -> Manifest:
+    """The manifest of a release on a hub, read without the rest of it.
+
+    Raises:
+        BundleError: It is no release.
+        HubError: The hub cannot be reached.
+    """
     if not 0 <= snapshot.files.get(MANIFEST, -1) <= LARGEST_RECORD:
         raise BundleError(f"{snapshot.name} {snapshot.version} is no release")
     content = bytearray()
@@ -66,7 +72,7 @@ def _content(hub: Hub, snapshot: Snapshot) -> bytes:
             content += chunk
             if len(content) > snapshot.files[MANIFEST]:
                 raise BundleError(f"{snapshot.name} {snapshot.version}: {MANIFEST} is longer than the hub says")
-    return bytes(content)
+    return read_model(Manifest, bytes(content), MANIFEST)
 
 
 def _offer(snapshot: Snapshot, manifest: Manifest, yanked: str | None) -> Offer:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from aethernet.artifact import file_digest
 from aethernet.comparison.gate import DEFAULT_LIMITS, TRAINED_INT8_LIMITS, Limits
 from aethernet.engines.backends import Backend
 from aethernet.engines.profiles import PROFILE_PRESETS, Profile, parse_profile
-from aethernet.errors import SpecError, UsageError
+from aethernet.errors import SpecError, SpecMismatchError, UsageError
+from aethernet.images.files import list_images, pair_by_stem, sample_images
 from aethernet.precision import Precision
 
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ __all__ = [
     "QuantizationSpec",
     "ReleaseSpec",
     "WebSpec",
+    "checkpoint_digest",
+    "make_spec",
     "read_spec",
+    "validation_images",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -330,3 +335,37 @@ def _explain(problem: Any) -> str:
 
 def _reason(message: str) -> str:
     return re.sub(r"^(Value error, |Input should be )", "", message)
+
+
+def checkpoint_digest(spec: ReleaseSpec) -> str:
+    """sha256 of the spec's checkpoint.
+
+    Raises:
+        UsageError: There is no such file.
+        SpecMismatchError: It has another digest than the spec says.
+    """
+    if not spec.checkpoint.is_file():
+        raise UsageError(
+            f"expected a checkpoint at {spec.checkpoint}, found {'a folder' if spec.checkpoint.is_dir() else 'nothing'}"
+        )
+    try:
+        found = file_digest(spec.checkpoint)
+    except OSError as error:
+        raise UsageError(f"could not read {spec.checkpoint}: {error.strerror or error}") from error
+    if spec.checkpoint_sha256 is not None and found != spec.checkpoint_sha256.lower():
+        raise SpecMismatchError(
+            f"expected a checkpoint with sha256 {spec.checkpoint_sha256}, found {found}: {spec.checkpoint}"
+        )
+    return found
+
+
+def validation_images(spec: ReleaseSpec) -> tuple[list[Path], dict[str, Path]]:
+    """The spec's validation images, or the two that come with the library, and HR partners by stem.
+
+    Raises:
+        UsageError: There are none, or HR images without partners.
+    """
+    if spec.images is None and spec.hr is not None:
+        raise UsageError("HR images need their LR partners", hint="give the folder of LR images with --images")
+    low = sample_images() if spec.images is None else list_images(spec.images)
+    return low, pair_by_stem(low, list_images(spec.hr)) if spec.hr is not None else {}

@@ -146,14 +146,13 @@ def _released(
     from flows.preflight import look_first
     from flows.unchanged import known_release, release_key, remember_release
 
-    if findings:  # without its key the release cannot be one that is known
-        look_first(spec, output, publishing.hub, store, findings)
-        findings.require_none()
-    code = Path(__file__).resolve().parents[2]
-    key = release_key(spec, output, publishing.hub, signer, publishing.private, code=code)
-    if not fresh and (known := known_release(store, key, signer)) is not None:
-        say(f"{spec.name}  nothing has changed since its last run")
-        return known.outcome, known.summary
+    key = ""
+    if not findings:  # without its signing key the release cannot be one that is known
+        code = Path(__file__).resolve().parents[2]
+        key = release_key(spec, output, publishing.hub, signer, publishing.private, code=code)
+        if not fresh and (known := known_release(store, key, signer)) is not None:
+            say(f"{spec.name}  nothing has changed since its last run")
+            return known.outcome, known.summary
     look_first(spec, output, publishing.hub, store, findings)
     findings.require_none()
     with embedded_server(_import_libraries):

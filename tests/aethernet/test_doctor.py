@@ -108,7 +108,7 @@ def test_an_extra_lacks_what_is_missing_or_too_old_also_through_another_extra(mo
     ]
     versions = {"torch": "1.13", "spandrel": "1.0", "av": "15.0"}
     monkeypatch.setattr(doctor.metadata, "requires", lambda name: lines)
-    monkeypatch.setattr(doctor, "_version", versions.get)
+    monkeypatch.setattr(doctor, "package_version", versions.get)
 
     found = dict(doctor._extras())
 

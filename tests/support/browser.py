@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["chromium"]
+__all__ = ["chromium", "forget"]
 
 
 @contextmanager
@@ -39,3 +39,10 @@ def chromium(profile: Path, *switches: str) -> Iterator[Any]:
         yield opened
     finally:
         opened.quit()
+
+
+def forget(driver: Any) -> None:
+    """Make the driver as new: the window's own size, nothing logged yet."""
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    for log in ("performance", "browser"):
+        driver.get_log(log)

@@ -89,9 +89,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def page(chromium: Any, server: SiteServer) -> Page:
-    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    chromium.get_log("performance")
-    chromium.get_log("browser")
+    browser.forget(chromium)
     return Page(chromium, server.address).open()
 
 

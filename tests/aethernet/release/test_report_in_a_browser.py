@@ -55,9 +55,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def opened(chromium: Any, page: Path) -> Any:
-    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    chromium.get_log("performance")
-    chromium.get_log("browser")
+    browser.forget(chromium)
     chromium.get(page.as_uri())
     heat_words(chromium)
     return chromium

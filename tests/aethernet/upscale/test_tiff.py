@@ -14,6 +14,7 @@ from PIL import Image, ImageCms
 
 from aethernet.errors import ImageError
 from aethernet.upscale.reading import read_still
+from tests.support.orientation import TURNS
 
 HEIGHT, WIDTH = 9, 13
 
@@ -93,18 +94,6 @@ def test_layouts_do_not_matter(
     assert np.array_equal(whole(tmp_path / "a.tif"), pixels)
 
 
-_TURNS = {
-    1: lambda a: a,
-    2: lambda a: np.flip(a, 1),
-    3: lambda a: np.rot90(a, 2),
-    4: lambda a: np.flip(a, 0),
-    5: lambda a: np.swapaxes(a, 0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.flip(np.swapaxes(np.rot90(a, 2), 0, 1), (0, 1))[::-1, ::-1],
-    8: lambda a: np.rot90(a, 1),
-}
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
     ("kind", "compression"),
@@ -135,7 +124,7 @@ def test_every_orientation_of_every_kind(tmp_path: Path, kind: str, compression:
     tag = [(274, "H", 1, orientation, True)]
     tifffile.imwrite(tmp_path / "a.tif", stored, compression=compression, extratags=tag, metadata=None, **options)
 
-    upright = {**_TURNS, 7: lambda a: np.flip(np.swapaxes(a, 0, 1), (0, 1))}[orientation](meant)
+    upright = TURNS[orientation](meant)
     assert np.array_equal(whole(tmp_path / "a.tif"), upright)
 
 

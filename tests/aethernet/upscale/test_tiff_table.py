@@ -19,6 +19,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from aethernet.upscale.reading import Still, read_still
+from tests.support.orientation import TURNS
 
 HEIGHT, WIDTH, ROWS_PER_STRIP = 5, 7, 3
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
@@ -184,18 +185,6 @@ def write(path: Path, layout: Layout, values: np.ndarray) -> None:
     mark = b"II*\0" if order == "<" else b"MM\0*"
     count = struct.pack(f"{order}H", len(entries))
     path.write_bytes(mark + struct.pack(f"{order}I", start) + body + count + directory + bytes(4) + further)
-
-
-TURNS = {
-    1: lambda a: a,
-    2: lambda a: np.flip(a, 1),
-    3: lambda a: np.rot90(a, 2),
-    4: lambda a: np.flip(a, 0),
-    5: lambda a: np.swapaxes(a, 0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
-    8: lambda a: np.rot90(a, 1),
-}
 
 
 def meant(layout: Layout, values: np.ndarray) -> np.ndarray:
